@@ -1,0 +1,110 @@
+"""What came back from a run: `Point`s make a `Curve`, and a curve with its end is an `Outcome`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.recipe import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement. `train_loss`: mean over the steps since the last point, no weight decay.
+
+    `step` counts from 1, `progress` is the fraction of the run done, `lr` and `momentum` those of
+    the step just made, `seconds` the training seconds so far (no evaluation), `metric` NaN if none.
+    """
+
+    step: int
+    progress: float
+    lr: float
+    momentum: float
+    train_loss: float
+    held_out_loss: float
+    metric: float = math.nan
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of a run as arrays of shape (points,), in the order they were reported.
+
+    Losses may hold NaN and inf: a run that diverged is evidence too.
+    """
+
+    step: Floats
+    progress: Floats
+    lr: Floats
+    momentum: Floats
+    train_loss: Floats
+    held_out_loss: Floats
+    metric: Floats
+    seconds: Floats
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> Curve:
+        """Build a curve from points."""
+        rows = list(points)
+        return cls(*(np.array([getattr(p, f.name) for p in rows], float) for f in fields(cls)))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return plain lists by field name; numbers keep nine significant digits."""
+        return {f.name: [float(f"{v:.9g}") for v in getattr(self, f.name)] for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, list[float]]) -> Curve:
+        """Rebuild what `to_json` gave."""
+        return cls(*(np.array(data[f.name], float) for f in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an objective returns beside the points it reported.
+
+    `seconds`: training time alone (no evaluation, no warm-up); `examples`: training examples seen.
+    `test_loss`, `test_metric` only for runs that open the sealed test. `measured`: the numbers of a
+    probe or calibration, JSON-able.
+    """
+
+    seconds: float = 0.0
+    examples: int = 0
+    test_loss: float = math.nan
+    test_metric: float = math.nan
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+State = Literal["finished", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that ended: its state, its curve, its result, and why it ended if not by itself."""
+
+    run: Run
+    key: str
+    state: State
+    curve: Curve
+    result: Result
+    reason: str = ""
+
+    @property
+    def held_out_loss(self) -> float:
+        """Held-out loss at the end; inf if the run was pruned, failed or ended in NaN."""
+        loss = float(self.curve.held_out_loss[-1]) if len(self.curve) else math.inf
+        return loss if self.state == "finished" and math.isfinite(loss) else math.inf
+
+    @property
+    def metric(self) -> float:
+        """The metric at the end, NaN if there is none."""
+        return float(self.curve.metric[-1]) if len(self.curve) else math.nan

@@ -1,0 +1,173 @@
+"""What is decided (`Recipe`, `Decision`) and what is to be run (`Run`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from orchestrator.schedules import Schedule
+
+RunKind = Literal["train", "ramp", "probe", "calibrate"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the task before anything has run; every stage plans with these.
+
+    `train_examples`, `held_out_examples`: sizes of the two splits. `chance_loss`: held-out loss of
+    a model that knows nothing (ln C for C classes), in the loss's own unit. `final_epochs`: length
+    of the final run in epochs, the horizon that short runs are a fraction of. `metric` is the name
+    of the measure shown beside the loss (None: there is none), `larger_is_better` its direction.
+    """
+
+    train_examples: int
+    held_out_examples: int
+    chance_loss: float
+    final_epochs: float
+    metric: str | None = None
+    larger_is_better: bool = True
+
+    @property
+    def final_examples(self) -> float:
+        """Examples that the final run sees: the horizon H of the stages."""
+        return self.final_epochs * self.train_examples
+
+    def steps(self, share: float, batch_size: int) -> int:
+        """Steps of `batch_size` in a run of `share` of the final run's examples, at least 10."""
+        return max(10, round(share * self.final_examples / batch_size))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The hyper-parameters to train with. lr and momentum per step; `max_lr` None: not known yet.
+
+    `weight_decay` is coupled L2 as in `torch.optim.SGD`. `history` holds the recipe after each
+    stage, oldest first; it takes no part in comparisons.
+    """
+
+    max_lr: float | None = None
+    min_lr: float | None = None
+    max_momentum: float = 0.9
+    min_momentum: float = 0.85
+    weight_decay: float = 5e-4
+    batch_size: int = 64
+    schedule: str = "paper"
+    optimizer: str = "sgd"
+    history: tuple[tuple[str, Recipe], ...] = field(default=(), compare=False, repr=False)
+
+    def with_(self, decision: Decision) -> Recipe:
+        """Return the recipe with the fields that `decision` sets, its history one stage longer."""
+        changed = replace(self, **decision.values)
+        return replace(changed, history=(*self.history, (decision.kind, changed)))
+
+    def after(self, kind: str) -> Recipe | None:
+        """Return the recipe as the first stage of `kind` left it, None without such a stage."""
+        return next((recipe for k, recipe in self.history if k == kind), None)
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields and values, without the history."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+
+    def at_lr(self, max_lr: float) -> Recipe:
+        """Return the recipe at another `max_lr`, `min_lr` a tenth of it (Smith 2018, section 4)."""
+        return replace(self, max_lr=max_lr, min_lr=max_lr / 10)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One piece of work for the objective: everything that determines its result, and a label.
+
+    `steps` is the budget; `points` how often the objective reports, the last time at the end;
+    `held_out_examples` how many examples of the frozen stratified subset each report but the last
+    uses (0: all; the last report always uses all). `replicate` picks the seeds, so that candidates
+    of one stage are paired. `stop_loss`: a ramp ends as soon as the held-out loss is above it or is
+    not finite, and counts as finished. `timed`: the clock matters, nothing may run beside it;
+    `attempt` counts repeats of a rejected timing. `opens_test`: measure on the sealed test data at
+    the end. `batch_sizes`: what a probe or a calibration measures.
+    """
+
+    kind: RunKind
+    schedule: Schedule
+    weight_decay: float
+    batch_size: int
+    steps: int
+    replicate: int
+    points: int = 20
+    held_out_examples: int = 0
+    stop_loss: float | None = None
+    timed: bool = False
+    prunable: bool = True
+    opens_test: bool = False
+    batch_sizes: tuple[int, ...] = ()
+    attempt: int = 0
+    label: str = field(default="", compare=False)
+
+    @property
+    def examples(self) -> int:
+        """Training examples that the whole run sees."""
+        return self.steps * self.batch_size
+
+    def report_steps(self) -> list[int]:
+        """Return the steps (1-based, increasing, the last is `steps`) after which to report."""
+        points = min(self.points, self.steps)
+        return [round(self.steps * (i + 1) / points) for i in range(points)]
+
+    def spec(self) -> dict[str, Any]:
+        """Return what determines the result as plain JSON values (the label does not)."""
+        spec = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
+        return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
+
+    def key(self, context: Mapping[str, Any]) -> str:
+        """Return the content address: a hash of `spec()` and of the objective's `context`."""
+        # `prunable` only says who may stop the run, not what it computes.
+        spec = {k: v for k, v in self.spec().items() if k != "prunable"}
+        text = json.dumps([spec, context], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def params(self) -> dict[str, float | int]:
+        """Return the hyper-parameters under the field's standard names, for Optuna and MLflow."""
+        s = self.schedule
+        return {
+            "max_lr": s.max_lr,
+            "min_lr": s.min_lr,
+            "max_momentum": s.max_momentum,
+            "min_momentum": s.min_momentum,
+            "weight_decay": self.weight_decay,
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "replicate": self.replicate,
+        }
+
+
+def run_seed(study_seed: int, replicate: int, purpose: str) -> int:
+    """Return the seed (31 bits) of one replicate for one purpose ("weights", "order", ...).
+
+    It depends on nothing else, least of all on the run's key, so that the candidates of a stage
+    start from the same weights and see the same data order.
+    """
+    digest = hashlib.sha256(f"{study_seed}/{replicate}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a stage decided and why.
+
+    `values`: the recipe fields it sets (none: all stay). `reason`: one sentence with its numbers.
+    `answered` False: the data gave no answer. `interval`: range of the decided value that the data
+    do not tell apart. `tied_with`: candidates that are within the noise of the chosen one.
+    `evidence`: JSON-able numbers behind it, for the report.
+    """
+
+    stage: str
+    kind: str
+    reason: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    answered: bool = True
+    incumbent_kept: bool = False
+    interval: tuple[float, float] | None = None
+    tied_with: tuple[float, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)

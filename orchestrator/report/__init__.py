@@ -1,0 +1,1 @@
+"""What people read: the terminal, figures and the HTML report."""

@@ -1,0 +1,171 @@
+"""Schedules: pure functions from progress in [0, 1] to (lr, momentum), all with one signature.
+
+Frameworks' one-cycle schedules differ from the paper's in shape, start, end and momentum, so the
+published variants stand here side by side under their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, inf, pi
+from typing import Any, NamedTuple
+
+
+class Rates(NamedTuple):
+    """Learning rate and momentum, both per step."""
+
+    lr: float
+    momentum: float
+
+
+def paper(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return the 1cycle policy: two linear legs of equal length in 90 % of the run, then a tail.
+
+    lr goes `min_lr` -> `max_lr` -> `min_lr`, momentum the other way; the tail takes lr on to
+    `min_lr` / 1000 at the largest momentum. Source: Smith 2018 (arXiv 1803.09820), section 4; the
+    paper's cycles fill 83-96 % of the run; 90 % and a linear tail are our choice.
+    """
+    legs, tail_end = 0.9, 1e-3
+    if progress > legs:
+        fallen = (progress - legs) / (1 - legs)
+        return Rates(min_lr * (1 - fallen * (1 - tail_end)), max_momentum)
+    height = 1 - abs(2 * progress / legs - 1)  # 0 -> 1 -> 0 over the two legs
+    return Rates(
+        lr=min_lr + height * (max_lr - min_lr),
+        momentum=max_momentum - height * (max_momentum - min_momentum),
+    )
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + cos(pi * fraction)) / 2
+
+
+def _one_cycle_cosine(
+    progress: float, peak: float, rates: tuple[float, float, float], momenta: tuple[float, float]
+) -> Rates:
+    """Two cosine legs that meet at `peak`; `rates` are lr at start, top and end."""
+    start, top, end = rates
+    high, low = momenta
+    if progress <= peak:
+        fraction = progress / peak
+        return Rates(_cosine(start, top, fraction), _cosine(high, low, fraction))
+    fraction = (progress - peak) / (1 - peak)
+    return Rates(_cosine(top, end, fraction), _cosine(low, high, fraction))
+
+
+def fastai(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return fastai's `fit_one_cycle`: cosine legs, peak at 25 %, start max/25, end max/1e5.
+
+    `min_lr` plays no part. Source: fastai `callback/schedule.py`.
+    """
+    return _one_cycle_cosine(
+        progress, 0.25, (max_lr / 25, max_lr, max_lr / 1e5), (max_momentum, min_momentum)
+    )
+
+
+def torch(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return `torch.optim.lr_scheduler.OneCycleLR` with its defaults: cosine, peak at 30 %.
+
+    lr starts at max/25 and ends at 1e-4 of that; `min_lr` plays no part.
+    """
+    return _one_cycle_cosine(
+        progress, 0.3, (max_lr / 25, max_lr, max_lr / 25e4), (max_momentum, min_momentum)
+    )
+
+
+def linear(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return linear decay of lr to zero after a linear warm-up over 5 % of the run.
+
+    Momentum stays at `max_momentum`; `min_lr` and `min_momentum` play no part. Source: the budgeted
+    linear schedule of Li et al. 2020 (arXiv 1905.04753), with warm-up (ours).
+    """
+    warm_up = 0.05
+    height = progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
+    return Rates(max_lr * max(height, 1e-3), max_momentum)  # 1e-3: a first step of 0 is wasted
+
+
+def constant(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return `max_lr` and `max_momentum` throughout."""
+    return Rates(max_lr, max_momentum)
+
+
+def range_test(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return the linear ramp of the LR range test: lr rises min -> max, momentum falls max -> min.
+
+    Source: Smith 2018, section 4 and figure 12 (lr .001 -> .01 with momentum .98 -> .8).
+    """
+    return Rates(
+        min_lr + progress * (max_lr - min_lr),
+        max_momentum - progress * (max_momentum - min_momentum),
+    )
+
+
+def exponential_ramp(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return the exponential ramp that brackets the useful lr over many decades.
+
+    Source: fastai's `lr_find`; the paper's own ramp is linear (`range_test`).
+    """
+    return Rates(
+        min_lr * (max_lr / min_lr) ** progress,
+        max_momentum - progress * (max_momentum - min_momentum),
+    )
+
+
+Variant = Callable[[float, float, float, float, float], Rates]
+VARIANTS: dict[str, Variant] = {
+    f.__name__: f for f in (paper, fastai, torch, linear, constant, range_test, exponential_ramp)
+}
+# Under these the momentum is lowest where lr is highest; the others hold it at max_momentum.
+CYCLED = frozenset({"paper", "fastai", "torch"})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A named variant with its bounds: `at(progress)` gives the rates.
+
+    Raises ValueError for an unknown name, for NaN and for bounds out of order.
+    """
+
+    name: str
+    min_lr: float
+    max_lr: float
+    min_momentum: float
+    max_momentum: float
+
+    def __post_init__(self) -> None:
+        if self.name not in VARIANTS:
+            raise ValueError(f"unknown schedule {self.name!r}, choose one of {', '.join(VARIANTS)}")
+        if not 0 < self.min_lr <= self.max_lr < inf:  # this way round, so that NaN is refused too
+            raise ValueError(f"need 0 < min_lr <= max_lr < inf, got {self.min_lr}, {self.max_lr}")
+        if not 0 <= self.min_momentum <= self.max_momentum < 1:
+            raise ValueError(
+                "need 0 <= min_momentum <= max_momentum < 1,"
+                f" got {self.min_momentum}, {self.max_momentum}"
+            )
+
+    def at(self, progress: float) -> Rates:
+        """Return lr and momentum at `progress`, the fraction of the run done, in [0, 1]."""
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must be a fraction in [0, 1], got {progress=}")
+        return VARIANTS[self.name](
+            progress, self.min_lr, self.max_lr, self.min_momentum, self.max_momentum
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """Return name and bounds as plain values."""
+        return dict(vars(self))

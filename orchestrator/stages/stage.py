@@ -1,0 +1,95 @@
+"""The interface of a stage, and how its options are declared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.schedules import Schedule
+
+T = TypeVar("T")
+
+
+def option(default: T, doc: str, **limits: Any) -> T:
+    """Declare an option of a stage: its default, one line of help, and limits.
+
+    Limits are pydantic's (`gt`, `ge`, `lt`, `le`, `min_length`, `max_length`; `item_gt` etc. apply
+    to the members of a tuple). They are kept as plain metadata, so that stages need no pydantic.
+    """
+    made: Any = field(default=default, metadata={"doc": doc, **limits})
+    return made  # type: ignore[no-any-return]  # dataclasses replaces it by the value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(ABC):
+    """One part of the method: proposes runs, reads their curves, decides one part of the recipe.
+
+    A stage is pure and stateless: the same recipe and outcomes give the same answer, which makes
+    decisions testable with made-up curves and lets a study resume by replay. `needs` names recipe
+    fields that must be set before it can run, `gives` those that it sets.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("max_lr",)
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    name: str
+    facts: Facts
+
+    @abstractmethod
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Return the next round of runs, [] once there is enough evidence.
+
+        `outcomes` are those of all earlier rounds, in the order proposed, failed and pruned ones
+        included. Never returns a run that is already among them.
+        """
+
+    @abstractmethod
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return the decision; `recipe` is the one that came in, the incumbent."""
+
+
+def schedule_of(recipe: Recipe) -> Schedule:
+    """Return the schedule of the final run. Raises ValueError while `max_lr` is unset."""
+    if recipe.max_lr is None:
+        raise ValueError(
+            "the recipe has no max_lr yet: plan an lr_range stage or set recipe.max_lr"
+        )
+    return Schedule(
+        name=recipe.schedule,
+        min_lr=recipe.min_lr if recipe.min_lr is not None else recipe.max_lr / 10,
+        max_lr=recipe.max_lr,
+        min_momentum=min(recipe.min_momentum, recipe.max_momentum),
+        max_momentum=recipe.max_momentum,
+    )
+
+
+def held_out_share(examples: int, points: int, cost: float) -> int:
+    """Return how many held-out examples each of `points` reports may use.
+
+    An evaluation costs about a third of a training step per example (forward against forward and
+    backward), so this many keep all reports below `cost` of the training of `examples`. The least
+    is 50: fewer say nothing.
+    """
+    return max(50, int(3 * cost * examples / points))
+
+
+def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
+    """Return a complete cycle of the recipe's own schedule in `steps` steps."""
+    points = changes.pop("points", 20)
+    return Run(
+        kind="train",
+        schedule=schedule_of(recipe),
+        weight_decay=recipe.weight_decay,
+        batch_size=recipe.batch_size,
+        steps=steps,
+        replicate=replicate,
+        points=points,
+        held_out_examples=held_out_share(steps * recipe.batch_size, points, cost=0.2),
+        label=label,
+        **changes,
+    )

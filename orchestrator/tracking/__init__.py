@@ -1,0 +1,35 @@
+"""Trackers: who is told what happens. A tracker never stops or slows a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.curve import Outcome, Point
+from orchestrator.recipe import Decision, Run
+
+
+class Tracker(Protocol):
+    """What the study tells. Every call returns at once and none raises."""
+
+    def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """A study run begins (or goes on): open or reopen its parent run."""
+
+    def run_started(self, stage: str, run: Run, key: str) -> None:
+        """A trial begins to train. `key` names it in the calls that follow."""
+
+    def point(self, key: str, point: Point) -> None:
+        """A trial measured something."""
+
+    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """A trial ended (finished, pruned or failed); `clue` is the label of its curve."""
+
+    def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
+        """A stage decided; `recipe` holds the recipe's values after it."""
+
+    def quiet(self, silent: bool) -> None:
+        """While True, do nothing in the background: a timed run is on the clock."""
+
+    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """The study ended; `status` as in summary.json. Flushes everything, then returns."""

@@ -1,0 +1,1 @@
+"""The torch room: data, models, the loop, checkpoints, memory and clock."""
