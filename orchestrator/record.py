@@ -1,0 +1,122 @@
+"""What a study knows when it ends: one record a stage, and `summary.json` made from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Recipe
+
+Status = Literal["complete", "undecided", "interrupted", "failed"]
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage that decided: what it ran (as proposed), what it said, the recipe after it.
+
+    `clues` names the shape of each outcome's curve, by the outcome's key.
+    """
+
+    decision: Decision
+    recipe: Recipe
+    outcomes: tuple[Outcome, ...]
+    clues: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds of all its runs."""
+        return sum(o.result.seconds for o in self.outcomes)
+
+    @property
+    def examples(self) -> int:
+        """Training examples that all its runs saw."""
+        return sum(o.result.examples for o in self.outcomes)
+
+    def summary(self) -> dict[str, Any]:
+        """Return this stage's entry of summary.json."""
+        d = self.decision
+        states = Counter(o.state for o in self.outcomes)
+        return {
+            "name": d.stage,
+            "kind": d.kind,
+            "decision": dict(d.values),
+            "answered": d.answered,
+            "incumbent_kept": d.incumbent_kept,
+            "interval": list(d.interval) if d.interval else None,
+            "tied_with": list(d.tied_with),
+            "reason": d.reason,
+            "clues": dict(Counter(self.clues.values())),
+            "trials": {s: states[s] for s in ("finished", "pruned", "failed")},
+            "examples": self.examples,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as far as it came. `reason` says why a study without an answer has none."""
+
+    study: str
+    status: Status
+    recipe: Recipe
+    stages: Sequence[StageRecord]
+    device: str
+    versions: Mapping[str, str]
+    metric: str | None
+    larger_is_better: bool
+    total_seconds: float
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def final(self) -> StageRecord | None:
+        """The record of the final stage, None if it did not run."""
+        return next((s for s in self.stages if s.decision.kind == "final"), None)
+
+    def summary(self) -> dict[str, Any]:
+        """Return summary.json (schema 1), plain values only; numbers that do not exist are null."""
+        recipe = self.recipe.values()
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "status": self.status,
+            "reason": self.reason,
+            "device": self.device,
+            "versions": dict(self.versions),
+            "notes": list(self.notes),
+            "recipe": recipe,
+            "stages": [s.summary() for s in self.stages],
+            "final": self._final(),
+            "cost": {
+                "examples": sum(s.examples for s in self.stages),
+                "training_seconds": round(sum(s.seconds for s in self.stages), 3),
+                "total_seconds": round(self.total_seconds, 3),
+                "pruned_saving": self._pruned_saving(),
+            },
+        }
+
+    def _final(self) -> dict[str, Any] | None:
+        if self.final is None:
+            return None
+        evidence = self.final.decision.evidence
+        return {
+            "metric": {
+                "name": self.metric,
+                "direction": "maximize" if self.larger_is_better else "minimize",
+            },
+            **{k: evidence[k] for k in ("test_metric", "test_loss", "epochs", "seconds")},
+            "baselines": evidence["baselines"],
+        }
+
+    def _pruned_saving(self) -> float:
+        """Share of all planned training examples that pruned runs did not use."""
+        planned = saved = 0
+        for outcome in (o for s in self.stages for o in s.outcomes):
+            planned += outcome.run.examples
+            if outcome.state == "pruned":
+                saved += outcome.run.examples - outcome.result.examples
+        return round(saved / planned, 4) if planned else 0.0
