@@ -1,0 +1,352 @@
+"""Tracking: what reaches MLflow, and that nothing about it can stop or slow a study."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.curve import Curve, Outcome, Point, Result, State
+from orchestrator.recipe import Decision, Run
+from orchestrator.schedules import Schedule
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.machine import Machine
+from orchestrator.tracking.mlflow import MlflowTracker
+from orchestrator.tracking.none import NoTracker
+from orchestrator.tracking.outbox import Event, Outbox, Unavailable
+
+CONFIG = {"study_name": "demo", "recipe": {"weight_decay": 5e-4}, "plan": ["lr_range"]}
+
+
+def a_run(label: str = "momentum 0.95, seed 0") -> Run:
+    return Run(
+        kind="train",
+        schedule=Schedule("paper", 0.01, 0.1, 0.85, 0.95),
+        weight_decay=5e-4,
+        batch_size=64,
+        steps=20,
+        replicate=0,
+        label=label,
+    )
+
+
+def points(*losses: float) -> list[Point]:
+    return [
+        Point(i + 1, (i + 1) / len(losses), 0.1, 0.9, loss, loss, 0.5, i + 1.0)
+        for i, loss in enumerate(losses)
+    ]
+
+
+def an_outcome(key: str, state: State, *losses: float, reason: str = "") -> Outcome:
+    return Outcome(a_run(), key, state, Curve.of(points(*losses)), Result(2.0, 100), reason)
+
+
+def train(
+    tracker: Tracker, key: str, *losses: float, state: State = "finished", reason: str = ""
+) -> None:
+    tracker.run_started("momentum", a_run(), key)
+    for point in points(*losses):
+        tracker.point(key, point)
+    tracker.run_ended("momentum", an_outcome(key, state, *losses, reason=reason), "horizontal")
+
+
+class Recorder:
+    """A delivery that remembers, and fails or hangs on demand."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    def deliver(self, event: Event) -> None:  # noqa: D102
+        self.gate.wait()
+        if self.error:
+            raise self.error
+        self.seen.append(event["n"])
+
+    def flush(self) -> None: ...  # noqa: D102
+
+    def tick(self) -> None: ...  # noqa: D102
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.WARNING, logger="orchestrator.tracking")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "orchestrator.tracking"]
+
+
+def test_events_arrive_in_order(tmp_path: Path) -> None:
+    """What was put is delivered once, in order, before close returns; no spool is left."""
+    to = Recorder()
+    outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01)
+    for n in range(100):
+        outbox.put({"n": n})
+    outbox.close(5)
+    assert to.seen == list(range(100))
+    assert not (tmp_path / "spool.jsonl").exists()
+
+
+def test_nothing_is_sent_while_quiet(tmp_path: Path) -> None:
+    """Between quiet(True) and quiet(False) the thread sends nothing, afterwards all of it."""
+    to = Recorder()
+    outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01)
+    outbox.quiet(True)
+    for n in range(5):
+        outbox.put({"n": n})
+    time.sleep(0.1)
+    assert to.seen == []
+    outbox.quiet(False)
+    outbox.close(5)
+    assert to.seen == list(range(5))
+
+
+def test_quiet_waits_until_the_thread_rests(tmp_path: Path) -> None:
+    """quiet(True) returns only after the delivery under way has ended, or after its bound."""
+    to = Recorder()
+    to.gate.clear()
+    outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01, rest_seconds=5)
+    outbox.put({"n": 0})
+    time.sleep(0.05)
+    threading.Timer(0.1, to.gate.set).start()
+    outbox.quiet(True)
+    assert to.seen == [0]
+    outbox.close(5)
+
+
+def test_a_failing_server_costs_one_warning_and_no_event(
+    tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    """After the first failure nothing is called; what is unsent is sent first the next time."""
+    spool = tmp_path / "spool.jsonl"
+    to = Recorder()
+    to.error = ConnectionError("refused")
+    outbox = Outbox(lambda: to, spool, period=0.01)
+    outbox.put({"n": 0})
+    time.sleep(0.1)
+    to.error = None
+    outbox.put({"n": 1})
+    outbox.close(5)
+    assert to.seen == []
+    assert [json.loads(line)["n"] for line in spool.read_text().splitlines()] == [0, 1]
+    assert len(warnings()) == 1
+    assert "refused" in warnings()[0]
+
+    again = Recorder()
+    outbox = Outbox(lambda: again, spool, period=0.01)
+    outbox.put({"n": 2})
+    outbox.close(5)
+    assert again.seen == [0, 1, 2]
+    assert not spool.exists()
+
+
+def test_the_spool_opens_with_the_sessions_first_event(tmp_path: Path) -> None:
+    """A spool written in mid-session repeats the opening event, so that it can be understood."""
+    to = Recorder()
+    outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01)
+    outbox.put({"n": 0})
+    time.sleep(0.1)
+    to.error = ConnectionError("gone")
+    outbox.put({"n": 1})
+    outbox.close(5)
+    lines = (tmp_path / "spool.jsonl").read_text().splitlines()
+    assert [json.loads(line)["n"] for line in lines] == [0, 1]
+
+
+def test_a_hanging_server_holds_close_no_longer_than_its_timeout(
+    tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    """close gives up after its timeout and keeps what was not confirmed."""
+    to = Recorder()
+    to.gate.clear()
+    outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01)
+    outbox.put({"n": 0})
+    began = time.perf_counter()
+    outbox.close(0.1)
+    assert time.perf_counter() - began < 1
+    assert json.loads((tmp_path / "spool.jsonl").read_text())["n"] == 0
+    assert "no answer within 0.1 s" in warnings()[0]
+    to.gate.set()
+
+
+def test_without_mlflow_nothing_is_kept(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
+    """Where tracking is not installed, one warning is all there is."""
+
+    def absent() -> Recorder:
+        raise Unavailable("mlflow cannot be imported")
+
+    outbox = Outbox(absent, tmp_path / "spool.jsonl", period=0.01)
+    outbox.put({"n": 0})
+    outbox.close(5)
+    outbox.put({"n": 1})
+    assert not (tmp_path / "spool.jsonl").exists()
+    assert len(warnings()) == 1
+
+
+def test_a_torn_spool_line_is_skipped(tmp_path: Path) -> None:
+    """A line cut short by a full disk costs that line only."""
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('{"n": 0}\n{"n": 1}\n{"n"')
+    to = Recorder()
+    outbox = Outbox(lambda: to, spool, period=0.01)
+    outbox.put({"n": 2})
+    outbox.close(5)
+    assert to.seen == [0, 1, 2]
+
+
+def test_the_machine_reports_processor_and_memory() -> None:
+    """A sample has finite numbers under MLflow's own names."""
+    found = Machine().sample()
+    assert "system/load_average" in found
+    assert all(math.isfinite(v) for v in found.values())
+    if Path("/proc/meminfo").exists():
+        assert 0 < found["system/system_memory_usage_percentage"] < 100
+
+
+def test_no_tracker_does_nothing() -> None:
+    """Every call of NoTracker is accepted."""
+    tracker: Tracker = NoTracker()
+    tracker.start(CONFIG, {})
+    train(tracker, "a", 1.0)
+    tracker.quiet(True)
+    tracker.finish("complete", {}, [])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_study_in_a_real_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
+) -> None:
+    """Parent, children, curves, tags, files are in mlflow.db; a killed study goes on in place."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = tmp_path / "runs"
+    figure = runs / "demo" / "figures" / "a.png"
+    figure.parent.mkdir(parents=True)
+    figure.write_bytes(b"png")
+
+    killed = MlflowTracker("demo", tmp_path, runs, metric="accuracy")
+    killed.start(CONFIG, {"study": "demo", "device": "cpu"})
+    train(killed, "a", 2.0, 1.0)
+    train(killed, "b", 2.0, math.inf, state="pruned", reason="loss is not finite")
+    killed.run_started("momentum", a_run("cut short"), "c")
+    killed.run_started("momentum", a_run("lost"), "d")
+    killed._outbox.close(60)  # as if the process had died here
+
+    tracker = MlflowTracker("demo", tmp_path, runs, metric="accuracy")
+    tracker.start(CONFIG, {"study": "demo", "device": "cpu"})
+    train(tracker, "c", 2.0, 0.5)
+    tracker.decided(Decision("momentum", "momentum", "0.95 is best."), {"max_momentum": 0.95})
+    summary = {
+        "recipe": {"max_lr": 0.1, "schedule": "paper"},
+        "final": {
+            "test_metric": {"mean": 0.97, "std": 0.01, "n": 3},
+            "baselines": [{"name": "untuned", "test_metric": {"mean": 0.9}}],
+        },
+    }
+    tracker.finish("complete", summary, [figure])
+    changed = MlflowTracker("demo", tmp_path, runs)
+    changed.start({**CONFIG, "plan": []}, {"study": "demo"})
+    changed.finish("interrupted", {}, [])
+    assert warnings() == []
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("demo")
+    everything = client.search_runs([experiment.experiment_id])
+    other, parent = [r for r in everything if r.data.tags["kind"] == "study"]
+    children = {r.data.tags["key"]: r for r in everything if "key" in r.data.tags}
+    assert (other.info.status, parent.info.status) == ("KILLED", "FINISHED")
+    assert {k: r.info.status for k, r in children.items()} == {
+        "a": "FINISHED",
+        "b": "KILLED",
+        "c": "FINISHED",
+        "d": "KILLED",
+    }
+    assert {r.data.tags["mlflow.parentRunId"] for r in children.values()} == {parent.info.run_id}
+    a, b = children["a"].data, children["b"].data
+    assert children["a"].info.run_name == "momentum 0.95, seed 0"
+    assert a.params["max_momentum"] == "0.95"
+    assert a.tags["clue"] == "horizontal"
+    assert "diverged" not in a.tags
+    assert b.tags["prune_reason"] == "loss is not finite"
+    assert b.tags["diverged"] == "true"
+    curve = client.get_metric_history(children["b"].info.run_id, "held_out_loss")
+    assert [(m.step, m.value) for m in curve] == [(1, 2.0)]
+    assert a.metrics["accuracy"] == 0.5
+    assert parent.data.params["recipe.weight_decay"] == "0.0005"
+    assert parent.data.metrics["test_metric/mean"] == 0.97
+    assert parent.data.metrics["untuned/test_metric/mean"] == 0.9
+    assert parent.data.metrics["answer/max_lr"] == 0.1
+    assert "system/load_average" in parent.data.metrics
+    assert "0.95 is best." in parent.data.tags["mlflow.note.content"]
+    kept = client.list_artifacts(parent.info.run_id, "figures")
+    assert [f.path for f in kept] == ["figures/a.png"]
+    assert (runs / ".mlartifacts").is_dir()
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+@pytest.mark.usefixtures("impatient")
+def test_a_dead_server_does_not_hold_a_study(
+    tmp_path: Path, warnings: Callable[[], list[str]], hangs: bool
+) -> None:
+    """Every call is back at once, finish soon; one warning; the events wait in the spool."""
+    pytest.importorskip("mlflow")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if hangs:
+            server.listen()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        tracker = MlflowTracker("demo", tmp_path, tmp_path / "runs", uri=address)
+        began = time.perf_counter()
+        tracker.start(CONFIG, {"study": "demo"})
+        train(tracker, "a", *[1.0] * 100)
+        assert time.perf_counter() - began < 0.5
+        tracker.finish("complete", {}, [])
+        assert time.perf_counter() - began < 20
+    assert len(warnings()) == 1
+    lines = (tmp_path / "runs/demo/tracking.spool.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["do"] == "start"
+    assert json.loads(lines[-1])["do"] == "finish"
+    assert len(lines) == 104
+
+
+def test_an_old_file_store_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
+) -> None:
+    """./mlruns with content flips a bare `mlflow ui`, so the user is told."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").touch()
+    MlflowTracker("demo", tmp_path, tmp_path / "runs")
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in warnings()[0]
+
+
+@pytest.mark.slow
+def test_mlflow_is_silent(tmp_path: Path) -> None:
+    """Making a database prints nothing, whatever MLflow and Alembic would like to say."""
+    code = (
+        "from pathlib import Path; from orchestrator.tracking.mlflow import MlflowTracker;"
+        f"t = MlflowTracker('demo', Path('{tmp_path}'), Path('{tmp_path}/runs'));"
+        "t.start({}, {}); t.finish('complete', {}, [])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout + done.stderr == ""
