@@ -2,23 +2,47 @@
 
 Every mistake is reported at once, one line each, with its path, its value and what is allowed.
 Stage options are declared once, in the stages' own dataclasses (`stages.stage.option`); their
-pydantic models are made from there.
+pydantic models are made from there (`options.options_of`). Nothing here imports torch, MLflow or
+Optuna until it is built.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SerializeAsAny
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
+from orchestrator import checks, own
+from orchestrator.errors import ConfigError
+from orchestrator.options import (
+    Options,
+    OwnConfig,
+    Real,
+    Section,
+    Whole,
+    choose,
+    options_of,
+    read,
+    shown,
+)
+from orchestrator.recipe import Facts, Recipe
 
+if TYPE_CHECKING:
+    from orchestrator.objectives import Objective
+    from orchestrator.pruners import ClueRules
+    from orchestrator.stages.stage import Stage
 
-class Section(BaseModel):
-    """A part of the config: unknown keys are refused, values cannot be changed afterwards."""
+__all__ = ["Config", "ConfigError", "DataConfig", "ModelConfig", "OptimizerConfig", "OwnConfig"]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+Positive = Annotated[Real, Field(gt=0)]
+Momentum = Annotated[Real, Field(ge=0, lt=1)]
+Count = Annotated[Whole, Field(ge=1)]
+ScheduleName = Literal["paper", "fastai", "torch", "linear", "constant"]
+
+PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "final")
 
 
 class RecipeConfig(Section):
@@ -28,8 +52,8 @@ class RecipeConfig(Section):
     min_lr: Positive | None = None
     max_momentum: Momentum = 0.9
     min_momentum: Momentum = 0.85
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 5e-4
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
+    batch_size: Count = 64
 
 
 class DataConfig(Section):
@@ -44,21 +68,13 @@ class DataConfig(Section):
     path: str | None = None
     folder: str = "data"
     download: bool = True
-    train_examples: Annotated[int, Field(ge=1)] | None = None
-    held_out_examples: Annotated[int, Field(ge=1)] | None = None
-    test_examples: Annotated[int, Field(ge=1)] | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None
+    train_examples: Count | None = None
+    held_out_examples: Count | None = None
+    test_examples: Count | None = None
+    image_size: Annotated[Whole, Field(ge=4)] | None = None
     scale: Positive = 1.0
     augment: bool = False
-    seed: int = 0
-
-
-class OwnConfig(BaseModel):
-    """The user's own class or function: `_target_: package.module.name` and its arguments."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
-
-    target: Annotated[str, Field(alias="_target_")]
+    seed: Whole = 0
 
 
 class ModelConfig(Section):
@@ -66,7 +82,7 @@ class ModelConfig(Section):
 
     name: Literal["mlp", "conv3", "resnet9", "resnet18", "resnet56"] = "mlp"
     width: Positive = 1.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
 
 
 class OptimizerConfig(Section):
@@ -74,3 +90,258 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd"] = "sgd"
     nesterov: bool = True
+
+
+class ScheduleConfig(Section):
+    """The schedule of the final run and of every short cycle: a name from `schedules.VARIANTS`."""
+
+    name: ScheduleName = "paper"
+
+
+class TrainingConfig(Section):
+    """The training objective; what it trains is said by `data`, `model` and `optimizer`."""
+
+    name: Literal["training"] = "training"
+
+
+class NoPruner(Section):
+    """Every run goes to its end."""
+
+    name: Literal["none"] = "none"
+
+
+class ExecutorConfig(Section):
+    """Where runs run: `inline` is this process, one after the other."""
+
+    name: Literal["inline"] = "inline"
+
+
+class StorageConfig(Section):
+    """Where Optuna keeps its trials: a journal file in the run folder, memory, or a database."""
+
+    name: Literal["journal", "memory", "url"] = "journal"
+    url: str | None = None
+
+
+class TrackingConfig(Section):
+    """Who is told: MLflow at `uri` (None: ./mlflow.db), or nobody."""
+
+    name: Literal["mlflow", "none"] = "mlflow"
+    uri: str | None = None
+
+
+def _folder_name(name: str) -> str:
+    if name.startswith("."):  # also keeps `..` out
+        raise ValueError("must not start with a dot")
+    if len(name) > 80 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+        raise ValueError("must be 1 to 80 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def _digits_are_a_name(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+StudyName = Annotated[
+    str,
+    BeforeValidator(_digits_are_a_name),
+    Field(min_length=1),
+    AfterValidator(_folder_name),
+]
+
+
+def _device(name: str) -> str:
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and index.isdecimal()):
+        raise ValueError("must be auto, cpu, cuda, cuda:0 (1, 2, ...) or mps")
+    return name
+
+
+class Config(Section):
+    """The whole configuration, checked. Make one with `from_mapping`."""
+
+    study_name: StudyName = "study"
+    plan: Annotated[tuple[str, ...], Field(min_length=1)] = PLAN
+    stages: dict[str, SerializeAsAny[BaseModel]]
+    recipe: RecipeConfig
+    data: DataConfig | OwnConfig
+    model: ModelConfig | OwnConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    pruner: SerializeAsAny[BaseModel]
+    objective: SerializeAsAny[BaseModel]
+    executor: ExecutorConfig
+    storage: StorageConfig
+    tracking: TrackingConfig
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    threads: Count | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    fresh: bool = False
+    quiet: bool = False
+    runs: Annotated[str, Field(min_length=1)] = "runs"
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Config:
+        """Check `mapping` (what Hydra composed, or plain Python) and fill in the defaults.
+
+        Raises ConfigError with a line for every problem.
+        """
+        lines: list[str] = []
+        parts = {key: _section(key, mapping.get(key), lines) for key in SECTIONS}
+        stages = _stages(mapping.get("stages"), lines)
+        # A wrong part has told its own lines: here an empty one of its type stands in for it.
+        filled = {k: v or SECTIONS[k].model_construct() for k, v in parts.items()}
+        filled_stages = {k: v or Section() for k, v in stages.items()}
+        config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
+        lines += checks.recipe_lines(parts["recipe"])
+        lines += checks.storage_lines(parts["storage"])
+        lines += checks.size_lines(parts["recipe"], parts["data"], parts["objective"])
+        plan = mapping.get("plan", PLAN)
+        if isinstance(plan, list | tuple):
+            lines += checks.plan_lines(plan, stages, parts["recipe"])
+        if config is not None and not lines:  # last, for it imports the user's modules
+            lines += checks.own_lines({k: filled[k] for k in OWN_ALLOWED})
+        if config is None or lines:
+            raise ConfigError(lines)
+        return config
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return plain values; `from_mapping` makes the same config of them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def final_epochs(self) -> float:
+        """Length of the final run in epochs: the horizon that short runs are a fraction of."""
+        for name in (*self.plan, *self.stages):  # a planned final stage before an unused one
+            entry = self.stages[name]
+            if getattr(checks.class_of(entry), "kind", None) == "final" and hasattr(
+                entry, "epochs"
+            ):
+                return float(entry.epochs)
+        raise ConfigError("stages: no stage of kind final says how many epochs a final run has")
+
+    def build_stages(self, facts: Facts) -> list[Stage]:
+        """Return the stages in the order of `plan`."""
+        return [_build(self.stages[name], name=name, facts=facts) for name in self.plan]
+
+    def build_recipe(self) -> Recipe:
+        """Return the recipe that the first stage gets."""
+        names = {"schedule": self.schedule.name, "optimizer": self.optimizer.name}
+        return Recipe(**{**dict(self.recipe), **names})
+
+    def build_objective(self, cache: Path) -> Objective:
+        """Return the objective; `cache` is the folder where it may keep decoded data."""
+        made: Objective
+        if isinstance(self.objective, TrainingConfig):
+            from orchestrator.objectives import training
+
+            made = training.from_config(self, cache)
+            return made
+        told: dict[str, Any] = {"seed": self.seed, "final_epochs": self.final_epochs}
+        if isinstance(self.objective, OwnConfig):
+            made = own.build(self.objective, **told, config=self, cache=cache)
+            return made
+        from orchestrator.objectives.quadratic import QuadraticObjective
+
+        return QuadraticObjective(_build(self.objective), **told)
+
+    def build_rules(self) -> ClueRules | None:
+        """Return the rules of the clue pruner, None if every run is to go to its end."""
+        return None if isinstance(self.pruner, NoPruner) else _build(self.pruner)
+
+
+def _build(entry: BaseModel, **offered: Any) -> Any:
+    """Make what an entry describes: ours, or the user's own."""
+    if isinstance(entry, OwnConfig):
+        return own.build(entry, **offered)
+    assert isinstance(entry, Options)
+    return entry.builds(**offered, **entry.values())
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "recipe": RecipeConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "pruner": NoPruner,
+    "objective": TrainingConfig,
+    "executor": ExecutorConfig,
+    "storage": StorageConfig,
+    "tracking": TrackingConfig,
+}
+OWN_ALLOWED = ("data", "model", "objective")
+
+
+def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
+    """Return the models of a section whose keys depend on its `name`; the first is the default."""
+
+    def quadratic() -> type[BaseModel]:
+        from orchestrator.objectives.quadratic import Quadratic
+
+        return options_of(Quadratic, "name")
+
+    def clue() -> type[BaseModel]:
+        from orchestrator.pruners import ClueRules
+
+        return options_of(ClueRules, "name")
+
+    if key == "objective":
+        return {"training": lambda: TrainingConfig, "quadratic": quadratic}
+    return {"clue": clue, "none": lambda: NoPruner} if key == "pruner" else {}
+
+
+def _section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
+    if key in OWN_ALLOWED and isinstance(given, Mapping) and "_target_" in given:
+        return read(OwnConfig, given, key, lines)
+    variants = _variants(key)
+    if not variants or not isinstance(given, Mapping | None):
+        return read(SECTIONS[key], given, key, lines)
+    given = {"name": next(iter(variants)), **(given or {})}
+    model = choose(variants, given, "name", key, lines)
+    return read(model(), given, key, lines) if model else None
+
+
+def _stages(given: Any, lines: list[str]) -> dict[str, BaseModel | None]:
+    """Return the entries by name, None for a wrong one; one of each kind is there unasked."""
+    from orchestrator.stages import STAGES
+
+    if not isinstance(given, Mapping | None):
+        lines.append(
+            f"stages: {shown(given)} is not allowed: must be a mapping of names to options"
+        )
+        given = {}
+    entries = {**dict.fromkeys(STAGES), **(given or {})}
+    return {name: _stage(str(name), entry, lines) for name, entry in entries.items()}
+
+
+def _stage(name: str, given: Any, lines: list[str]) -> BaseModel | None:
+    from orchestrator.stages import STAGES
+
+    path = f"stages.{name}"
+    if not isinstance(given, Mapping | None):
+        return read(Section, given, path, lines)
+    if given and "_target_" in given:
+        return _own_stage(path, given, lines)
+    given = {"kind": name, **(given or {})}
+    cls = choose(STAGES, given, "kind", path, lines)
+    return read(options_of(cls, "kind"), given, path, lines) if cls else None
+
+
+def _own_stage(path: str, given: Mapping[str, Any], lines: list[str]) -> BaseModel | None:
+    """Check the user's own stage; if it is a dataclass, its options as ours are."""
+    entry = read(OwnConfig, given, path, lines)
+    if entry is None:
+        return None
+    try:
+        cls = own.resolve(entry.target)
+        if not isinstance(cls, type) or not (hasattr(cls, "propose") and hasattr(cls, "decide")):
+            raise ConfigError(f"{entry.target} is no stage: it needs propose and decide")
+        if dataclasses.is_dataclass(cls):
+            return read(options_of(cls, "target"), given, path, lines)
+        own.check(entry)
+    except ConfigError as error:
+        lines += [f"{path}._target_: {line}" for line in error.lines]
+        return None
+    return entry

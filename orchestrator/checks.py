@@ -1,0 +1,125 @@
+"""Checks of the config that involve more than one section; each returns a line per problem.
+
+A part that is None is wrong in itself and has been reported: it is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import own
+from orchestrator.errors import ConfigError
+from orchestrator.options import Options, OwnConfig, one_of, shown
+
+# All there is, to refuse a batch larger than the data before the data is opened.
+EXAMPLES = {"digits": 1797, "cifar10": 50_000}
+
+
+def class_of(entry: BaseModel) -> Any:
+    """Return the class that a stage entry builds."""
+    return entry.builds if isinstance(entry, Options) else own.resolve(_target(entry))
+
+
+def _target(entry: BaseModel) -> str:
+    assert isinstance(entry, OwnConfig)
+    return entry.target
+
+
+def plan_lines(
+    plan: Sequence[str], stages: Mapping[str, BaseModel | None], recipe: BaseModel | None
+) -> list[str]:
+    """Check that the planned stages exist, stand there once, and get what they need."""
+    lines = []
+    for i, name in enumerate(plan):
+        if name not in stages:
+            lines.append(f"plan.{i}: {shown(name)} is not allowed: {one_of(stages, name)}")
+        elif name in plan[:i]:
+            lines.append(
+                f"plan.{i}: {shown(name)} is not allowed: it stands there already; for a repeat"
+                f" add an entry such as stages.{name}_again: {{kind: {name}}}"
+            )
+    entries = {str(name): stages[name] for name in plan if name in stages}
+    classes = {name: class_of(entry) for name, entry in entries.items() if entry is not None}
+    for name, cls in classes.items():
+        if getattr(cls, "kind", None) == "final" and name != plan[-1]:
+            lines.append(
+                f"plan: {', '.join(plan)} is not allowed: {name} opens the sealed test data, it"
+                " must be the last stage"
+            )
+    if recipe is not None and len(classes) == len(entries):
+        lines += _needs_lines(classes, recipe)
+    return lines
+
+
+def _needs_lines(classes: Mapping[str, Any], recipe: BaseModel) -> list[str]:
+    lines = []
+    known = {name for name, value in recipe if value is not None}
+    for name, cls in classes.items():
+        lines += [
+            f"plan: stage {name} needs {need}, which nothing gives: set recipe.{need}, or plan a"
+            f" stage before it that gives {need} ({_givers(need)})"
+            for need in getattr(cls, "needs", ())
+            if need not in known
+        ]
+        known.update(getattr(cls, "gives", ()))
+    return lines
+
+
+def _givers(need: str) -> str:
+    from orchestrator.stages import STAGES
+
+    return ", ".join(kind for kind, cls in STAGES.items() if need in cls.gives) or "none of ours"
+
+
+def recipe_lines(recipe: Any) -> list[str]:
+    """Check that lower bounds are not above upper bounds."""
+    if recipe is None:
+        return []
+    lines = []
+    for low, high in (("min_lr", "max_lr"), ("min_momentum", "max_momentum")):
+        least, most = getattr(recipe, low), getattr(recipe, high)
+        if least is not None and most is not None and least > most:
+            lines.append(
+                f"recipe.{low}: {least} is not allowed: must be at most recipe.{high}, {most}"
+            )
+    return lines
+
+
+def storage_lines(storage: Any) -> list[str]:
+    """Check that a database has an address, and only a database."""
+    if storage is not None and (storage.name == "url") != (storage.url is not None):
+        return [
+            f"storage.url: {shown(storage.url)} is not allowed: storage.name=url needs a database"
+            f" URL, the others take none (storage.name is {storage.name})"
+        ]
+    return []
+
+
+def size_lines(recipe: Any, data: Any, objective: Any) -> list[str]:
+    """Check that the starting batch is not larger than the training data."""
+    if recipe is None or data is None or objective is None:
+        return []
+    most = getattr(objective, "train_examples", None)  # the fake objective has its own
+    if most is None and getattr(objective, "name", "") == "training":
+        most = getattr(data, "train_examples", None) or EXAMPLES.get(getattr(data, "name", ""))
+    if most is not None and recipe.batch_size > most:
+        return [
+            f"recipe.batch_size: {recipe.batch_size} is not allowed: must be at most {most}, the"
+            " number of training examples"
+        ]
+    return []
+
+
+def own_lines(sections: Mapping[str, BaseModel]) -> list[str]:
+    """Check that the user's own callables exist and take the arguments that the config gives."""
+    lines = []
+    for key, section in sections.items():
+        if isinstance(section, OwnConfig):
+            try:
+                own.check(section)
+            except ConfigError as error:
+                lines += [f"{key}._target_: {line}" for line in error.lines]
+    return lines

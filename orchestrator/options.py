@@ -1,0 +1,236 @@
+"""From declared options to pydantic models, and from pydantic's errors to one line each.
+
+Stages, the fake objective and the pruner declare their options once, as dataclass fields made by
+`stages.stage.option`; they know nothing of pydantic. Here their models are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
+GIVEN_LATER = ("name", "facts")  # fields of every stage that are not options
+
+
+def _whole(value: Any) -> Any:
+    """Let 1e4 pass as 10000; refuse true and "3", which pydantic would take for numbers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("int_type", "")
+    return value
+
+
+def _no_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse 0 and 0.0 as two candidates: it is one run, and twice the same key."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"must hold each value once, {value} stands there twice")
+    return values
+
+
+# Strict: an integer is a fine rate (YAML reads `0` as one), but true and "0.1" are no numbers.
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class OwnConfig(BaseModel):
+    """The user's own class or function: `_target_: package.module.name` and its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    target: Annotated[str, Field(alias="_target_")]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that the config gives."""
+        return dict(self.model_extra or {})
+
+
+class Options(Section):
+    """The options of a class that declares them as dataclass fields, made by `options_of`."""
+
+    builds: ClassVar[type]
+
+    def values(self) -> dict[str, Any]:
+        """Return the options as keyword arguments for `builds`."""
+        return {name: getattr(self, name) for name in _declared(self.builds)}
+
+
+def _declared(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in GIVEN_LATER}
+
+
+def _annotate(annotation: Any, limits: Mapping[str, Any]) -> Any:
+    """Return `annotation` with `limits` where they belong, its numbers strict."""
+    own = {k: v for k, v in limits.items() if not k.startswith("item_")}
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[tuple(_annotate(a, limits) for a in arguments)]  # noqa: UP007  # dynamic
+    if get_origin(annotation) is tuple and arguments[-1:] == (...,):
+        items = {k.removeprefix("item_"): v for k, v in limits.items() if k.startswith("item_")}
+        many: Any = tuple  # an annotation made at run time is no type to mypy
+        many = many[_annotate(arguments[0], items), ...]
+        return Annotated[many, Field(**own), AfterValidator(_no_repeats)]
+    strict = {float: Real, int: Whole}.get(annotation, annotation)
+    return Annotated[strict, Field(**own)] if own and annotation is not type(None) else strict
+
+
+@cache
+def options_of(cls: type, head: str) -> type[Options]:
+    """Return the pydantic model of the options that the dataclass `cls` declares.
+
+    `head` is the key that chose the class: "kind", "name" or "target" (written `_target_`).
+    """
+    hints = get_type_hints(cls)
+    alias = "_target_" if head == "target" else None
+    made: dict[str, Any] = {head: (str, Field(alias=alias))}
+    for name, field in _declared(cls).items():
+        limits = {k: v for k, v in field.metadata.items() if k != "doc"}
+        default: dict[str, Any] = {}
+        if field.default is not dataclasses.MISSING:
+            default["default"] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default["default_factory"] = field.default_factory
+        about: Any = Field(description=field.metadata.get("doc"), **default)
+        made[name] = (_annotate(hints[name], limits), about)
+    model = create_model(f"{cls.__name__}Options", __base__=Options, **made)
+    model.builds = cls
+    return model
+
+
+def shown(value: Any) -> str:
+    """Return `value` as one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_of(allowed: Iterable[object], word: object) -> str:
+    """Return "must be one of ...", with the nearest ones to a misspelt `word`."""
+    names = [str(name) for name in allowed]
+    close = difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"must be one of {', '.join(names)}{hint}"
+
+
+_MUST = {
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list in square brackets",
+    "list_type": "a list in square brackets",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "none_required": "null",
+}
+
+
+def _must(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    if error["type"] in _MUST:
+        return f"must be {_MUST[error['type']].format(**context)}"
+    if error["type"] == "literal_error":
+        return f"must be one of {context['expected']}".replace("'", "")
+    if error["type"] == "value_error":
+        return str(context["error"])
+    return error["msg"][:1].lower() + error["msg"][1:]
+
+
+def _found(data: Any, where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the part of `where` that exists in `data`; pydantic appends the names of types."""
+    path: list[int | str] = []
+    for part in where:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def problems(error: ValidationError, model: type[BaseModel], data: Any, path: str) -> list[str]:
+    """Return one line for each wrong key or value: where, what it is, what is allowed."""
+    keys = [f.alias or name for name, f in model.model_fields.items()]
+    lines: dict[str, list[str]] = {}
+    for detail in error.errors():
+        where = detail["loc"]
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # only because members were wrong: they have their own lines
+        if detail["type"] == "extra_forbidden":
+            what, must = "unknown key", one_of(keys, where[-1])
+        elif detail["type"] == "missing":
+            what, must = "missing", "must be given"
+        else:
+            where = _found(data, where)
+            what, must = f"{shown(detail['input'])} is not allowed", _must(detail)
+        head = f"{'.'.join(filter(None, [path, *map(str, where)]))}: {what}: "
+        lines.setdefault(head, []).append(must)
+    # One value may break several rules: the members of a union each have a say.
+    return [head + " or ".join(dict.fromkeys(musts)) for head, musts in lines.items()]
+
+
+def read(model: type[M], data: Any, path: str, lines: list[str]) -> M | None:
+    """Return `data` as a `model`; None, and `lines` longer, if it is wrong."""
+    if data is None:  # an empty section in YAML
+        data = {}
+    if not isinstance(data, Mapping):
+        lines.append(f"{path}: {shown(data)} is not allowed: must be a mapping of keys to values")
+        return None
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines.extend(problems(error, model, data, path))
+        return None
+
+
+def choose(
+    table: Mapping[str, V], given: Mapping[str, Any], key: str, path: str, lines: list[str]
+) -> V | None:
+    """Return the entry of `table` that `given[key]` names; None, and `lines` longer, if none is."""
+    name = given[key]
+    if isinstance(name, str) and name in table:
+        return table[name]
+    lines.append(f"{path}.{key}: {shown(name)} is not allowed: {one_of(table, name)}")
+    return None
