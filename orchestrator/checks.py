@@ -29,11 +29,13 @@ def _target(entry: BaseModel) -> str:
 
 
 def plan_lines(
-    plan: Sequence[str], stages: Mapping[str, BaseModel | None], recipe: BaseModel | None
+    plan: Sequence[object], stages: Mapping[str, BaseModel | None], recipe: BaseModel | None
 ) -> list[str]:
     """Check that the planned stages exist, stand there once, and get what they need."""
     lines = []
     for i, name in enumerate(plan):
+        if not isinstance(name, str):
+            continue  # the schema says so
         if name not in stages:
             lines.append(f"plan.{i}: {shown(name)} is not allowed: {one_of(stages, name)}")
         elif name in plan[:i]:
@@ -41,15 +43,15 @@ def plan_lines(
                 f"plan.{i}: {shown(name)} is not allowed: it stands there already; for a repeat"
                 f" add an entry such as stages.{name}_again: {{kind: {name}}}"
             )
-    entries = {str(name): stages[name] for name in plan if name in stages}
+    entries = {name: stages[name] for name in plan if isinstance(name, str) and name in stages}
     classes = {name: class_of(entry) for name, entry in entries.items() if entry is not None}
     for name, cls in classes.items():
         if getattr(cls, "kind", None) == "final" and name != plan[-1]:
             lines.append(
-                f"plan: {', '.join(plan)} is not allowed: {name} opens the sealed test data, it"
-                " must be the last stage"
+                f"plan: {shown(list(plan))} is not allowed: {name} opens the sealed test data,"
+                " so it must be the last stage"
             )
-    if recipe is not None and len(classes) == len(entries):
+    if recipe is not None and not lines and len(classes) == len(entries):
         lines += _needs_lines(classes, recipe)
     return lines
 
@@ -98,19 +100,23 @@ def storage_lines(storage: Any) -> list[str]:
     return []
 
 
-def size_lines(recipe: Any, data: Any, objective: Any) -> list[str]:
-    """Check that the starting batch is not larger than the training data."""
-    if recipe is None or data is None or objective is None:
-        return []
+def size_lines(
+    recipe: Any, data: Any, objective: Any, stages: Mapping[str, BaseModel | None]
+) -> list[str]:
+    """Check that no batch is larger than the training data."""
     most = getattr(objective, "train_examples", None)  # the fake objective has its own
     if most is None and getattr(objective, "name", "") == "training":
         most = getattr(data, "train_examples", None) or EXAMPLES.get(getattr(data, "name", ""))
-    if most is not None and recipe.batch_size > most:
-        return [
-            f"recipe.batch_size: {recipe.batch_size} is not allowed: must be at most {most}, the"
-            " number of training examples"
-        ]
-    return []
+    sizes = {"recipe.batch_size": getattr(recipe, "batch_size", 0)}
+    for name, entry in stages.items():
+        if isinstance(entry, Options) and "batch_size" in getattr(entry.builds, "gives", ()):
+            for i, size in enumerate(getattr(entry, "candidates", ())):
+                sizes[f"stages.{name}.candidates.{i}"] = size
+    return [
+        f"{path}: {size} is not allowed: must be at most {most}, the number of training examples"
+        for path, size in sizes.items()
+        if most is not None and size > most
+    ]
 
 
 def own_lines(sections: Mapping[str, BaseModel]) -> list[str]:

@@ -196,7 +196,7 @@ class Config(Section):
         config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
         lines += checks.recipe_lines(parts["recipe"])
         lines += checks.storage_lines(parts["storage"])
-        lines += checks.size_lines(parts["recipe"], parts["data"], parts["objective"])
+        lines += checks.size_lines(parts["recipe"], parts["data"], parts["objective"], stages)
         plan = mapping.get("plan", PLAN)
         if isinstance(plan, list | tuple):
             lines += checks.plan_lines(plan, stages, parts["recipe"])

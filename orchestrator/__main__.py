@@ -1,0 +1,213 @@
+"""The command line: compose the config with Hydra, check it, run the study, print the answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from orchestrator.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+BUILTIN = next(
+    folder
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf")
+    if (folder / "orchestrator.yaml").is_file()
+)
+EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1, "interrupted": 130}
+
+HELP = """\
+orchestrator finds learning rate, momentum, weight decay and batch size of a neural network
+in a few short runs (L. N. Smith, arXiv 1803.09820), then trains and tests the result.
+
+Usage: python -m orchestrator +study=NAME [KEY=VALUE ...]
+{studies}
+Main keys, with their defaults (the studies set some of them):
+  plan=[lr_range,momentum,weight_decay,batch_size,final]   the stages, in this order
+  stages.NAME.OPTION=...   such as stages.momentum.candidates=[0.95,0.9] stages.final.epochs=10
+  recipe.max_lr=null       starting values: also max_momentum, weight_decay, batch_size
+  model=mlp                {models}
+  data=digits              {data}; data.path=... where the files are
+  schedule=paper           {schedules}
+  pruner=clue              stop lost runs; none: let every run end
+  tracking=mlflow          none: no MLflow; tracking.uri=...
+  objective=training       quadratic: the fake objective, nothing is trained
+  device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
+  seed=0                   the same command, seed and machine give the same numbers
+  fresh=false              true: start over; else the same command goes on where it ended
+  study_name=...           results go to runs/<study_name>/
+
+Examples:
+  python -m orchestrator +study=digits
+  python -m orchestrator +study=digits 'plan=[lr_range,final]' seed=1
+  python -m orchestrator +study=cifar_laptop data.path=/where/cifar/is
+
+`--cfg job` prints the composed config. A ./conf folder of your own adds to ours and wins.
+Exit codes: 0 an answer, 1 no answer, 2 wrong request, 130 interrupted (run again to go on).
+"""
+
+
+def main() -> None:
+    """Run the command line of this process; always ends in SystemExit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what `arguments` ask, return the exit code."""
+    _find_users_modules()
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_help(), end="")
+        return 0
+    try:
+        composed = _compose(_understand(arguments))
+        return 0 if composed is None else _study(composed)
+    except ConfigError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _find_users_modules() -> None:
+    """Put the working folder last on sys.path: found from the console script, shadows nothing.
+
+    `python -m` puts it first, where a stray types.py or http.py breaks other packages' imports.
+    """
+    here = os.getcwd()
+    sys.path[:] = [*(p for p in sys.path if p not in ("", here)), here]
+
+
+def _study(composed: Mapping[str, Any]) -> int:
+    """Check the composed config, then run the study."""
+    from orchestrator.config import Config
+
+    config = Config.from_mapping(composed)  # before the imports that take seconds
+    from orchestrator.report.terminal import Terminal
+    from orchestrator.study import run_study
+
+    return EXIT_CODES[run_study(config, Terminal(quiet=config.quiet)).status]
+
+
+# --- Hydra
+
+
+def _understand(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as Hydra should see them. Raises ConfigError for unknown flags."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
+
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage first
+    known = parser.parse_args(arguments)
+    if known.multirun:
+        raise ConfigError("--multirun is not possible yet: run one study a command")
+    groups = {
+        folder.name for conf in _conf_folders() for folder in conf.iterdir() if folder.is_dir()
+    }
+    return [_settable(a, groups) if a in known.overrides else a for a in arguments]
+
+
+def _settable(override: str, groups: set[str]) -> str:
+    """Let Hydra set keys that it has not seen: our schema knows them, and reports all mistakes.
+
+    Choices of a group (data=cifar10) and Hydra's own keys stay as they are.
+    """
+    key, equals, _ = override.partition("=")
+    if not equals or key[:1] in "+~" or key in groups or key.split(".")[0] == "hydra" or "@" in key:
+        return override
+    return f"++{override}"
+
+
+def _conf_folders() -> list[Path]:
+    """Return the folders with configs, the user's first."""
+    here = Path.cwd() / "conf"
+    return [here, BUILTIN] if here.is_dir() and here.resolve() != BUILTIN else [BUILTIN]
+
+
+def _compose(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Return the composed config as plain values, None if Hydra was only to show something.
+
+    Raises ConfigError, one line, for whatever Hydra finds wrong.
+    """
+    import hydra
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+    from omegaconf import OmegaConf
+
+    class LocalConf(SearchPathPlugin):  # the user's ./conf wins over ours
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in _conf_folders()[:-1]:
+                search_path.prepend("local", f"file://{folder}")
+
+    composed: list[Any] = []  # nothing runs inside Hydra: it adds lines to every error in there
+    Plugins.instance().register(LocalConf)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
+    sys.argv[1:] = arguments
+    main = hydra.main(version_base="1.3", config_path=str(BUILTIN), config_name="orchestrator")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "provider=")  # a search path that does not exist
+            main(composed.append)()
+        if not composed:
+            return None
+        return OmegaConf.to_container(composed[0], resolve=True, throw_on_missing=True)  # type: ignore[return-value]  # its keys are text
+    except Exception as error:
+        raise ConfigError(_one_line(error, arguments)) from None
+
+
+def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
+    """Return an error of Hydra or OmegaConf and its causes as one line."""
+    told: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = " ".join(str(cause).split("Config search path:")[0].split())
+        if text and text not in " ".join(told):
+            told.append(text.replace("'++", "'"))
+        cause = cause.__cause__
+    if type(error).__module__ == "builtins":  # one that Hydra did not expect: says not where
+        told.insert(0, f"cannot compose {' '.join(arguments)}")
+    elif (override := getattr(error, "override", None)) and override not in told[0]:
+        told.insert(0, f"cannot read {override.removeprefix('++')}")
+    return ": ".join(told)
+
+
+# --- help
+
+
+def _help() -> str:
+    """Return the help text; reads the conf folders, imports nothing heavy."""
+    return HELP.format(
+        studies=_studies(),
+        models=", ".join(_names("model")),
+        data=", ".join(_names("data")),
+        schedules=", ".join(_names("schedule")),
+    )
+
+
+def _names(group: str) -> list[str]:
+    files = [file for conf in _conf_folders() for file in sorted((conf / group).glob("*.yaml"))]
+    return list(dict.fromkeys(file.stem for file in files))
+
+
+def _studies() -> str:
+    """Return a line for each study: its name and the first comment of its file."""
+    lines = []
+    for name in _names("study"):
+        file = next(f for c in _conf_folders() if (f := c / "study" / f"{name}.yaml").is_file())
+        comments = (t for t in file.read_text("utf-8").splitlines() if t.startswith("#"))
+        about = next((t for t in comments if "@package" not in t), "#").lstrip("# ")
+        lines.append(f"  +study={name:<14} {about}\n")
+    return "\nStudies:\n" + "".join(lines)
+
+
+if __name__ == "__main__":
+    main()
