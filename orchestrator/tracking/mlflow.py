@@ -14,7 +14,6 @@ import math
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -48,9 +47,9 @@ class MlflowTracker:
 
     `folder` holds mlflow.db unless `uri` or MLFLOW_TRACKING_URI names another store; artifacts of
     such a local store are under `runs`/.mlartifacts. `metric` names the measure shown beside the
-    losses, None if there is none. The parent run is found again by a hash of the config (the tag
-    `config_hash` if the caller gives one), so the same config goes on where it stopped and a
-    changed one, or one with `fresh` set, opens a new parent.
+    losses, None if there is none. A study run goes on in the parent run that has all the tags given
+    to `start`; they should tell the study's storage and config (a hash of it is added where no tag
+    `config` is given), so that a changed config or a fresh start opens a new parent.
     """
 
     def __init__(
@@ -74,16 +73,9 @@ class MlflowTracker:
 
     def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open or reopen the parent run; its trials that still seem to run were killed."""
-        shown = {k: v for k, v in config.items() if k not in ("fresh", "dry_run")}
-        text = json.dumps(shown, sort_keys=True, default=str)
-        identity = {"config_hash": hashlib.sha256(text.encode()).hexdigest()[:16], **tags}
-        self._put(
-            "start",
-            config=json.loads(text),
-            tags=identity,
-            # A fresh start finds only itself again, when its spool is sent.
-            session=uuid.uuid4().hex if config.get("fresh") else None,
-        )
+        text = json.dumps(config, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._put("start", config=json.loads(text), tags={"config": digest, **tags})
 
     def run_started(self, stage: str, run: Run, key: str) -> None:
         """Open the trial's child run, or reopen it where the same key was stopped."""
@@ -186,8 +178,8 @@ class Store:
     metric that it has with the same time and step.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str) -> None:
-        self._client, self._experiment = client, experiment
+    def __init__(self, client: MlflowClient, study: str, experiment: str) -> None:
+        self._client, self._study, self._experiment = client, study, experiment
         self._machine: Machine | None = None
         self._sampled = self._began = 0.0
         self._reset("")
@@ -222,10 +214,10 @@ class Store:
             found = client.get_experiment_by_name(study)
             if found is None:
                 where = artifacts.as_uri() if local else None  # a server keeps its own artifacts
-                return cls(client, client.create_experiment(study, artifact_location=where))
+                return cls(client, study, client.create_experiment(study, artifact_location=where))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-        return cls(client, found.experiment_id)
+        return cls(client, study, found.experiment_id)
 
     def deliver(self, event: Event) -> None:
         """Take one event."""
@@ -309,11 +301,14 @@ class Store:
                 return
 
     def _on_start(self, event: Event) -> None:
-        tags, session, at = event["tags"], event["session"], event["at"]
-        mark = ("session", session) if session else ("config_hash", tags["config_hash"])
-        found = next(self._find(f"tags.kind = 'study' and tags.{mark[0]} = '{mark[1]}'"), None)
+        at = event["at"]
+        # The search knows no way to escape a quote.
+        tags = {_name(k): str(v).replace("'", "`") for k, v in event["tags"].items()}
+        tags["kind"] = "study"
+        same = " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items())
+        found = next(self._find(same), None)
         if found is None:
-            self._reset(self._create_parent(tags, session, at))
+            self._reset(self._create_parent(tags, at))
             with self._if_refused("config"):
                 self._params(self._parent, dict(_flat(event["config"], mark=".")))
         else:
@@ -323,18 +318,13 @@ class Store:
                 self._children[child.data.tags.get("key", "")] = child.info.run_id
                 if child.info.status == "RUNNING":  # its process was killed
                     self._client.set_terminated(child.info.run_id, "KILLED", at)
-        self._tag(self._parent, tags)
         self._began = found.info.start_time / 1000 if found else at / 1000
         self._machine = Machine(gpus="cuda" in tags.get("device", "cuda"))
 
-    def _create_parent(self, tags: Mapping[str, str], session: str | None, at: int) -> str:
+    def _create_parent(self, tags: Mapping[str, str], at: int) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at / 1000))
-        mine = {"kind": "study", **({"session": session} if session else {}), **tags}
         made = self._client.create_run(
-            self._experiment,
-            start_time=at,
-            run_name=f"{tags.get('study', 'study')} {when}",
-            tags={_name(k): str(v) for k, v in mine.items()},
+            self._experiment, start_time=at, run_name=f"{self._study} {when}", tags=dict(tags)
         )
         return str(made.info.run_id)
 

@@ -122,7 +122,7 @@ class Outbox:
             delivery.deliver(event)
             sent += 1
         delivery.flush()
-        if not (self._silent or last):
+        if not (self._silent or self._over):
             delivery.tick()
         with self._changed:
             if self._over:

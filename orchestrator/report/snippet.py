@@ -1,0 +1,80 @@
+"""The recipe as plain PyTorch to paste: optimiser and schedule, nothing of ours to install."""
+
+from __future__ import annotations
+
+from string import Template
+
+from orchestrator.recipe import Recipe
+from orchestrator.stages.stage import schedule_of
+
+_LEGS = """\
+    low, high = MIN_LR, MAX_LR
+    if progress > 0.9:  # the tail: lr falls to a thousandth of its minimum
+        return low * (1 - (progress - 0.9) / 0.1 * (1 - 1e-3)), MAX_MOMENTUM
+    height = 1 - abs(2 * progress / 0.9 - 1)  # 0 -> 1 -> 0 over two equal legs
+    return low + height * (high - low), MAX_MOMENTUM - height * (MAX_MOMENTUM - MIN_MOMENTUM)"""
+_COSINE = """\
+    def cosine(start: float, end: float, fraction: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+    if progress <= $peak:
+        fraction = progress / $peak
+        return cosine(MAX_LR / 25, MAX_LR, fraction), cosine(MAX_MOMENTUM, MIN_MOMENTUM, fraction)
+    fraction = (progress - $peak) / (1 - $peak)
+    return cosine(MAX_LR, MAX_LR / $end, fraction), cosine(MIN_MOMENTUM, MAX_MOMENTUM, fraction)"""
+_LINEAR = """\
+    height = progress / 0.05 if progress < 0.05 else (1 - progress) / 0.95
+    return MAX_LR * max(height, 1e-3), MAX_MOMENTUM"""
+_BODIES = {
+    "paper": _LEGS,
+    "fastai": Template(_COSINE).substitute(peak=0.25, end="1e5"),
+    "torch": Template(_COSINE).substitute(peak=0.3, end="25e4"),
+    "linear": _LINEAR,
+    "constant": "    return MAX_LR, MAX_MOMENTUM",
+}
+_PAGE = Template("""\
+import math
+
+import torch
+
+EPOCHS, BATCH_SIZE = $epochs, $batch_size
+MAX_LR, MIN_LR = $max_lr, $min_lr
+MAX_MOMENTUM, MIN_MOMENTUM = $max_momentum, $min_momentum
+
+
+def rates(progress: float) -> tuple[float, float]:
+    \"\"\"Return lr and momentum at `progress`, the fraction of the run done.\"\"\"
+$body
+
+
+optimizer = torch.optim.SGD(
+    model.parameters(), lr=MIN_LR, momentum=MAX_MOMENTUM, weight_decay=$weight_decay, nesterov=True
+)
+steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
+for epoch in range(EPOCHS):
+    for inputs, targets in loader:
+        for group in optimizer.param_groups:
+            group["lr"], group["momentum"] = rates(step / steps)
+        optimizer.zero_grad()
+        loss_function(model(inputs), targets).backward()
+        optimizer.step()
+        step += 1
+""")
+
+
+def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
+    """Return code that trains by `recipe`; None while it has no max_lr or no such schedule.
+
+    `model`, `loader` and `loss_function` are the reader's.
+    """
+    if recipe.max_lr is None or recipe.schedule not in _BODIES or recipe.optimizer != "sgd":
+        return None
+    schedule = schedule_of(recipe)  # fills in the minimum that the recipe leaves open
+    text = _PAGE.substitute(
+        schedule.spec(),
+        epochs=max(1, round(epochs or 1)),
+        batch_size=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        body=_BODIES[recipe.schedule],
+    )
+    return text if "math." in text else text.removeprefix("import math\n\n")

@@ -1,0 +1,133 @@
+"""Numbers and sentences for people, the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.record import StudyRecord
+
+DASH = "–"  # noqa: RUF001
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return `value` with `digits` significant digits, small ones as 5e-4; None as a dash."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool | str):
+        return {True: "yes", False: "no"}.get(value, str(value)) if value in (0, 1) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {number(v, digits)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(number(v, digits) for v in value)
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    if 1e-3 <= abs(value) < 1e6:
+        text = f"{value:.{digits}g}"
+        return text if "e" not in text else f"{value:.0f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa}e{int(exponent)}"
+
+
+def rate(value: Any) -> str:
+    """Return a learning rate or another hyper-parameter with three significant digits."""
+    return number(value, 3)
+
+
+def spread(stat: Mapping[str, Any] | None) -> str:
+    """Return "mean ± std (n = ...)", the mean with the decimals that the spread allows."""
+    mean = (stat or {}).get("mean")
+    if stat is None or mean is None or not math.isfinite(mean):
+        return DASH
+    std, n = stat.get("std"), stat.get("n")
+    count = f" (n = {n})" if n else ""
+    if std is None or not math.isfinite(std):
+        return number(mean) + count
+    if std == 0:
+        return f"{number(mean)} ± 0{count}"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(std))))
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}{count}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    if not math.isfinite(seconds):
+        return DASH
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:
+        return f"{whole} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def against(
+    answer: Mapping[str, Any] | None, other: Mapping[str, Any] | None, larger_is_better: bool
+) -> str:
+    """Say whether `answer` is better than `other` beyond noise: two standard errors of the means.
+
+    Both are {mean, std, n} over seeds. One seed says nothing of noise, and then so do we.
+    """
+    a, b = (answer or {}).get("mean"), (other or {}).get("mean")
+    if answer is None or other is None or a is None or b is None:
+        return DASH
+    gain = a - b if larger_is_better else b - a
+    noise = [(s.get("std"), s.get("n") or 0) for s in (answer, other)]
+    variances = [std**2 / n for std, n in noise if std is not None and n > 1]
+    if len(variances) < 2:
+        return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}, noise not measured"
+    if abs(gain) <= 2 * math.sqrt(sum(variances)):
+        return "tie: within noise"
+    return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}"
+
+
+def results(record: StudyRecord) -> list[tuple[str, str, str]]:
+    """Return (name, test result, comparison) of the answer and the baselines, answer first.
+
+    The result is the metric, or the loss where there is no metric.
+    """
+    final = record.summary()["final"] if record.final else None
+    if not final:
+        return []
+    field = "test_metric" if record.metric else "test_loss"
+    larger = record.larger_is_better if record.metric else False
+    own = final[field]
+    rows = [("answer", spread(own), "")]
+    for baseline in final["baselines"]:
+        verdict = against(own, baseline[field], larger)
+        rows.append((baseline["name"], spread(baseline[field]), verdict))
+    return rows
+
+
+def measure(record: StudyRecord) -> str:
+    """Return the name of the result that `results` shows."""
+    return f"test {record.metric or 'loss'}"
+
+
+def overrides(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the recipe as config overrides, at full precision; unset fields are left out."""
+    fields = ("max_lr", "min_lr", "max_momentum", "min_momentum", "weight_decay", "batch_size")
+    return [f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None]
+
+
+def counts(states: Mapping[str, int]) -> str:
+    """Return "12 runs, 2 pruned, 1 failed": what did not end well is named, the rest counted."""
+    total = sum(states.values())
+    parts = [f"{total} run{'s' if total != 1 else ''}"]
+    parts += [f"{states[s]} {s}" for s in ("pruned", "failed") if states.get(s)]
+    return ", ".join(parts)
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the union of the rows' keys in the order in which they first appear."""
+    return list(dict.fromkeys(key for row in rows for key in row))
