@@ -105,6 +105,11 @@ class Outcome:
         return loss if self.state == "finished" and math.isfinite(loss) else math.inf
 
     @property
+    def value(self) -> float:
+        """What Optuna is told: the held-out loss at the end, 0 for a run without a curve."""
+        return self.held_out_loss if len(self.curve) else 0.0
+
+    @property
     def metric(self) -> float:
         """The metric at the end, NaN if there is none."""
         return float(self.curve.metric[-1]) if len(self.curve) else math.nan

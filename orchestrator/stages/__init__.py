@@ -1,0 +1,12 @@
+"""The stages of a study, by kind."""
+
+from orchestrator.stages.batch_size import BatchSize
+from orchestrator.stages.final import Final
+from orchestrator.stages.lr_range import LRRange
+from orchestrator.stages.momentum import Momentum
+from orchestrator.stages.stage import Stage
+from orchestrator.stages.weight_decay import WeightDecay
+
+STAGES: dict[str, type[Stage]] = {
+    stage.kind: stage for stage in (LRRange, Momentum, WeightDecay, BatchSize, Final)
+}

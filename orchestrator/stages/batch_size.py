@@ -1,0 +1,288 @@
+"""The batch-size stage: candidates at equal wall-clock time, each with its own lr.
+
+Source: Smith 2018 (arXiv 1803.09820), section 4.2: compare at constant execution time, neither at
+equal epochs nor at equal iterations. Ours: time is turned into steps by a calibration, so that a
+timed run is exact to repeat; the measured time is then checked against the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, median
+from typing import Any, ClassVar, Literal
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.lr_range import ramp, read, round_to
+from orchestrator.stages.noise import differences
+from orchestrator.stages.stage import Stage, cycle, option, schedule_of
+
+
+def measure(kind: Literal["probe", "calibrate"], recipe: Recipe, sizes: Sequence[int]) -> Run:
+    """Return the run that measures memory ("probe") or seconds per step of all `sizes` at once."""
+    ordered = tuple(sorted(set(sizes)))
+    return Run(
+        kind=kind,
+        schedule=schedule_of(recipe),
+        weight_decay=recipe.weight_decay,
+        batch_size=ordered[-1],
+        steps=1,
+        replicate=0,
+        prunable=False,
+        timed=kind == "calibrate",
+        batch_sizes=ordered,
+        label=f"{kind} {', '.join(map(str, ordered))}",
+    )
+
+
+def measured(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any] | None:
+    """Return what the latest finished run of `kind` measured, None without one."""
+    done = [o for o in outcomes if o.run.kind == kind and o.state == "finished"]
+    return dict(done[-1].result.measured) if done else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize(Stage):
+    """Chooses batch_size together with the max_lr that goes with it."""
+
+    kind: ClassVar[str] = "batch_size"
+    gives: ClassVar[tuple[str, ...]] = ("batch_size", "max_lr", "min_lr")
+
+    candidates: tuple[int, ...] = option(
+        (), "batch sizes to try; none: powers of two from 16 to what fits", item_ge=1
+    )
+    largest: int = option(2048, "largest batch size tried by default", ge=1)
+    most: int = option(6, "at most so many of the default sizes", ge=1)
+    share: float = option(0.5, "time of a trial as a share of the final run's", gt=0, le=1)
+    seeds: int = option(2, "seeds a size starts with", ge=1)
+    most_seeds: int = option(3, "seeds a close size may get", ge=1)
+    ramps: int = option(2, "short range tests per size", ge=1)
+    ramp_share: float = option(
+        0.1, "length of a range test as a share of the final run", gt=0, le=1
+    )
+    least_steps: int = option(40, "a range test has at least so many steps", ge=10)
+    tolerance: float = option(0.1, "measured time may differ from the plan by this share", gt=0)
+    tie: Literal["incumbent", "paper"] = option("paper", "who wins a tie; paper: the largest")
+
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Memory probe, calibration, a range test per size, timed trials, repeats where needed."""
+        known = {o.run for o in outcomes}
+        probe = measure("probe", recipe, self._sizes(recipe))
+        if probe not in known:
+            return [probe]
+        sizes = self._fitting(recipe, outcomes)
+        calibrate = measure("calibrate", recipe, sizes)
+        if calibrate not in known:
+            return [calibrate]
+        if measured(outcomes, "calibrate") is None:
+            return []
+        ramps = [
+            self._ramp(recipe, size, replicate)
+            for size in sizes
+            if size != recipe.batch_size
+            for replicate in range(self.ramps)
+        ]
+        if missing := [run for run in ramps if run not in known]:
+            return missing
+        return self._timed(recipe, sizes, outcomes)
+
+    def _timed(
+        self, recipe: Recipe, sizes: Sequence[int], outcomes: Sequence[Outcome]
+    ) -> list[Run]:
+        known = {o.run for o in outcomes}
+        lrs = self._lrs(recipe, outcomes)
+        steps = self._steps(recipe, outcomes)
+        runs = [
+            self._trial(recipe, size, lrs[size], steps[size], replicate)
+            for replicate in range(self.seeds)
+            for size in sizes
+            if size in lrs
+        ]
+        if missing := [run for run in runs if run not in known]:
+            return missing
+        late = [
+            replace(o.run, attempt=1, label=f"{o.run.label} again")
+            for o in outcomes
+            if o.run.timed
+            and o.run.kind == "train"
+            and o.run.attempt == 0
+            and not self._on_time(o, outcomes)
+        ]
+        if again := [run for run in late if run not in known]:
+            return again
+        losses = self._losses(outcomes)
+        best = self._best(losses)
+        done = max((len(by) for by in losses.values()), default=0)
+        if best is None or done >= self.most_seeds:
+            return []
+        diffs = differences(losses, best)
+        close = [s for s in lrs if s == best or not diffs[s].worse_by(0)]
+        if len(close) < 2:
+            return []
+        return [self._trial(recipe, int(s), lrs[int(s)], steps[int(s)], done) for s in close]
+
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return the best size at equal time; among ties the one that `tie` prefers."""
+        losses = self._losses(outcomes)
+        best = self._best(losses)
+        evidence = {"rows": self._rows(recipe, outcomes)}
+        if best is None:
+            reason = f"batch_size {recipe.batch_size} stays: no timed trial finished"
+            return Decision(
+                self.name, self.kind, reason, {"batch_size": recipe.batch_size},
+                incumbent_kept=True, evidence=evidence,
+            )  # fmt: skip
+        diffs = differences(losses, best)
+        tied = [int(s) for s, d in diffs.items() if math.isfinite(d.mean) and not d.worse_by(0)]
+        pool = sorted({int(best), *tied})
+        chosen = int(best)
+        if self.tie == "paper":
+            chosen = pool[-1]
+        elif recipe.batch_size in pool:
+            chosen = recipe.batch_size
+        lr = self._lrs(recipe, outcomes)[chosen]
+        others = [s for s in pool if s != chosen]
+        return Decision(
+            stage=self.name,
+            kind=self.kind,
+            values={"batch_size": chosen, "max_lr": lr, "min_lr": round_to(lr / 10)},
+            incumbent_kept=chosen == recipe.batch_size,
+            interval=(float(pool[0]), float(pool[-1])) if others else None,
+            tied_with=tuple(map(float, others)),
+            reason=self._reason(chosen, lr, others, losses, outcomes),
+            evidence=evidence,
+        )
+
+    def _reason(
+        self,
+        chosen: int,
+        lr: float,
+        others: Sequence[int],
+        losses: dict[float, dict[int, float]],
+        outcomes: Sequence[Outcome],
+    ) -> str:
+        loss = mean(losses[chosen].values())
+        head = f"batch_size {chosen} (max_lr {lr:.3g}): held-out loss {loss:.3g}"
+        if others:
+            rule = "the largest is taken" if self.tie == "paper" else "the incumbent goes first"
+            text = f"{head} at equal time, a tie with {', '.join(map(str, others))}; {rule}"
+        else:
+            text = f"{head}, the lowest of {len(losses)} sizes at equal time, beyond noise"
+        return text + self._disagreement(outcomes)
+
+    def _disagreement(self, outcomes: Sequence[Outcome]) -> str:
+        """Say so where loss and metric prefer different sizes, as the paper found."""
+        metrics: dict[int, list[float]] = {}
+        for o in self._trials(outcomes):
+            if math.isfinite(o.metric) and math.isfinite(o.held_out_loss):
+                metrics.setdefault(o.run.batch_size, []).append(o.metric)
+        best = self._best(self._losses(outcomes))
+        if not metrics or best is None:
+            return ""
+        sign = 1 if self.facts.larger_is_better else -1
+        by_metric = max(metrics, key=lambda s: sign * mean(metrics[s]))
+        if by_metric == best:
+            return ""
+        return f" (by loss {best:g} leads, by {self.facts.metric} {by_metric})"
+
+    def _sizes(self, recipe: Recipe) -> list[int]:
+        """Return the sizes to try: the candidates and the incumbent, at most the training data."""
+        n = self.facts.train_examples
+        sizes = [s for s in self.candidates if s <= n]
+        if not self.candidates:
+            end = max(16, min(self.largest, n // 20))
+            sizes = [2**k for k in range(4, 31) if 2**k <= min(end, n)]
+            while len(sizes) > self.most:  # keep the ends, thin out from below
+                sizes.pop(1)
+        return sorted({recipe.batch_size, *sizes})
+
+    def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
+        fits = (measured(outcomes, "probe") or {}).get("fits", {})
+        sizes = [s for s in self._sizes(recipe) if fits.get(str(s), s == recipe.batch_size)]
+        return sizes or [recipe.batch_size]
+
+    def _ramp(self, recipe: Recipe, size: int, replicate: int) -> Run:
+        """Return a linear ramp for `size`, up to four times the square-root rule's lr."""
+        guess = (recipe.max_lr or math.nan) * math.sqrt(size / recipe.batch_size)
+        steps = max(self.least_steps, self.facts.steps(self.ramp_share, size))
+        at_size = replace(recipe, batch_size=size)
+        run = ramp(
+            at_size, self.facts, "range_test", guess / 25, round_to(4 * guess), steps, replicate
+        )
+        return replace(run, label=f"batch size {size} {run.label}")
+
+    def _lrs(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, float]:
+        """Return max_lr per size: what its ramps say, kept within 4 x of the square-root rule."""
+        lrs = {recipe.batch_size: recipe.max_lr or math.nan}
+        for size in self._fitting(recipe, outcomes):
+            ramps = [o for o in outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
+            readings = [r for o in ramps if (r := read(o, self.facts.chance_loss)) is not None]
+            if size not in lrs and readings:
+                lrs[size] = round_to(median(r.max_lr for r in readings))
+        return lrs
+
+    def _seconds(self, outcomes: Sequence[Outcome]) -> dict[int, float]:
+        table = (measured(outcomes, "calibrate") or {}).get("seconds_per_step", {})
+        return {int(size): float(seconds) for size, seconds in table.items()}
+
+    def _steps(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, int]:
+        """Return the steps per size that take as long as `share` of the incumbent's final run."""
+        seconds = self._seconds(outcomes)
+        own = self.facts.steps(self.share, recipe.batch_size)
+        budget = own * seconds[recipe.batch_size]
+        return {size: max(10, round(budget / s)) for size, s in seconds.items()}
+
+    def _trial(self, recipe: Recipe, size: int, lr: float, steps: int, replicate: int) -> Run:
+        at_size = replace(recipe, batch_size=size).at_lr(lr)
+        label = f"batch size {size} seed {replicate}"
+        return cycle(at_size, steps, replicate, label, timed=True)
+
+    def _trials(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return the timed trials, of repeated ones the last attempt."""
+        last: dict[Run, Outcome] = {}
+        for o in outcomes:
+            if o.run.kind == "train":
+                last[replace(o.run, attempt=0)] = o
+        return list(last.values())
+
+    def _losses(self, outcomes: Sequence[Outcome]) -> dict[float, dict[int, float]]:
+        losses: dict[float, dict[int, float]] = {}
+        for o in self._trials(outcomes):
+            losses.setdefault(o.run.batch_size, {})[o.run.replicate] = o.held_out_loss
+        return losses
+
+    @staticmethod
+    def _best(losses: dict[float, dict[int, float]]) -> float | None:
+        means = {s: mean(by.values()) for s, by in losses.items()}
+        finite = {s: m for s, m in means.items() if math.isfinite(m)}
+        return min(finite, key=finite.__getitem__) if finite else None
+
+    def _on_time(self, o: Outcome, outcomes: Sequence[Outcome]) -> bool:
+        """Whether a finished trial took the planned time, within `tolerance`."""
+        if o.state != "finished":
+            return True
+        planned = o.run.steps * self._seconds(outcomes)[o.run.batch_size]
+        return abs(o.result.seconds / planned - 1) <= self.tolerance
+
+    def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+        seconds, lrs = self._seconds(outcomes), self._lrs(recipe, outcomes)
+        rows = []
+        for size, by in sorted(self._losses(outcomes).items()):
+            trials = [o for o in self._trials(outcomes) if o.run.batch_size == size]
+            finished = [o for o in trials if math.isfinite(o.held_out_loss)]
+            row: dict[str, Any] = {
+                "batch_size": int(size),
+                "max_lr": lrs.get(int(size)),
+                "steps": trials[0].run.steps,
+                "examples per second": round(size / seconds[int(size)]),
+                "seconds": mean(o.result.seconds for o in trials),
+                "on time": f"{sum(self._on_time(o, outcomes) for o in trials)} of {len(trials)}",
+                "seeds": len(by),
+                "held_out_loss": mean(o.held_out_loss for o in finished) if finished else None,
+            }
+            if self.facts.metric:
+                row[self.facts.metric] = mean(o.metric for o in finished) if finished else None
+            rows.append(row)
+        return rows

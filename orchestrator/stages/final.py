@@ -1,0 +1,226 @@
+"""The final stage: is the tuned recipe really better, and what does it reach on sealed test data?
+
+Round 1 trains the recipe and `range_test_only` (the recipe as the range test left it) with fresh
+seeds and compares them on held-out data: the better one beyond noise is the answer, else the
+simpler one. Round 2 trains the answer and the baselines with other fresh seeds and opens the sealed
+test data, once. All runs get the same training time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any, ClassVar
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.batch_size import measure, measured
+from orchestrator.stages.noise import differences
+from orchestrator.stages.stage import Stage, cycle, option
+
+# Replicates that no other stage uses: the first round chooses, the second one reports.
+CONFIRM, SEALED = 1000, 2000
+UNTUNED = Recipe(max_momentum=0.9, min_momentum=0.85, weight_decay=5e-4, batch_size=128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final(Stage):
+    """Confirms the answer on fresh seeds and measures it, once, on the sealed test data."""
+
+    kind: ClassVar[str] = "final"
+
+    epochs: float = option(10.0, "length of a final run in epochs", gt=0)
+    seeds: int = option(3, "seeds of each final recipe", ge=1)
+    baselines: bool = option(True, "train the baselines too")
+
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Calibration where batch sizes differ, then the confirming round, then the sealed one."""
+        known = {o.run for o in outcomes}
+        sizes = {r.batch_size for r in self._recipes(recipe).values()}
+        calibrate = measure("calibrate", recipe, sorted(sizes))
+        if len(sizes) > 1 and calibrate not in known:
+            return [calibrate]
+        confirm = self._confirming(recipe, outcomes)
+        if missing := [run for run in confirm if run not in known]:
+            return missing
+        sealed = dict.fromkeys(self._sealed(recipe, outcomes))  # recipes may be the same
+        return [run for run in sealed if run not in known]
+
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return the answer with its test results, or that it did not train."""
+        answer, why = self._answer(recipe, outcomes)
+        tested = {
+            name: [o for o in outcomes if o.run in self._cycles(recipe, name, r, SEALED, outcomes)]
+            for name, r in self._named(recipe, answer).items()
+        }
+        own = tested["answer"]
+        evidence = {
+            "answer": answer.values(),
+            "test_metric": _spread([o.result.test_metric for o in own]),
+            "test_loss": _spread([o.result.test_loss for o in own]),
+            "epochs": round(own[0].run.examples / self.facts.train_examples, 2) if own else None,
+            "seconds": round(mean(o.result.seconds for o in own), 3) if own else None,
+            "baselines": [
+                {
+                    "name": name,
+                    "recipe": self._recipes(recipe)[name].values(),
+                    "test_metric": _spread([o.result.test_metric for o in tested[name]]),
+                    "test_loss": _spread([o.result.test_loss for o in tested[name]]),
+                }
+                for name in tested
+                if name != "answer"
+            ],
+            "model": own[0].key if own else None,
+            "rows": self._rows(recipe, answer, outcomes),
+        }
+        good = [o for o in own if math.isfinite(o.result.test_loss)]
+        if not good:
+            reason = f"no answer: no final run of the recipe trained to the end ({why})"
+            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
+        changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
+        return Decision(
+            stage=self.name,
+            kind=self.kind,
+            values=changed,
+            incumbent_kept=not changed,
+            reason=self._reason(why, evidence),
+            evidence=evidence,
+        )
+
+    def _recipes(self, recipe: Recipe) -> dict[str, Recipe]:
+        """Return the recipes of the final stage by name; two of them may be the same."""
+        recipes = {"answer": recipe}
+        first = recipe.after("lr_range")
+        if self.baselines and first is not None:
+            recipes["range_test_only"] = first
+        if self.baselines:
+            size = min(UNTUNED.batch_size, self.facts.train_examples)
+            recipes["untuned"] = replace(
+                UNTUNED.at_lr(0.1),
+                batch_size=size,
+                schedule=recipe.schedule,
+                optimizer=recipe.optimizer,
+            )
+        return recipes
+
+    def _named(self, recipe: Recipe, answer: Recipe) -> dict[str, Recipe]:
+        """Return the recipes of the sealed round by name: the answer and the baselines."""
+        return {**self._recipes(recipe), "answer": answer}
+
+    def _confirming(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        recipes = self._recipes(recipe)
+        if recipes.get("range_test_only", recipe) == recipe:  # nothing to choose between
+            return []
+        names = ("answer", "range_test_only")
+        by_name = [self._cycles(recipe, n, recipes[n], CONFIRM, outcomes) for n in names]
+        return [run for pair in zip(*by_name, strict=True) for run in pair]
+
+    def _sealed(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        answer, _ = self._answer(recipe, outcomes)
+        by_name = [
+            self._cycles(recipe, n, r, SEALED, outcomes)
+            for n, r in self._named(recipe, answer).items()
+        ]
+        return [run for group in zip(*by_name, strict=True) for run in group]
+
+    def _cycles(
+        self, recipe: Recipe, name: str, own: Recipe, first: int, outcomes: Sequence[Outcome]
+    ) -> list[Run]:
+        """Return the runs of one recipe: as long as the incoming recipe's final run takes."""
+        steps = self.facts.steps(1, recipe.batch_size)
+        if own.batch_size != recipe.batch_size:
+            seconds = (measured(outcomes, "calibrate") or {}).get("seconds_per_step")
+            if seconds is None:  # not calibrated: equal examples are the next best
+                steps = self.facts.steps(1, own.batch_size)
+            else:
+                ratio = seconds[str(recipe.batch_size)] / seconds[str(own.batch_size)]
+                steps = max(10, round(steps * ratio))
+        role = "confirms" if first == CONFIRM else "tests"
+        return [
+            cycle(
+                own,
+                steps,
+                first + i,
+                f"{name} {role} seed {i}",
+                prunable=False,
+                opens_test=first == SEALED,
+            )
+            for i in range(self.seeds)
+        ]
+
+    def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
+        """Return the better of the recipe and `range_test_only` on held-out data, and why."""
+        recipes = self._recipes(recipe)
+        simple = recipes.get("range_test_only", recipe)
+        if simple == recipe:
+            return recipe, "no later stage changed the recipe"
+        losses: dict[float, dict[int, float]] = {}
+        for number, name in enumerate(("range_test_only", "answer")):
+            runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
+            losses[number] = {o.run.replicate: o.held_out_loss for o in outcomes if o.run in runs}
+        diff = differences(losses, 0).get(1)
+        if diff is None:
+            finished = any(math.isfinite(x) for x in losses[1].values())
+            if finished:
+                return recipe, "the range test's recipe alone did not train"
+            return simple, "neither recipe trained on fresh seeds"
+        if not math.isfinite(diff.mean):
+            return simple, "the tuned recipe failed on a fresh seed: range test and defaults stand"
+        change = f"{100 * math.expm1(diff.mean):+.1f} %"
+        noise = f"noise +-{100 * math.expm1(diff.bound):.0f} %" if math.isfinite(diff.bound) else ""
+        if diff.better_by(0):
+            return recipe, f"held-out loss {change} against range test and defaults, {noise}"
+        return simple, (
+            f"no stage beat range test and defaults on fresh seeds (held-out loss {change},"
+            f" {noise or 'noise not measured'}), so the simpler recipe stands"
+        )
+
+    def _reason(self, why: str, evidence: dict[str, Any]) -> str:
+        score = evidence["test_metric"] if self.facts.metric else evidence["test_loss"]
+        name = self.facts.metric or "loss"
+        spread = f" +- {score['std']:.4g}" if score["std"] is not None else ""
+        return f"test {name} {score['mean']:.4g}{spread} over {score['n']} seeds; {why}"
+
+    def _rows(
+        self, recipe: Recipe, answer: Recipe, outcomes: Sequence[Outcome]
+    ) -> list[dict[str, Any]]:
+        rows = []
+        rounds = ((CONFIRM, self._recipes(recipe)), (SEALED, self._named(recipe, answer)))
+        for first, recipes in rounds:
+            for name, own in recipes.items():
+                runs = self._cycles(recipe, name, own, first, outcomes)
+                done = [o for o in outcomes if o.run in runs]
+                if not done:
+                    continue
+                losses = [o.held_out_loss for o in done if math.isfinite(o.held_out_loss)]
+                row: dict[str, Any] = {
+                    "recipe": name,
+                    "round": "confirm" if first == CONFIRM else "sealed test",
+                    "max_lr": own.max_lr,
+                    "max_momentum": own.max_momentum,
+                    "weight_decay": own.weight_decay,
+                    "batch_size": own.batch_size,
+                    "steps": runs[0].steps,
+                    "seconds": mean(o.result.seconds for o in done),
+                    "seeds": len(done),
+                    "held_out_loss": mean(losses) if losses else None,
+                }
+                if first == SEALED:
+                    row["test_loss"] = _spread([o.result.test_loss for o in done])["mean"]
+                    if self.facts.metric:
+                        metric = _spread([o.result.test_metric for o in done])["mean"]
+                        row[f"test_{self.facts.metric}"] = metric
+                rows.append(row)
+        return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, standard deviation (over seeds) and count of the finite values."""
+    finite = [v for v in values if math.isfinite(v)]
+    return {
+        "mean": mean(finite) if finite else None,
+        "std": stdev(finite) if len(finite) > 1 else None,
+        "n": len(finite),
+    }

@@ -1,0 +1,304 @@
+"""The study: the walk from a config to an answer, stage by stage.
+
+    for stage in plan:
+        while runs := stage.propose(recipe, outcomes):
+            outcomes += executor.run(runs)
+        decision = stage.decide(recipe, outcomes)
+        recipe = recipe.with_(decision)
+
+Resume is replay: the loop starts from nothing each time, and known runs are not trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml  # comes with Hydra
+
+from orchestrator import clues, ledger
+from orchestrator.config import Config
+from orchestrator.curve import Outcome, Point
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.ledger import Ledger
+from orchestrator.objectives import Objective
+from orchestrator.pruners import CluePruner
+from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.record import StageRecord, Status, StudyRecord
+from orchestrator.report.terminal import Terminal
+from orchestrator.stages.stage import Stage
+from orchestrator.tracking import Tracker
+
+log = logging.getLogger(__name__)
+MOST_ROUNDS = 50  # of one stage: a stage that asks for more does not converge
+
+
+def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
+    """Run the study that `config` describes, or go on with it, and return what came out.
+
+    Writes `runs/<study_name>/` (see the README). Raises ConfigError where the request turns out to
+    be wrong before anything trains. Ctrl-C gives a record with status "interrupted".
+    """
+    started = time.monotonic()
+    runs = Path(config.runs)
+    objective = config.build_objective(runs / ".cache")
+    stages = config.build_stages(objective.facts)
+    folder = runs / config.study_name
+    if config.fresh:
+        _set_aside(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _LogFile(folder / "study.log"):
+        study = _Study(config, objective, folder, terminal or Terminal(quiet=config.quiet))
+        return study.run(stages, started)
+
+
+class _Study:
+    """One command's work on one study: the rooms wired together."""
+
+    def __init__(
+        self, config: Config, objective: Objective, folder: Path, terminal: Terminal
+    ) -> None:
+        self.config = config
+        self.objective = objective
+        self.folder = folder
+        self.terminal = terminal
+        self.records: list[StageRecord] = []
+        rules = config.build_rules()
+        pruner = CluePruner(rules, chance_loss=objective.facts.chance_loss) if rules else None
+        storage = ledger.open_storage(config.storage.name, config.storage.url, folder)
+        self.ledger = Ledger(storage, config.study_name, pruner=repr(pruner))
+        self.tracker = _tracker(config, objective, folder)
+        self.watch = _Watch(self.terminal, self.tracker, objective.facts.chance_loss)
+        self.executor = InlineExecutor(
+            self.ledger, objective, pruner, folder / "checkpoints", self.watch
+        )
+
+    def run(self, stages: Sequence[Stage], started: float) -> StudyRecord:
+        """Walk the stages; write and tell whatever came of it."""
+        config = self.config.as_mapping()
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        self.terminal.study_started(
+            self.config.study_name,
+            _about(self.objective, "device", platform.machine()),
+            list(self.config.plan),
+            list(_about(self.objective, "notes", ())),
+        )
+        self.tracker.start(config, {"study_id": self.ledger.id, "config": _digest(config)})
+        recipe, status, reason = self.config.build_recipe(), "complete", ""
+        try:
+            for number, stage in enumerate(stages):
+                decision = self._stage(stage, recipe)
+                recipe = recipe.with_(decision)
+                later = {field for s in stages[number + 1 :] for field in s.needs}
+                if not decision.answered and not self._goes_on(decision, recipe, later):
+                    status, reason = self._without_answer(), decision.reason
+                    break
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "interrupted; the same command goes on"
+        return self._finish(recipe, status, reason, started)
+
+    def _stage(self, stage: Stage, recipe: Recipe) -> Decision:
+        self.terminal.stage_started(stage.name)
+        outcomes: list[Outcome] = []
+        for _ in range(MOST_ROUNDS):
+            runs = stage.propose(recipe, outcomes)
+            if not runs:
+                break
+            known = {o.run for o in outcomes}
+            again = [run.label for run in runs if run in known]
+            if again or len(set(runs)) < len(runs):
+                raise RuntimeError(f"stage {stage.name} proposed a run twice: {again or runs}")
+            self.watch.round_started(len(runs))
+            outcomes += self.executor.run(stage.name, runs)
+        else:
+            raise RuntimeError(f"stage {stage.name} asked for more than {MOST_ROUNDS} rounds")
+        decision = stage.decide(recipe, outcomes)
+        after = recipe.with_(decision)
+        read = {o.key: self.watch.clue(o) for o in outcomes if len(o.curve)}
+        self.records.append(StageRecord(decision, after, tuple(outcomes), read))
+        self.terminal.decided(decision)
+        self.tracker.decided(decision, after.values())
+        log.info("%s: %s", stage.name, decision.reason)
+        return decision
+
+    @staticmethod
+    def _goes_on(decision: Decision, recipe: Recipe, needed: set[str]) -> bool:
+        """Whether a stage without an answer leaves enough: a range test whose max_lr was given."""
+        return decision.kind == "lr_range" and all(
+            getattr(recipe, field) is not None for field in needed
+        )
+
+    def _without_answer(self) -> Status:
+        states = {o.state for o in self.records[-1].outcomes}
+        return "failed" if states == {"failed"} else "undecided"
+
+    def _finish(self, recipe: Recipe, status: Any, reason: str, started: float) -> StudyRecord:
+        seconds = time.monotonic() - started if self.watch.trained else 0.0
+        record = StudyRecord(
+            study=self.config.study_name,
+            status=status,
+            recipe=recipe,
+            stages=self.records,
+            device=_about(self.objective, "device", platform.machine()),
+            versions=_versions(_about(self.objective, "versions", {})),
+            metric=self.objective.facts.metric,
+            larger_is_better=self.objective.facts.larger_is_better,
+            total_seconds=_earlier_seconds(self.folder) + seconds,
+            notes=tuple(_about(self.objective, "notes", ())),
+            reason=reason,
+        )
+        files = self._write(record)
+        self.terminal.finished(record, self.folder)
+        self.terminal.close()
+        self.tracker.finish(status, record.summary(), files)
+        return record
+
+    def _write(self, record: StudyRecord) -> list[Path]:
+        from orchestrator.report import html
+
+        summary = self.folder / "summary.json"
+        recipe = self.folder / "recipe.yaml"
+        summary.write_text(json.dumps(record.summary(), indent=2, allow_nan=False) + "\n")
+        recipe.write_text(_recipe_file(record))
+        self._keep_model(record)
+        return [summary, recipe, self.folder / "config.yaml", *html.write(record, self.folder)]
+
+    def _keep_model(self, record: StudyRecord) -> None:
+        """Move the first replicate's model to model.pt; checkpoints have served their time."""
+        checkpoints = self.folder / "checkpoints"
+        if record.status == "complete" and record.final is not None:
+            model = checkpoints / f"{record.final.decision.evidence['model']}.model"
+            if model.exists():
+                shutil.move(model, self.folder / "model.pt")
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+class _Watch:
+    """Tells the terminal and the tracker of every run that is really trained."""
+
+    def __init__(self, terminal: Terminal, tracker: Tracker, chance_loss: float) -> None:
+        self._terminal = terminal
+        self._tracker = tracker
+        self._chance_loss = chance_loss
+        self._number = self._of = 0
+        self.trained = False
+
+    def round_started(self, runs: int) -> None:
+        """A round of so many runs begins."""
+        self._number, self._of = 0, runs
+
+    def clue(self, outcome: Outcome) -> str:
+        """Return the label of an outcome's curve, "" where a ramp's shape means nothing."""
+        return clues.read(outcome.curve, self._chance_loss).label if len(outcome.curve) else ""
+
+    def run_started(self, stage: str, run: Run, key: str) -> None:
+        """A run begins."""
+        self.trained = True
+        self._number += 1
+        self._tracker.quiet(run.timed)
+        self._terminal.run_started(stage, run, self._number, self._of)
+        self._tracker.run_started(stage, run, key)
+
+    def point(self, run: Run, key: str, point: Point) -> None:
+        """A run measured something."""
+        self._terminal.point(run, point)
+        self._tracker.point(key, point)
+
+    def run_ended(self, stage: str, outcome: Outcome) -> None:
+        """A run ended."""
+        self._tracker.quiet(False)
+        clue = self.clue(outcome)
+        self._terminal.run_ended(stage, outcome, clue)
+        self._tracker.run_ended(stage, outcome, clue)
+
+
+class _LogFile:
+    """Within it, what the program logs goes to `path` as well."""
+
+    def __init__(self, path: Path) -> None:
+        self._handler = logging.FileHandler(path)
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        self._handler.setFormatter(logging.Formatter(form))
+
+    def __enter__(self) -> None:
+        logger = logging.getLogger("orchestrator")
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("orchestrator").removeHandler(self._handler)
+        self._handler.close()
+
+
+def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:
+    if config.tracking.name == "none":
+        from orchestrator.tracking.none import NoTracker
+
+        return NoTracker()
+    from orchestrator.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(
+        config.study_name,
+        Path.cwd(),
+        folder.parent,
+        uri=config.tracking.uri,
+        metric=objective.facts.metric,
+    )
+
+
+def _set_aside(config: Config, folder: Path) -> None:
+    """Rename what an earlier study of this name left, so that this one starts over."""
+    suffix = time.strftime(".old-%Y%m%d-%H%M%S")
+    if folder.exists():
+        folder.rename(folder.with_name(folder.name + suffix))
+    if config.storage.name == "url":
+        storage = ledger.open_storage("url", config.storage.url, folder)
+        ledger.set_aside(storage, config.study_name, suffix)
+
+
+def _recipe_file(record: StudyRecord) -> str:
+    """Return recipe.yaml: the answer as a Hydra override file."""
+    values = record.recipe.values()
+    names = {key: {"name": values.pop(key)} for key in ("schedule", "optimizer")}
+    head = (
+        "# @package _global_\n"
+        f"# The recipe of study {record.study} ({record.status}).\n"
+        "# To use it: copy this file to conf/study/<name>.yaml and add it to a study,\n"
+        "# for example: +study=[digits,<name>] 'plan=[final]'\n"
+    )
+    text: str = yaml.safe_dump({"recipe": values, **names}, sort_keys=False)
+    return head + text
+
+
+def _earlier_seconds(folder: Path) -> float:
+    """Return the seconds that earlier commands spent on this study."""
+    try:
+        return float(json.loads((folder / "summary.json").read_text())["cost"]["total_seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _about(objective: Objective, name: str, default: Any) -> Any:
+    """Return what an objective says of itself; a user's own need not say anything."""
+    return getattr(objective, name, default)
+
+
+def _versions(own: Mapping[str, str]) -> dict[str, str]:
+    names = ("orchestrator", "optuna", "numpy")
+    ours = {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **ours, **own}
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    """Return a hash of the config; how the study is shown or restarted does not matter."""
+    kept = {k: v for k, v in config.items() if k not in ("fresh", "quiet", "runs")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,164 @@
+"""Fakes and conformance suites: for our tests, and for those of user-made stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.curve import Curve, Outcome, Point, Result
+from orchestrator.objectives import Objective, StopRun
+from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.stage import Stage
+
+MOST_ROUNDS = 50
+
+
+class FakeSession:
+    """A session without Optuna: keeps points, checkpoint and model in memory.
+
+    `stop_at`: raises `StopRun(pruned=True)` at this point (counted from 1), None: never.
+    """
+
+    def __init__(self, run: Run, stop_at: int | None = None) -> None:
+        self.run = run
+        self.stop_at = stop_at
+        self.points: list[Point] = []
+        self.checkpoint: bytes | None = None
+        self.model: bytes | None = None
+
+    def report(self, point: Point) -> None:
+        """Keep a point; stop where told to, or where the run's own stop rule says so."""
+        self.points.append(point)
+        stop = self.run.stop_loss
+        if stop is not None and not point.held_out_loss <= stop:
+            raise StopRun("stop rule", pruned=False)
+        if self.stop_at == len(self.points) or not math.isfinite(point.held_out_loss):
+            raise StopRun("told to", pruned=True)
+
+    def save(self, state: bytes) -> None:
+        """Keep a checkpoint."""
+        self.checkpoint = state
+
+    def load(self) -> bytes | None:
+        """Return the checkpoint."""
+        return self.checkpoint
+
+    def save_model(self, state: bytes) -> None:
+        """Keep the model."""
+        self.model = state
+
+
+def execute(objective: Objective, run: Run, stop_at: int | None = None) -> Outcome:
+    """Do one run without a study around it and return its outcome."""
+    session = FakeSession(run, stop_at)
+    key = run.key(objective.context(run))
+    try:
+        result = objective(run, session)
+    except StopRun as stop:
+        curve = Curve.of(session.points)
+        done = Result(float(curve.seconds[-1]), int(curve.step[-1]) * run.batch_size)
+        return Outcome(run, key, "pruned" if stop.pruned else "finished", curve, done, stop.reason)
+    return Outcome(run, key, "finished", Curve.of(session.points), result)
+
+
+def replay(
+    stage: Stage, recipe: Recipe, objective: Objective
+) -> tuple[Decision, tuple[Outcome, ...]]:
+    """Run a stage to its decision without a study around it, checking the stage contract.
+
+    Raises AssertionError if it proposes a run twice or does not come to an end.
+    """
+    outcomes: list[Outcome] = []
+    for _ in range(MOST_ROUNDS):
+        runs = stage.propose(recipe, outcomes)
+        if not runs:
+            return stage.decide(recipe, outcomes), tuple(outcomes)
+        assert len(set(runs)) == len(runs), f"{stage.name} proposed a run twice in a round"
+        known = {o.run for o in outcomes}
+        assert not known & set(runs), f"{stage.name} proposed a run that has an outcome"
+        outcomes += [execute(objective, run) for run in runs]
+    raise AssertionError(f"{stage.name} still proposes after {MOST_ROUNDS} rounds")
+
+
+class StageConformance:
+    """Inherit this in a test class and give `make` and `recipe`: the promises of every stage."""
+
+    def make(self) -> Stage:
+        """Return the stage under test."""
+        raise NotImplementedError
+
+    def recipe(self) -> Recipe:
+        """Return a recipe it can start from."""
+        return Recipe(max_lr=0.1, min_lr=0.01)
+
+    def objective(self) -> Objective:
+        """Return the objective to run it on."""
+        from orchestrator.objectives.quadratic import QuadraticObjective
+
+        return QuadraticObjective()
+
+    def test_comes_to_a_decision_that_sets_only_what_it_gives(self) -> None:
+        """The loop ends, and the decision touches no field that the stage does not announce."""
+        stage = self.make()
+        decision, _ = replay(stage, self.recipe(), self.objective())
+        assert decision.stage == stage.name
+        assert decision.reason
+        if stage.kind != "final":  # the final stage may go back to an earlier recipe as a whole
+            assert set(decision.values) <= set(stage.gives)
+
+    def test_proposes_the_same_for_the_same_outcomes(self) -> None:
+        """Proposing twice from the same outcomes gives equal rounds: a stage has no state."""
+        stage, recipe = self.make(), self.recipe()
+        first = stage.propose(recipe, [])
+        outcomes = [execute(self.objective(), run) for run in first]
+        assert stage.propose(recipe, outcomes) == stage.propose(recipe, outcomes)
+        assert stage.propose(recipe, []) == first
+
+    def test_copes_with_runs_that_are_all_lost(self) -> None:
+        """If every run fails the stage still ends, and decides without a NaN or an inf."""
+        stage, recipe, outcomes = self.make(), self.recipe(), list[Outcome]()
+        for _ in range(MOST_ROUNDS):
+            runs = stage.propose(recipe, outcomes)
+            if not runs:
+                break
+            outcomes += [Outcome(r, "k", "failed", Curve.of([]), Result(), "boom") for r in runs]
+        decision = stage.decide(recipe, outcomes)
+        for value in decision.values.values():
+            assert not isinstance(value, float) or math.isfinite(value)
+
+
+class FakeTracker:
+    """Remembers what it was told, as (name, arguments) in `events`."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, tuple[Any, ...]]] = []
+
+    def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Remember."""
+        self.events.append(("start", (config, tags)))
+
+    def run_started(self, stage: str, run: Run, key: str) -> None:
+        """Remember."""
+        self.events.append(("run_started", (stage, run, key)))
+
+    def point(self, key: str, point: Point) -> None:
+        """Remember."""
+        self.events.append(("point", (key, point)))
+
+    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """Remember."""
+        self.events.append(("run_ended", (stage, outcome, clue)))
+
+    def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
+        """Remember."""
+        self.events.append(("decided", (decision, recipe)))
+
+    def quiet(self, silent: bool) -> None:
+        """Remember."""
+        self.events.append(("quiet", (silent,)))
+
+    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Remember."""
+        self.events.append(("finish", (status, summary, files)))
