@@ -1,0 +1,104 @@
+"""Batches on the device: gathered, cropped, flipped and normalised many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from orchestrator.recipe import run_seed
+from orchestrator.training.data import Data, Part
+
+# Floats gathered at once: few calls per step; on a CPU little enough to stay in the cache, on a GPU
+# so much that waiting for a chunk's indices to come over is rare.
+CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 128 * 2**20}
+
+
+class Inputs:
+    """The data on the device, as bytes where they are bytes, and how to normalise them.
+
+    Images lie channels last, the layout in which convolutions are fastest (1.3-2.2 times on a CPU).
+    With augmentation the training images carry a reflected border of an eighth of their height.
+    """
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.images = len(data.input_shape) == 3
+        self.device = device
+        self.channels_last = self.images
+        self.augment = data.augment and self.images
+        self.size = data.input_shape[-2:]
+        self.border = max(1, data.input_shape[1] // 8) if self.augment else 0
+        # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.
+        self._mean = data.mean.to(device)
+        self._factor = (data.scale / data.std).to(device)
+        train = data.train
+        if self.augment:
+            train = Part(_bordered(train.x, self.border), train.y)
+        self.train = self.on_device(train)
+        self.held_out = self.on_device(data.held_out)
+
+    def on_device(self, part: Part) -> Part:
+        """Return the examples on the device, images as (n, h, w, c)."""
+        x = part.x.permute(0, 2, 3, 1).contiguous() if self.images else part.x
+        return Part(x.to(self.device), part.y.to(self.device))
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Return floats, images as (n, c, h, w), of examples as `on_device` made them."""
+        x = (x.float() - self._mean).mul_(self._factor)
+        if self.images:
+            x = x.permute(0, 3, 1, 2)
+        return x if self.channels_last else x.contiguous()
+
+    def gather(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return normalised inputs and labels of the training examples at `index`."""
+        x, y = self.train
+        picked = self._crops(x, index, generator) if self.augment else x.index_select(0, index)
+        return self.normalised(picked), y.index_select(0, index)
+
+    def _crops(self, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a random window of each image, half of them mirrored."""
+        n, (height, width) = len(index), self.size
+        # Drawn on the CPU, so that every device sees the same crops.
+        top, left = torch.randint(2 * self.border + 1, (2, n), generator=generator).to(self.device)
+        mirror = (torch.rand(n, generator=generator) < 0.5).to(self.device)
+        windows = x.unfold(1, height, 1).unfold(2, width, 1)  # (n, tops, lefts, c, h, w), a view
+        picked = windows[index, top, left]
+        picked = torch.where(mirror[:, None, None, None], picked.flip(3), picked)
+        return picked.permute(0, 2, 3, 1)
+
+
+def _bordered(x: Tensor, border: int) -> Tensor:
+    """Return images with a reflected border; bytes go through floats, in pieces for the room."""
+    pieces = (x[start : start + 4096] for start in range(0, len(x), 4096))
+    return torch.cat([F.pad(p.float(), (border,) * 4, mode="reflect").to(x.dtype) for p in pieces])
+
+
+def batches(
+    inputs: Inputs, batch_size: int, seed: int, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of steps `first`, `first` + 1, ... without end, epoch after epoch.
+
+    Each is a pure function of `seed` and its step: an epoch's order of (seed, epoch), its crops of
+    (seed, first step of the chunk that is gathered at once). An incomplete last batch is dropped.
+    """
+    count = len(inputs.train)
+    per_epoch = count // batch_size
+    floats = 4 * batch_size * inputs.train.x[0].numel()
+    per_chunk = min(per_epoch, max(1, CHUNK_BYTES.get(inputs.device.type, 2**24) // floats))
+    epoch, at = divmod(first, per_epoch)
+    generator = torch.Generator()
+    while True:
+        generator.manual_seed(run_seed(seed, epoch, "order"))
+        order = torch.randperm(count, generator=generator).to(inputs.device)
+        skip = at % per_chunk  # only after a resume in the middle of a chunk
+        for start in range(at - skip, per_epoch, per_chunk):
+            stop = min(start + per_chunk, per_epoch)
+            generator.manual_seed(run_seed(seed, epoch, f"crops {start}"))
+            x, y = inputs.gather(order[start * batch_size : stop * batch_size], generator)
+            parts = zip(x.chunk(stop - start), y.chunk(stop - start), strict=True)
+            yield from islice(parts, skip, None)
+            skip = 0
+        epoch, at = epoch + 1, 0

@@ -1,0 +1,52 @@
+"""Calibration: seconds per step of each batch size, measured so that noise from outside shows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from orchestrator.curve import Result
+from orchestrator.recipe import Run
+from orchestrator.training.loop import Setup, Trainer
+
+ROUNDS = 7
+ROUND_SECONDS = 0.02  # per batch size: long against the clock's resolution and the scheduler's tick
+ROUND_STEPS = 3
+
+
+def calibrate(setup: Setup, run: Run) -> Result:
+    """Return median seconds per step of each of `run.batch_sizes`, and how far the rounds spread.
+
+    Each round measures all sizes in turn, so that a disturbance hits them alike; the first steps
+    are outside the clock. `spread` is half the interquartile range over the median. Raises
+    ValueError for too large a batch.
+    """
+    trainers = {size: _trainer(setup, run, size) for size in run.batch_sizes}
+    counts = {size: _steps_per_round(trainer) for size, trainer in trainers.items()}
+    rounds = [{b: _per_step(t, counts[b]) for b, t in trainers.items()} for _ in range(ROUNDS)]
+    seconds, spread = {}, {}
+    for size in run.batch_sizes:
+        low, median, high = np.quantile([measured[size] for measured in rounds], [0.25, 0.5, 0.75])
+        seconds[str(size)] = float(median)
+        spread[str(size)] = float((high - low) / 2 / median)
+    return Result(measured={"seconds_per_step": seconds, "spread": spread})
+
+
+def _trainer(setup: Setup, run: Run, size: int) -> Trainer:
+    # So many steps that the schedule stays at its start: the network must not diverge meanwhile.
+    endless = replace(run, kind="train", batch_size=size, steps=10**9)
+    setup.warm_up(endless)
+    return Trainer(setup, endless)
+
+
+def _steps_per_round(trainer: Trainer) -> int:
+    _per_step(trainer, 1)  # the momentum buffers are made in the first step
+    return max(ROUND_STEPS, math.ceil(ROUND_SECONDS / _per_step(trainer, ROUND_STEPS)))
+
+
+def _per_step(trainer: Trainer, steps: int) -> float:
+    start = trainer.setup.now()
+    trainer.advance(steps)
+    return (trainer.setup.now() - start) / steps

@@ -1,0 +1,203 @@
+"""The training loop: SGD with the schedule's lr and momentum, fast also where batches are small."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orchestrator.curve import Point, Result
+from orchestrator.objectives import Session, StopRun
+from orchestrator.recipe import Run, run_seed
+from orchestrator.training import checkpoint
+from orchestrator.training.batches import Inputs, batches
+from orchestrator.training.data import Data, Part
+from orchestrator.training.evaluate import evaluate
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a study share. `make_model` draws from torch's global random state."""
+
+    make_model: Callable[[], nn.Module]
+    data: Data
+    inputs: Inputs
+    nesterov: bool = True
+    precision: str = "float32"
+    seed: int = 0
+    _warm: set[int] = field(default_factory=set)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the training happens."""
+        return self.inputs.device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def now(self) -> float:
+        """Return the time in seconds, once the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    def warm_up(self, run: Run) -> None:
+        """Make two steps for nothing, once for each batch size: the first are slow."""
+        if run.batch_size not in self._warm:
+            self._warm.add(run.batch_size)
+            Trainer(self, run).advance(min(2, run.steps))
+
+
+class Trainer:
+    """Network, optimiser and batches of one run, `step` steps into it.
+
+    All randomness comes from the study's seed and the run's replicate: candidates of one stage have
+    the same initial weights and see the same batches. Raises ValueError for too large a batch.
+    """
+
+    def __init__(self, setup: Setup, run: Run) -> None:
+        count = len(setup.data.train)
+        if run.batch_size > count:
+            raise ValueError(
+                f"batch_size={run.batch_size}: choose 1 to {count}, the number of training examples"
+            )
+        self.setup, self.run, self.step, self.seconds = setup, run, 0, 0.0
+        torch.manual_seed(run_seed(setup.seed, run.replicate, "weights"))
+        self.model = setup.make_model().to(setup.device).train()
+        if setup.inputs.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            self._parameters,
+            momentum=0.9,  # until the first step; nesterov refuses 0 here
+            weight_decay=run.weight_decay,
+            nesterov=setup.nesterov,
+            # fused is the fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step)
+            fused=setup.device.type in ("cpu", "cuda"),
+        )
+        self.batches_from(0)
+
+    def batches_from(self, step: int) -> None:
+        """Go to `step`: the next batch is the one of that step, whatever was trained before."""
+        order = run_seed(self.setup.seed, self.run.replicate, "order")
+        self.batches = batches(self.setup.inputs, self.run.batch_size, order, step)
+        self.step = step
+
+    def advance(self, count: int) -> Tensor:
+        """Make `count` steps, return their mean loss (on the device), without weight decay."""
+        model, parameters, autocast = self.model, self._parameters, self.setup.autocast()
+        group, at, steps = self.optimizer.param_groups[0], self.run.schedule.at, self.run.steps
+        total = torch.zeros((), device=self.setup.device)
+        for step in range(self.step, self.step + count):
+            group["lr"], group["momentum"] = at(step / steps)
+            x, y = next(self.batches)
+            with autocast:
+                loss = F.cross_entropy(model(x), y)
+            for parameter in parameters:  # zero_grad does this too, at ten times the cost
+                parameter.grad = None
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+            total += loss.detach()
+        self.step += count
+        return total / count
+
+    def to(self, stop: int) -> Point:
+        """Train until `stop` steps are made, evaluate, return the measurement."""
+        start = self.setup.now()
+        mean = self.advance(stop - self.step)
+        self.seconds += self.setup.now() - start
+        rates = self.run.schedule.at((stop - 1) / self.run.steps)
+        loss, accuracy = self._held_out(last=stop == self.run.steps)
+        return Point(
+            step=stop,
+            progress=stop / self.run.steps,
+            lr=rates.lr,
+            momentum=rates.momentum,
+            train_loss=float(mean),
+            held_out_loss=loss,
+            metric=accuracy,
+            seconds=self.seconds,
+        )
+
+    def _held_out(self, last: bool) -> tuple[float, float]:
+        part, ramp = self.setup.inputs.held_out, self.run.kind == "ramp"
+        if self.run.held_out_examples and (ramp or not last):
+            part = Part(*(t[: self.run.held_out_examples] for t in part))
+        return self.evaluate(part, batch_statistics=ramp)
+
+    def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
+        """Return mean loss and accuracy on `part`, which is on the device."""
+        return evaluate(
+            self.model,
+            self.setup.inputs,
+            part,
+            batch_statistics=batch_statistics,
+            autocast=self.setup.autocast(),
+        )
+
+
+def train(setup: Setup, run: Run, session: Session) -> Result:
+    """Do a run of kind "train" or "ramp", from its checkpoint if the session has one.
+
+    A resumed run reports the points it had again, then goes on as if undisturbed. A run whose loss
+    is no longer finite ends with that report: it never recovers. Raises StopRun from the session,
+    ValueError for too large a batch.
+    """
+    setup.warm_up(run)
+    trainer, points = _resumed(setup, run, session)
+    keeper = checkpoint.Keeper(session)
+    for point in points:
+        session.report(point)
+    for stop in run.report_steps():
+        if stop <= trainer.step:
+            continue
+        if points and not _finite(points[-1]):
+            break
+        points.append(trainer.to(stop))
+        try:
+            session.report(points[-1])
+        except StopRun as end:
+            if end.pruned:  # whoever wants the rest of the curve goes on from here
+                keeper.save(trainer, points)
+            raise
+        if stop < run.steps and keeper.is_due():
+            keeper.save(trainer, points)
+    return _result(trainer, session)
+
+
+def _resumed(setup: Setup, run: Run, session: Session) -> tuple[Trainer, list[Point]]:
+    """Return the trainer and its points where the checkpoint left them, or at the start."""
+    trainer = Trainer(setup, run)
+    saved = session.load()
+    if saved is None:
+        return trainer, []
+    try:
+        return trainer, checkpoint.restore(trainer, saved)
+    except checkpoint.Unreadable:
+        return Trainer(setup, run), []  # a new one: this one may be half restored
+
+
+def _finite(point: Point) -> bool:
+    return math.isfinite(point.train_loss) and math.isfinite(point.held_out_loss)
+
+
+def _result(trainer: Trainer, session: Session) -> Result:
+    done = Result(seconds=trainer.seconds, examples=trainer.step * trainer.run.batch_size)
+    if not trainer.run.opens_test:
+        return done
+    inputs, data = trainer.setup.inputs, trainer.setup.data
+    loss, accuracy = trainer.evaluate(inputs.on_device(data.open_test()))
+    session.save_model(checkpoint.model_bytes(trainer.model))
+    return Result(done.seconds, done.examples, test_loss=loss, test_metric=accuracy)

@@ -1,0 +1,103 @@
+"""Which batch sizes fit into memory: tried out on CUDA, estimated elsewhere."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from orchestrator.curve import Result
+from orchestrator.recipe import Run
+from orchestrator.training.loop import Setup, Trainer
+
+HEAD_ROOM = 1.1  # evaluation, fragmentation and whatever else is on the machine
+SAMPLE = 8  # examples in the batch that the estimate is made from
+
+
+def probe(setup: Setup, run: Run) -> Result:
+    """Return for each of `run.batch_sizes` whether it fits, and the bytes that training takes.
+
+    A batch larger than the training data never fits.
+    """
+    need = _allocated if setup.device.type == "cuda" else _estimated
+    have = _available(setup.device)
+    fits, sizes = {}, {}
+    for size in sorted(run.batch_sizes):
+        bytes_ = need(setup, run, size) if size <= len(setup.data.train) else 0
+        sizes[str(size)] = bytes_
+        fits[str(size)] = 0 < bytes_ * HEAD_ROOM <= have
+    return Result(measured={"fits": fits, "bytes": sizes})
+
+
+def _allocated(setup: Setup, run: Run, size: int) -> int:
+    """Return the peak of a real training step on CUDA; after out-of-memory, what there is and 1."""
+    before = torch.cuda.memory_allocated(setup.device)
+    torch.cuda.reset_peak_memory_stats(setup.device)
+    try:
+        trainer = Trainer(setup, replace(run, kind="train", batch_size=size, steps=10**9))
+        trainer.advance(2)  # the second has the momentum buffers too
+        peak = torch.cuda.max_memory_allocated(setup.device) - before
+        del trainer
+    except torch.OutOfMemoryError:
+        peak = _available(setup.device) + 1
+    gc.collect()  # the failed step's tensors hang on its traceback, in a cycle
+    torch.cuda.empty_cache()
+    return peak
+
+
+def _estimated(setup: Setup, run: Run, size: int) -> int:
+    """Return parameters, gradients, momentum, and activations scaled up from a small batch.
+
+    What autograd keeps for the backward pass is counted as it is kept; the backward pass holds at
+    most about as much again in gradients of activations.
+    """
+    sample = min(SAMPLE, size)
+    trainer = Trainer(setup, replace(run, kind="train", batch_size=sample, steps=10**9))
+    parameters = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x, y = next(trainer.batches)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), setup.autocast():
+        loss = F.cross_entropy(trainer.model(x.clone()), y.clone())
+    activations = sum(kept.values()) * size // sample
+    del loss
+    fixed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    return 3 * fixed + 2 * activations
+
+
+def _available(device: torch.device) -> int:
+    """Return free bytes: of the GPU, or of the machine within the limit of its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + reserved
+    return min(_machine(), _container())
+
+
+def _machine() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):  # not Linux: half of all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _container() -> int:
+    """Return what is left of the control group's limit (version 2); without one, a huge number."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return limit - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no control group, or "max"
+        return 2**62
