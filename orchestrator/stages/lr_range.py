@@ -135,7 +135,7 @@ class LRRange(Stage):
         if len(good) * 2 <= self.ramps:
             reason = f"no answer: {self._why_not(ramps)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
-        marks = sorted(r.max_lr for r in good)
+        marks = sorted(round_to(r.max_lr) for r in good)
         max_lr = round_to(median(marks))
         others = f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"
         return Decision(

@@ -1,0 +1,62 @@
+import math
+
+import numpy as np
+import pytest
+
+from orchestrator.stages.noise import differences, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("p", "df", "expected"),
+    [(0.95, 1, 6.3138), (0.95, 2, 2.9200), (0.95, 3, 2.3534), (0.99, 4, 3.7469), (0.9, 12, 1.3562)],
+)
+def test_t_quantile_agrees_with_the_published_table(p: float, df: int, expected: float) -> None:
+    """Values from any table of Student's t."""
+    assert t_quantile(p, df) == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_clear_difference_is_better_and_a_small_one_is_not() -> None:
+    """Half the loss beats 2 % noise; 1 % less does not."""
+    base = {0: 1.00, 1: 1.10, 2: 0.95}
+    noise = [1.01, 0.98, 1.01]
+    half = {r: 0.5 * x * n for (r, x), n in zip(base.items(), noise, strict=True)}
+    same = {r: 0.99 * x / n for (r, x), n in zip(base.items(), noise, strict=True)}
+    near = {r: x * n for (r, x), n in zip(base.items(), reversed(noise), strict=True)}
+    diffs = differences({1.0: base, 2.0: half, 3.0: same, 4.0: near}, 1.0)
+    assert not diffs[3.0].better_by(0)
+    assert not diffs[4.0].better_by(0)
+    assert differences({1.0: base, 2.0: half, 3.0: same}, 1.0)[2.0].mean == pytest.approx(
+        math.log(0.5), abs=0.02
+    )
+
+
+def test_pairing_removes_what_the_seeds_share() -> None:
+    """Seeds that differ by a factor of two do not hide a steady 10 % gain."""
+    seeds = {0: 1.0, 1: 2.0, 2: 0.5, 3: 1.5}
+    wobble = [1.0, 1.005, 0.995, 1.0]
+    other = {r: 0.9 * x * w for (r, x), w in zip(seeds.items(), wobble, strict=True)}
+    assert differences({1.0: seeds, 2.0: other}, 1.0)[2.0].better_by(0.05)
+
+
+def test_one_seed_measures_no_noise_and_beats_nobody() -> None:
+    """Without a second seed everything is a tie."""
+    diff = differences({1.0: {0: 1.0}, 2.0: {0: 0.5}}, 1.0)[2.0]
+    assert diff.bound == math.inf
+    assert not diff.better_by(0)
+
+
+def test_a_lost_seed_makes_a_candidate_lost() -> None:
+    """A candidate that diverged on one seed is not chosen for its luck on the other."""
+    diff = differences({1.0: {0: 1.0, 1: 1.0}, 2.0: {0: 0.1, 1: math.inf}}, 1.0)[2.0]
+    assert diff.mean == math.inf
+
+
+def test_equal_candidates_are_called_better_in_at_most_one_of_twenty_tries() -> None:
+    """Null hypothesis: four candidates of one distribution, three seeds; 400 tries, fixed seed."""
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(400):
+        table = np.exp(0.1 * rng.standard_normal((4, 3)))
+        losses = {float(v): dict(enumerate(row)) for v, row in enumerate(table)}
+        wrong += any(d.better_by(0) for d in differences(losses, 0.0).values())
+    assert wrong / 400 <= 0.05

@@ -1,0 +1,245 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from curves import curve, outcome
+
+from orchestrator.curve import Curve, Outcome, Result
+from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
+from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.stages.batch_size import BatchSize
+from orchestrator.stages.final import Final
+from orchestrator.stages.lr_range import LRRange
+from orchestrator.stages.momentum import Momentum
+from orchestrator.stages.stage import Stage
+from orchestrator.stages.weight_decay import WeightDecay
+from orchestrator.testing import StageConformance, replay
+
+FACTS = Facts(2000, 500, math.log(10), final_epochs=10)
+RECIPE = Recipe(max_lr=0.1, min_lr=0.01)
+
+
+class TestLRRange(StageConformance):
+    """The range test keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return LRRange(name="lr_range", facts=QuadraticObjective().facts)
+
+    def recipe(self) -> Recipe:
+        return Recipe()
+
+
+class TestMomentum(StageConformance):
+    """The momentum stage keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return Momentum(name="momentum", facts=QuadraticObjective().facts)
+
+
+class TestWeightDecay(StageConformance):
+    """The weight-decay stage keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return WeightDecay(name="weight_decay", facts=QuadraticObjective().facts)
+
+
+class TestBatchSize(StageConformance):
+    """The batch-size stage keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return BatchSize(name="batch_size", facts=QuadraticObjective().facts)
+
+
+class TestFinal(StageConformance):
+    """The final stage keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return Final(name="final", facts=QuadraticObjective().facts)
+
+    def recipe(self) -> Recipe:
+        after_range_test = Decision("lr_range", "lr_range", "", {"max_lr": 0.1, "min_lr": 0.01})
+        tuned = Decision("weight_decay", "weight_decay", "", {"weight_decay": 1e-3})
+        return Recipe().with_(after_range_test).with_(tuned)
+
+
+def decide(
+    stage: Stage, recipe: Recipe, loss: Callable[[Run], float]
+) -> tuple[Decision, list[Outcome]]:
+    """Run a stage on made-up end losses."""
+    outcomes: list[Outcome] = []
+    while runs := stage.propose(recipe, outcomes):
+        outcomes += [outcome(run, loss(run)) for run in runs]
+    return stage.decide(recipe, outcomes), outcomes
+
+
+def wobble(run: Run) -> float:
+    """Noise of about 1 % that differs between candidates and replicates, the same each time."""
+    seed = abs(hash((run.weight_decay, run.schedule.max_momentum, run.replicate, run.steps)))
+    return 1 + 0.01 * np.random.default_rng(seed % 2**32).standard_normal()
+
+
+def test_a_clearly_better_weight_decay_replaces_the_incumbent() -> None:
+    """20 % less loss beyond 1 % noise is taken, and the sentence says so."""
+    stage = WeightDecay(name="weight_decay", facts=FACTS)
+    decision, _ = decide(
+        stage, RECIPE, lambda run: wobble(run) * (0.4 if run.weight_decay == 1e-3 else 0.5)
+    )
+    assert decision.values == {"weight_decay": 1e-3}
+    assert not decision.incumbent_kept
+    assert " % lower than at 0.0005, beyond noise (2 paired seeds, 156 steps)" in decision.reason
+
+
+def test_a_difference_inside_the_noise_is_a_tie_and_the_incumbent_stays() -> None:
+    """All four momenta equal: said to be a tie, .9 stays, in short cycles only."""
+    stage = Momentum(name="momentum", facts=FACTS)
+    decision, _ = decide(stage, RECIPE, lambda run: 0.5 * wobble(run))
+    assert decision.incumbent_kept
+    assert decision.values == {"max_momentum": 0.9}
+    assert set(decision.tied_with) <= {0.95, 0.97, 0.99}
+    assert "a tie with" in decision.reason
+
+
+def test_the_papers_rule_takes_the_largest_of_a_tie() -> None:
+    """With `tie: paper` the largest stable momentum wins a tie, a lost one does not."""
+    stage = Momentum(name="momentum", facts=FACTS, tie="paper")
+    decision, _ = decide(
+        stage,
+        RECIPE,
+        lambda run: math.nan if run.schedule.max_momentum == 0.99 else 0.5 * wobble(run),
+    )
+    assert decision.values == {"max_momentum": 0.97}
+
+
+def test_a_gain_below_the_margin_does_not_move_the_recipe() -> None:
+    """2 % better without any noise is within the bias of short runs."""
+    stage = WeightDecay(name="weight_decay", facts=FACTS)
+    decision, _ = decide(stage, RECIPE, lambda run: 0.49 if run.weight_decay == 0 else 0.5)
+    assert decision.incumbent_kept
+
+
+def test_the_order_at_the_longer_horizon_decides() -> None:
+    """A candidate that leads in short cycles and loses in longer ones is not taken."""
+    stage = WeightDecay(name="weight_decay", facts=FACTS)
+    short = FACTS.steps(0.25, RECIPE.batch_size)
+
+    def loss(run: Run) -> float:
+        ahead = run.weight_decay == 0 and run.steps == short
+        return wobble(run) * (0.4 if ahead else 0.6 if run.weight_decay == 0 else 0.5)
+
+    decision, outcomes = decide(stage, RECIPE, loss)
+    assert {o.run.steps for o in outcomes} == {short, FACTS.steps(0.5, RECIPE.batch_size)}
+    assert decision.incumbent_kept
+
+
+def test_when_every_candidate_is_lost_there_is_no_answer() -> None:
+    """No finished run: not answered, and nothing is made up."""
+    decision, _ = decide(Momentum(name="momentum", facts=FACTS), RECIPE, lambda run: math.nan)
+    assert not decision.answered
+
+
+def test_a_ramp_that_never_falls_gives_no_answer_and_says_why() -> None:
+    """Held-out loss stays at chance: one longer try, then a plain no."""
+    stage = LRRange(name="lr_range", facts=FACTS)
+    outcomes: list[Outcome] = []
+    while runs := stage.propose(Recipe(), outcomes):
+        flat = curve([FACTS.chance_loss] * 20, lr=list(np.geomspace(1e-5, 10, 20)))
+        outcomes += [Outcome(r, "k", "finished", flat, Result()) for r in runs]
+    decision = stage.decide(Recipe(), outcomes)
+    assert len(outcomes) == 2
+    assert not decision.answered
+    assert decision.reason.startswith("no answer: held-out loss never fell below chance")
+
+
+def test_range_test_finds_a_rate_near_the_best_of_the_quadratic() -> None:
+    """max_lr is within a factor of 3 of the best in expectation, and below the cliff."""
+    objective = QuadraticObjective()
+    decision, _ = replay(LRRange(name="lr_range", facts=objective.facts), Recipe(), objective)
+    assert decision.interval is not None
+    low, high = decision.interval
+    assert low <= decision.values["max_lr"] <= high
+    assert 0.03 < decision.values["max_lr"] < 0.3
+    assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
+
+
+def test_batch_sizes_are_compared_at_equal_time() -> None:
+    """Every timed trial takes the same seconds on the fake clock, to within half a step."""
+    objective = QuadraticObjective()
+    stage = BatchSize(name="batch_size", facts=objective.facts)
+    _, outcomes = replay(stage, RECIPE, objective)
+    timed = [o for o in outcomes if o.run.timed and o.run.kind == "train"]
+    seconds = [o.result.seconds for o in timed]
+    assert len({o.run.batch_size for o in timed}) >= 3
+    assert max(seconds) - min(seconds) < 2 * objective.step_seconds(64)
+
+
+def test_batch_sizes_that_do_not_fit_are_left_out() -> None:
+    """What the memory probe refuses is never trained."""
+    objective = QuadraticObjective(Quadratic(largest_batch=40))
+    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(16, 32, 128))
+    decision, outcomes = replay(stage, replace(RECIPE, batch_size=32), objective)
+    trained = {o.run.batch_size for o in outcomes if o.run.kind in ("train", "ramp")}
+    assert trained == {16, 32}
+    assert decision.values["batch_size"] in (16, 32)
+
+
+def late_once(o: Outcome) -> Outcome:
+    """Return the outcome of a timed first attempt as if something had disturbed it."""
+    if o.run.timed and o.run.kind == "train" and o.run.attempt == 0 and o.run.replicate == 0:
+        return replace(o, result=replace(o.result, seconds=2 * o.result.seconds))
+    return o
+
+
+def test_a_trial_that_took_too_long_is_repeated_once() -> None:
+    """A disturbed timing gives a new attempt, which counts instead."""
+    from orchestrator.testing import execute
+
+    objective = QuadraticObjective()
+    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(32,))
+    outcomes: list[Outcome] = []
+    while runs := stage.propose(RECIPE, outcomes):
+        outcomes += [late_once(execute(objective, run)) for run in runs]
+    again = [o.run for o in outcomes if o.run.attempt == 1]
+    assert {(r.batch_size, r.replicate) for r in again} == {(32, 0), (64, 0)}
+
+
+def tuned(weight_decay: float) -> Recipe:
+    first = Decision("lr_range", "lr_range", "", {"max_lr": 0.1, "min_lr": 0.01})
+    later = Decision("weight_decay", "weight_decay", "", {"weight_decay": weight_decay})
+    return Recipe().with_(first).with_(later)
+
+
+def test_the_final_stage_goes_back_to_the_simpler_recipe_unless_it_is_beaten() -> None:
+    """A tuned recipe that is worse on fresh seeds is dropped, and the report says so."""
+    stage = Final(name="final", facts=QuadraticObjective().facts)
+    decision, _ = replay(stage, tuned(3e-2), QuadraticObjective())
+    assert decision.values == {"weight_decay": 5e-4}
+    assert "no stage beat range test and defaults" in decision.reason
+    assert decision.evidence["baselines"][0]["name"] == "range_test_only"
+    assert decision.evidence["test_loss"] == decision.evidence["baselines"][0]["test_loss"]
+
+
+def test_a_tuned_recipe_that_wins_on_fresh_seeds_is_the_answer() -> None:
+    """The better recipe beyond noise stays; its test loss is below the baseline's."""
+    stage = Final(name="final", facts=QuadraticObjective().facts)
+    decision, _ = replay(stage, tuned(5e-3), QuadraticObjective(Quadratic(noise=0.5)))
+    assert decision.values == {}
+    base = {b["name"]: b["test_loss"]["mean"] for b in decision.evidence["baselines"]}
+    assert decision.evidence["test_loss"]["mean"] < base["range_test_only"]
+
+
+def test_only_the_last_round_opens_the_sealed_test() -> None:
+    """No run before the sealed round sees test data, and its seeds are used nowhere else."""
+    stage = Final(name="final", facts=QuadraticObjective().facts)
+    _, outcomes = replay(stage, tuned(5e-3), QuadraticObjective())
+    opened = [o.run.opens_test for o in outcomes]
+    assert opened == sorted(opened)
+    sealed = {o.run.replicate for o in outcomes if o.run.opens_test}
+    assert not sealed & {o.run.replicate for o in outcomes if not o.run.opens_test}
+
+
+def test_outcome_of_an_empty_curve_is_infinite() -> None:
+    """A run that reported nothing is no candidate."""
+    run = replace(Final(name="f", facts=FACTS).propose(tuned(1e-3), [])[0])
+    assert Outcome(run, "k", "failed", Curve.of([]), Result()).held_out_loss == math.inf
