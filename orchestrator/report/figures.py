@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
+DPI = 160
 NAMES = {
     "max_momentum": "max momentum",
     "weight_decay": "weight decay",
@@ -125,7 +126,7 @@ def lr_range(stage: StageRecord) -> Figure:
         _line("#666666", "train loss", ls=":", lw=1.0),
     ]
     handles += [h for h in axes.get_lines() if h.get_gid() == "rule"]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     axes.set(xlabel="learning rate (per step)", ylabel="loss")
     return figure
 
@@ -152,12 +153,13 @@ def curves(stage: StageRecord) -> Figure:
             for o in (o for o in panel if _group(o, field) == name):
                 _curve(axes, o.curve.progress, o, colour, thick=name == chosen)
         _limit(axes, [o.curve.held_out_loss for o in panel])
+        _crosses(axes, ((o.curve.progress, o, groups[_group(o, field)]) for o in panel))
         axes.set(xlabel="progress of the run", xlim=(0, 1.03))
         if lengths:
             axes.set_title(f"{panel[0].run.steps} steps")
     all_axes[0].set_ylabel("held-out loss")
     title = NAMES.get(field, field) if field else None
-    _legend(all_axes[-1], groups, runs, title, chosen)
+    _legend(figure, groups, runs, title, chosen)
     return figure
 
 
@@ -180,12 +182,13 @@ def batch_size(stage: StageRecord, metric: str | None = None) -> Figure:
             width = 2.0 if name == chosen else 0.9
             all_axes[1].plot(o.curve.seconds, o.curve.metric, color=groups[name], lw=width)
     _limit(all_axes[0], [o.curve.held_out_loss for o in runs])
+    _crosses(all_axes[0], ((o.curve.seconds, o, groups[_text(o.run.batch_size)]) for o in runs))
     all_axes[0].set_title("held-out loss")
     if shows_metric:
         all_axes[1].set_title(f"held-out {metric or 'metric'}")
     for axes in all_axes:
         axes.set_xlabel("training time (s)")
-    _legend(all_axes[-1], groups, runs, "batch size", chosen)
+    _legend(figure, groups, runs, "batch size", chosen)
     return figure
 
 
@@ -224,7 +227,7 @@ def final(stage: StageRecord) -> Figure:
         _line("#666666", "held-out loss", lw=1.2),
         _line("#666666", "train loss", ls=":", lw=1.2),
     ]
-    top.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -232,8 +235,8 @@ def _new(columns: int, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]
     """Return a figure in our style without pyplot, so that nothing global is touched or kept."""
     from matplotlib.figure import Figure
 
-    height = 3.7 if len(rows) == 1 else 5.4
-    figure = Figure(figsize=(4.2 + 3.4 * columns, height), layout="constrained", dpi=130)
+    size = (6.4 if columns == 1 else 4.6 * columns, 4.2 if len(rows) == 1 else 6.2)
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
     grid = figure.subplots(
         len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": list(rows)}
     )
@@ -248,11 +251,19 @@ def _empty(figure: Figure, axes: Axes) -> Figure:
 
 def _curve(axes: Axes, x: Floats, o: Outcome, colour: str, thick: bool) -> None:
     loss, whole = o.curve.held_out_loss, o.state == "finished"
-    style = {"color": colour, "lw": 2.0 if thick else 0.9, "ls": "-" if whole else "--"}
-    axes.plot(x, loss, marker="." if len(loss) == 1 else None, **style)  # type: ignore[arg-type]
-    finite = np.flatnonzero(np.isfinite(loss))
-    if not whole and len(finite):
-        axes.plot(x[finite[-1]], loss[finite[-1]], "x", color=colour, ms=7, mew=1.8, clip_on=False)
+    mark = "." if len(loss) == 1 else None
+    width, style = (2.0 if thick else 0.9), ("-" if whole else "--")
+    axes.plot(x, loss, color=colour, lw=width, ls=style, marker=mark)
+
+
+def _crosses(axes: Axes, ended: Iterable[tuple[Floats, Outcome, str]]) -> None:
+    """Mark where a run was stopped; on the upper edge if it had left the picture."""
+    top = axes.get_ylim()[1]
+    for x, o, colour in ended:
+        finite = np.flatnonzero(np.isfinite(o.curve.held_out_loss))
+        if o.state != "finished" and len(finite):
+            place = (x[finite[-1]], min(top, o.curve.held_out_loss[finite[-1]]))
+            axes.plot(*place, "x", color=colour, ms=7, mew=1.8, clip_on=False, in_layout=False)
 
 
 def _limit(axes: Axes, losses: Iterable[Floats]) -> None:
@@ -265,12 +276,22 @@ def _limit(axes: Axes, losses: Iterable[Floats]) -> None:
     high = max(float(loss.max()) for loss in parts)
     start = max(float(loss[0]) for loss in parts)
     high = min(high, max(1.25 * start, low + 1e-9))
-    if low > 0 and high > 20 * low:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.15, high * 1.15)
+    if low > 0 and high > 3 * low:  # the ends are what is compared: do not press them flat
+        _log_axis(axes)
+        axes.set_ylim(low / 1.1, high * 1.1)
     else:
         room = 0.05 * max(high - low, 1e-9 + abs(low) * 1e-3)
         axes.set_ylim(low - room, high + room)
+
+
+def _log_axis(axes: Axes) -> None:
+    """Make the loss axis logarithmic, with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(float(value))))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _rule_marks(axes: Axes, rules: Any) -> None:
@@ -316,7 +337,7 @@ def _text(value: Any) -> str:
 
 
 def _legend(
-    axes: Axes,
+    figure: Figure,
     groups: dict[str, str],
     runs: Sequence[Outcome],
     title: str | None,
@@ -332,7 +353,9 @@ def _legend(
     ]
     if any(o.state != "finished" for o in runs):
         handles.append(_line("#666666", "stopped early", ls="--", marker="x"))
-    axes.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.legend(
+        handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles))
+    )
 
 
 def _line(colour: str, label: str, **style: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.curve import State
 from orchestrator.record import StudyRecord
 
 DASH = "–"  # noqa: RUF001
@@ -120,12 +122,12 @@ def overrides(recipe: Mapping[str, Any]) -> list[str]:
     return [f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None]
 
 
-def counts(states: Mapping[str, int]) -> str:
+def counts(states: Iterable[State]) -> str:
     """Return "12 runs, 2 pruned, 1 failed": what did not end well is named, the rest counted."""
-    total = sum(states.values())
+    count = Counter(states)
+    total = count.total()
     parts = [f"{total} run{'s' if total != 1 else ''}"]
-    parts += [f"{states[s]} {s}" for s in ("pruned", "failed") if states.get(s)]
-    return ", ".join(parts)
+    return ", ".join(parts + [f"{count[s]} {s}" for s in ("pruned", "failed") if count[s]])
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

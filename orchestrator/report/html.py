@@ -1,0 +1,265 @@
+"""report.html: one self-contained page that opens with the answer and then shows its evidence."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from orchestrator.record import StageRecord, StudyRecord
+from orchestrator.report import figures
+from orchestrator.report.page import PAGE
+from orchestrator.report.snippet import pytorch
+from orchestrator.report.text import (
+    columns,
+    counts,
+    duration,
+    measure,
+    number,
+    overrides,
+    rate,
+    results,
+)
+
+log = logging.getLogger(__name__)
+VERDICTS = {
+    "complete": "",
+    "undecided": "There is no answer: the data did not give one. What was decided so far is below.",
+    "interrupted": "The study was interrupted and is not complete. The same command goes on.",
+    "failed": "The study failed before it had an answer. What was decided so far is below.",
+}
+
+
+def write(record: StudyRecord, folder: Path) -> list[Path]:
+    """Write figures/<stage>.png and report.html into `folder`, return their paths.
+
+    A figure that cannot be drawn is left out and logged; the report is written all the same.
+    """
+    pictures = {}
+    for stage in record.stages:
+        if any(len(o.curve) for o in stage.outcomes) and (png := _draw(stage, record.metric)):
+            pictures[stage.decision.stage] = png
+    files = []
+    for name, png in pictures.items():
+        path = folder / "figures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+        files.append(path)
+    page = folder / "report.html"
+    page.write_text(render(record, pictures), encoding="utf-8")
+    return [page, *files]
+
+
+def render(record: StudyRecord, pictures: Mapping[str, bytes]) -> str:
+    """Return the page; `pictures` are PNG files by stage name."""
+    parts = [
+        _head(record),
+        _answer(record),
+        *(_stage(s, pictures.get(s.decision.stage)) for s in record.stages),
+        _cost(record),
+        _reproduce(record),
+    ]
+    return PAGE.substitute(title=escape(f"Study {record.study}"), body="\n".join(parts))
+
+
+def _draw(stage: StageRecord, metric: str | None) -> bytes | None:
+    data = io.BytesIO()
+    try:
+        figures.of(stage, metric).savefig(data, format="png")
+    except Exception:
+        log.exception("no figure of stage %s", stage.decision.stage)
+        return None
+    return data.getvalue()
+
+
+def _head(record: StudyRecord) -> str:
+    status = f'<span class="status {record.status}">{record.status}</span>'
+    lines = [f"<h1>Study {escape(record.study)} {status}</h1>"]
+    lines.append(f'<p class="soft">{escape(record.device)}</p>')
+    if verdict := VERDICTS[record.status]:
+        lines.append(f'<p class="warn">{verdict}</p>')
+    if record.reason:
+        lines.append(f'<p class="warn">{escape(record.reason)}</p>')
+    lines += [f'<p class="soft">{escape(note)}</p>' for note in record.notes]
+    return "\n".join(lines)
+
+
+def _answer(record: StudyRecord) -> str:
+    complete = record.status == "complete"
+    parts = [f"<h2>{'The answer' if complete else 'The recipe so far'}</h2>"]
+    if scores := results(record):
+        parts.append(f'<p class="score">{escape(measure(record))} {escape(scores[0][1])}</p>')
+        parts.append(
+            _table(
+                ("recipe", measure(record), "the answer is"),
+                [(name.replace("_", " "), score, verdict) for name, score, verdict in scores],
+                first_is_own=True,
+            )
+        )
+        parts.append(
+            '<p class="soft">Mean ± standard deviation over n seeds, measured once on data that no'
+            " decision saw. A tie: the difference is within two standard errors.</p>"
+        )
+    parts += ["<h3>Recipe</h3>", _recipe(record)]
+    if complete and (lines := overrides(record.recipe.values())):
+        parts.append("<h3>Train with it again</h3>")
+        parts.append("<p>The same command with these overrides trains and tests it, alone:</p>")
+        command = " ".join([f"study_name={record.study}-again", "'plan=[final]'", *lines])
+        parts.append(f'<pre class="wrap">{escape(command)}</pre>')
+    evidence: Mapping[str, Any] = record.final.decision.evidence if record.final else {}
+    if complete and (code := pytorch(record.recipe, evidence.get("epochs"))):
+        parts.append(
+            "<details><summary>The same recipe in plain PyTorch, to paste</summary>"
+            f"<pre>{escape(code)}</pre></details>"
+        )
+    return "\n".join(parts)
+
+
+def _recipe(record: StudyRecord) -> str:
+    """Return the recipe's table: each value, and which stage chose it."""
+    setter: dict[str, StageRecord] = {}
+    for stage in record.stages:
+        setter |= dict.fromkeys(stage.decision.values, stage)
+    rows = []
+    for field, value in record.recipe.values().items():
+        shown = rate(value) if value is not None else "not known"
+        origin = _origin(setter[field], field) if field in setter else "as configured"
+        rows.append((field, shown, origin))
+    r = record.recipe
+    coupling = ""
+    if r.max_lr is not None:
+        effective, decay = r.max_lr / (1 - r.max_momentum), r.max_lr * r.weight_decay
+        coupling = (
+            f'<p class="soft">lr / (1 &minus; momentum) = {rate(effective)},'
+            f" lr &times; weight decay = {rate(decay)}: they matter more than their factors."
+            " lr and momentum are per step, weight decay is coupled L2.</p>"
+        )
+    return _table(("", "value", "chosen by"), rows, numeric={1}) + coupling
+
+
+def _origin(stage: StageRecord, field: str) -> str:
+    """Say which stage chose a value, and how clearly if it is what the stage is about."""
+    d = stage.decision
+    parts = [d.stage]
+    if field != next(iter(d.values)):
+        return d.stage
+    if d.incumbent_kept:
+        parts.append("kept")
+    if d.tied_with:
+        parts.append(f"tie with {', '.join(rate(v) for v in d.tied_with)}")
+    elif d.interval and d.interval[0] < d.interval[1]:
+        parts.append(f"range {rate(d.interval[0])} to {rate(d.interval[1])}")
+    return ", ".join(parts)
+
+
+def _stage(stage: StageRecord, picture: bytes | None) -> str:
+    d = stage.decision
+    parts = [f"<h2>{escape(d.stage.replace('_', ' '))}</h2>"]
+    mark = "" if d.answered else ' class="warn"'
+    parts.append(f"<p{mark}>{escape(d.reason)}</p>")
+    if picture:
+        data = base64.b64encode(picture).decode()
+        width = int.from_bytes(picture[16:20], "big") / figures.DPI  # inches, from the PNG's header
+        parts.append(
+            f'<figure style="width:{100 * width:.0f}px"><img alt="{escape(d.stage)}:'
+            f' {escape(d.reason)}" style="min-width:{56 * width:.0f}px"'
+            f' src="data:image/png;base64,{data}"></figure>'
+        )
+    rows = [row for row in d.evidence.get("rows", ()) if isinstance(row, Mapping)]
+    if rows:
+        names = columns(rows)
+        numbers = {i for i, n in enumerate(names) if _numeric(rows, n)}
+        parts.append(
+            _table(
+                [str(n).replace("held_out", "held-out").replace("_", " ") for n in names],
+                [tuple(number(row.get(n)) for n in names) for row in rows],
+                numeric=numbers,
+            )
+        )
+    parts.append(_runs(stage))
+    return "\n".join(parts)
+
+
+def _runs(stage: StageRecord) -> str:
+    if not stage.outcomes:
+        return '<p class="soft">Nothing was run.</p>'
+    head = ("run", "state", "clue", "held-out loss", "metric", "seconds", "reason")
+    rows = [
+        (
+            o.run.label or o.run.kind,
+            o.state,
+            stage.clues.get(o.key, ""),
+            number(float(o.curve.held_out_loss[-1])) if len(o.curve) else number(None),
+            number(o.metric if math.isfinite(o.metric) else None),
+            number(o.result.seconds, 3),
+            o.reason,
+        )
+        for o in stage.outcomes
+    ]
+    states = counts(o.state for o in stage.outcomes)
+    title = f"{states}, {duration(stage.seconds)} of training"
+    table = _table(head, rows, numeric={3, 4, 5})
+    return f"<details><summary>{escape(title)}</summary>{table}</details>"
+
+
+def _cost(record: StudyRecord) -> str:
+    cost = record.summary()["cost"]
+    rows = [
+        (
+            s.decision.stage.replace("_", " "),
+            counts(o.state for o in s.outcomes),
+            f"{s.examples:,}",
+            duration(s.seconds),
+        )
+        for s in record.stages
+    ]
+    states = counts(o.state for s in record.stages for o in s.outcomes)
+    rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
+    saved = f" Pruning saved {cost['pruned_saving']:.1%} of the planned training."
+    return (
+        "<h2>What it cost</h2>"
+        + _table(("stage", "runs", "training examples", "training time"), rows, numeric={2, 3})
+        + f"<p>{duration(cost['total_seconds'])} in all, evaluation and waiting included."
+        + f"{saved if cost['pruned_saving'] else ''}</p>"
+    )
+
+
+def _reproduce(record: StudyRecord) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return (
+        "<h2>How to reproduce it</h2>"
+        "<p>The same command, with the config in <code>config.yaml</code> beside this file, the"
+        " same versions and the same device. Every number of this page is in"
+        " <code>summary.json</code> or in the Optuna storage beside it.</p>"
+        f'<p class="soft">{escape(record.device)}{"; " if versions else ""}{escape(versions)}</p>'
+    )
+
+
+def _numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    values = [row.get(name) for row in rows]
+    return all(isinstance(v, int | float | None) and not isinstance(v, bool) for v in values)
+
+
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: set[int] | None = None,
+    first_is_own: bool = False,
+) -> str:
+    """Return a table that scrolls by itself where the page is narrow; everything is escaped."""
+    marks = ["n" if i in (numeric or ()) else "" for i in range(len(head))]
+    cells = [(f' class="{m}"' if m else "") for m in marks]
+    lines = ["".join(f"<th{c}>{escape(h)}</th>" for c, h in zip(cells, head, strict=True))]
+    lines += [
+        "".join(f"<td{c}>{escape(v)}</td>" for c, v in zip(cells, row, strict=True)) for row in rows
+    ]
+    body = "".join(
+        f"<tr{' class=own' if first_is_own and i == 1 else ''}>{line}</tr>"
+        for i, line in enumerate(lines)
+    )
+    return f'<div class="scroll"><table>{body}</table></div>'

@@ -1,0 +1,236 @@
+"""What the user sees while a study runs: on a terminal one live line, in logs only what matters.
+
+rich is imported only for a real terminal; everywhere else the lines are plain text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from orchestrator.curve import Outcome, Point, State
+from orchestrator.recipe import Decision, Run
+from orchestrator.record import StudyRecord
+from orchestrator.report.text import counts, duration, measure, number, overrides, rate, results
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+WIDTH = 16  # of the column of names
+REFRESH_SECONDS = 0.1
+
+
+class Terminal:
+    """Tells of a study on `stream` (standard output by default).
+
+    A terminal gets one live line of the run in progress, below the lines that stay. A pipe, a file,
+    NO_COLOR, TERM=dumb or `quiet` get plain lines: a decision per stage and whatever went wrong.
+    Warnings of the program are shown as notes between `study_started` and `close`.
+    """
+
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        fancy = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._fancy = fancy and not quiet and not os.environ.get("NO_COLOR")
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._drawn = 0.0
+        self._stage, self._began = "", time.monotonic()
+        self._states: list[State] = []
+        self._handler = _Notes(self)
+
+    def study_started(
+        self, name: str, device: str, plan: Sequence[str], notes: Sequence[str]
+    ) -> None:
+        """Say what is going to run, where, and what is worth knowing beforehand."""
+        logging.getLogger("orchestrator").addHandler(self._handler)
+        self._line(name, f"{', '.join(plan)} on {device}", "bold")
+        for text in notes:
+            self.note(text)
+
+    def stage_started(self, name: str) -> None:
+        """A stage begins."""
+        self._stage, self._began, self._states = name, time.monotonic(), []
+
+    def run_started(self, stage: str, run: Run, number: int, of: int) -> None:
+        """Run `number` of `of` in the stage's present round begins."""
+        self._show(f"{number}/{of} {run.label or run.kind}", 0.0, "")
+
+    def point(self, run: Run, point: Point) -> None:
+        """The run in progress measured something."""
+        if self._progress is not None and time.monotonic() - self._drawn > REFRESH_SECONDS:
+            losses = (
+                f"held-out {number(point.held_out_loss, 3)}, train {number(point.train_loss, 3)}"
+            )
+            self._show(None, point.progress, losses)
+
+    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """A run ended; it is worth a line only if it did not finish."""
+        self._states.append(outcome.state)
+        if outcome.state != "finished":
+            reason = outcome.reason or clue or "no reason given"
+            label = outcome.run.label or outcome.run.kind
+            self._line(f"  {outcome.state}", f"{label}: {reason}", "yellow")
+
+    def decided(self, decision: Decision) -> None:
+        """A stage decided: its sentence, and what its runs cost."""
+        self._hide()
+        spent = "no new runs"
+        if self._states:
+            spent = f"{counts(self._states)}, {duration(time.monotonic() - self._began)}"
+        style = "green" if decision.answered else "bold red"
+        self._line(decision.stage, f"{decision.reason}{remarks(decision)} ({spent})", style)
+
+    def finished(self, record: StudyRecord, folder: Path) -> None:
+        """The study ended: the answer, what it is worth, and where everything is."""
+        self._hide()
+        for name, text, style in _ending(record, folder):
+            self._line(name, text, style)
+
+    def note(self, text: str) -> None:
+        """Say something that belongs to no stage."""
+        self._line("note", text, "dim")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._hide()
+        logging.getLogger("orchestrator").removeHandler(self._handler)
+
+    def _line(self, name: str, text: str, style: str = "") -> None:
+        """Print a line that stays; on a terminal it wraps within its column."""
+        if not self._fancy:
+            line = f"{name:<{WIDTH}}  {text}".rstrip()
+            coding = getattr(self._stream, "encoding", None) or "utf-8"
+            print(line.encode(coding, "replace").decode(coding), file=self._stream, flush=True)
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = self._progress.console if self._progress else Console(file=self._stream)
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(min_width=WIDTH, no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(name, style), Text(text))
+        console.print(grid)
+
+    def _show(self, run: str | None, progress: float, losses: str) -> None:
+        """Draw the live line; `run` None: that of the run before."""
+        if not self._fancy:
+            return
+        if self._progress is None:
+            self._progress = _live_line(self._stream)
+            self._task = self._progress.add_task("", total=1.0, stage="", losses="")
+            self._progress.start()
+        if run is not None:
+            self._progress.update(self._task, description=run)
+        self._progress.update(self._task, completed=progress, stage=self._stage, losses=losses)
+        self._progress.refresh()
+        self._drawn = time.monotonic()
+
+    def _hide(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class _Notes(logging.Handler):
+    """Shows the program's warnings, from whichever thread, among the other lines."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._terminal.note(record.getMessage())
+
+
+def _live_line(stream: TextIO) -> Progress:
+    """Return a progress line without a thread of its own: it may not disturb a timed run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn(f"{{task.fields[stage]:<{WIDTH}}} ", style="cyan", markup=False),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[losses]}", style="dim", markup=False),
+        console=Console(file=stream),
+        auto_refresh=False,
+        transient=True,
+    )
+
+
+def remarks(decision: Decision) -> str:
+    """Return what the sentence of a decision does not say by itself: tie, kept."""
+    said = decision.reason.lower()
+    tied = ", ".join(rate(v) for v in decision.tied_with)
+    found = [f"a tie with {tied}"] if tied and "tie" not in said else []
+    if decision.incumbent_kept and "kept" not in said and "stay" not in said:
+        found.append("kept as it was")
+    return f" [{'; '.join(found)}]" if found else ""
+
+
+def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
+    """Return the closing lines as (name, text, style)."""
+    done = record.status == "complete"
+    recipe, cost = record.recipe.values(), record.summary()["cost"]
+    lines = [("", "", "")]
+    lines.append((record.status, record.reason or record.study, "bold" if done else "bold red"))
+    known = {k: v for k, v in recipe.items() if v is not None}
+    title = "recipe" if done else "recipe so far"
+    lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))
+    if done:
+        for name, score, verdict in results(record):
+            text = f"{measure(record)} {score}"
+            comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
+            lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
+    states = [o.state for s in record.stages for o in s.outcomes]
+    lines.append(
+        (
+            "cost",
+            f"{counts(states)}; {duration(cost['training_seconds'])} of training,"
+            f" {duration(cost['total_seconds'])} in all",
+            "",
+        )
+    )
+    names = ("report.html", "recipe.yaml", "model.pt", "summary.json")
+    found = [name for name in names if (folder / name).exists()]
+    if found:
+        lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
+    if where := _tracked(folder):
+        lines.append(("curves", where, ""))
+    if done and overrides(recipe):
+        add = " ".join([f"study_name={record.study}-again", "'plan=[final]'", *overrides(recipe)])
+        lines.append(("to use it", f"the same command with {add}", ""))
+    elif record.status == "interrupted":
+        lines.append(("to go on", "run the same command again", ""))
+    return lines
+
+
+def _short(folder: Path) -> str:
+    """Return the folder as seen from here, where it lies below."""
+    try:
+        return str(folder.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)
+
+
+def _tracked(folder: Path) -> str:
+    """Return how to see the curves in MLflow, "" where the study was not tracked."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        tracking: Mapping[str, Any] = config["tracking"]
+        if tracking["name"] != "mlflow":
+            return ""
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return ""
+    server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
+    return f"in MLflow at {server}" if server else "mlflow ui"
