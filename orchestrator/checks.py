@@ -14,8 +14,8 @@ from orchestrator import own
 from orchestrator.errors import ConfigError
 from orchestrator.options import Options, OwnConfig, one_of, shown
 
-# All there is, to refuse a batch larger than the data before the data is opened.
-EXAMPLES = {"digits": 1797, "cifar10": 50_000}
+# Examples to train on and to hold out, to refuse what is too large before the data is opened.
+EXAMPLES = {"digits": 1438, "cifar10": 50_000}
 
 
 def class_of(entry: BaseModel) -> Any:
@@ -100,13 +100,35 @@ def storage_lines(storage: Any) -> list[str]:
     return []
 
 
-def size_lines(
-    recipe: Any, data: Any, objective: Any, stages: Mapping[str, BaseModel | None]
-) -> list[str]:
-    """Check that no batch is larger than the training data."""
-    most = getattr(objective, "train_examples", None)  # the fake objective has its own
-    if most is None and getattr(objective, "name", "") == "training":
-        most = getattr(data, "train_examples", None) or EXAMPLES.get(getattr(data, "name", ""))
+def examples(data: Any, objective: Any) -> int | None:
+    """Return how many training examples there are, None if only the data can say."""
+    if (fake := getattr(objective, "train_examples", None)) is not None:
+        return int(fake)
+    if getattr(objective, "name", "") != "training":
+        return None
+    if (wanted := getattr(data, "train_examples", None)) is not None:
+        return int(wanted)
+    total = EXAMPLES.get(getattr(data, "name", ""))
+    return total and total - (data.held_out_examples or round(total / 6))
+
+
+def data_lines(data: Any) -> list[str]:
+    """Check that the parts of a well-known data set are not larger than the whole."""
+    total = EXAMPLES.get(getattr(data, "name", ""))
+    if total is None:
+        return []
+    train, held_out = data.train_examples or 1, data.held_out_examples or 1
+    if train + held_out <= total:
+        return []
+    key = "train_examples" if train > held_out else "held_out_examples"
+    return [
+        f"data.{key}: {max(train, held_out)} is not allowed: must be at most"
+        f" {total - min(train, held_out)}, for there are {total} to train on and to hold out"
+    ]
+
+
+def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | None) -> list[str]:
+    """Check that no batch is larger than the `most` examples there are to train on."""
     sizes = {"recipe.batch_size": getattr(recipe, "batch_size", 0)}
     for name, entry in stages.items():
         if isinstance(entry, Options) and "batch_size" in getattr(entry.builds, "gives", ()):

@@ -195,8 +195,11 @@ class Config(Section):
         filled_stages = {k: v or Section() for k, v in stages.items()}
         config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
         lines += checks.recipe_lines(parts["recipe"])
+        lines += checks.data_lines(parts["data"])
         lines += checks.storage_lines(parts["storage"])
-        lines += checks.size_lines(parts["recipe"], parts["data"], parts["objective"], stages)
+        lines += checks.size_lines(
+            parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
+        )
         plan = mapping.get("plan", PLAN)
         if isinstance(plan, list | tuple):
             lines += checks.plan_lines(plan, stages, parts["recipe"])
@@ -222,7 +225,12 @@ class Config(Section):
         raise ConfigError("stages: no stage of kind final says how many epochs a final run has")
 
     def build_stages(self, facts: Facts) -> list[Stage]:
-        """Return the stages in the order of `plan`."""
+        """Return the stages in the order of `plan`.
+
+        Raises ConfigError for a batch larger than the data.
+        """
+        if lines := checks.size_lines(self.recipe, self.stages, facts.train_examples):
+            raise ConfigError(lines)
         return [_build(self.stages[name], name=name, facts=facts) for name in self.plan]
 
     def build_recipe(self) -> Recipe:

@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder() -> Path:
+    """The folder with CIFAR-10 as Parquet files that ORCHESTRATOR_CIFAR10 names; skips without."""
+    folder = os.environ.get("ORCHESTRATOR_CIFAR10")
+    if not folder:
+        pytest.skip("needs CIFAR-10: set ORCHESTRATOR_CIFAR10 to a folder with its Parquet files")
+    return Path(folder)

@@ -1,0 +1,300 @@
+"""The command line: what it prints and returns, run as a user runs it or in this process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator import __main__ as cli
+from orchestrator import study
+from orchestrator.config import Config
+
+STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
+
+
+@pytest.fixture(autouse=True)
+def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what a command does to its process, and start it in an empty folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["orchestrator"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
+def user_conf(here: Path, name: str, text: str) -> None:
+    file = here / "conf" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+# --- help
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["+study=digits", "--help"]])
+def test_help_names_every_study(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No arguments at all are a question for help, and help is no error."""
+    assert cli.run(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"+study={name} " in text for name in STUDIES)
+    assert "Examples:" in text
+
+
+def test_help_names_the_users_studies(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study in ./conf is listed with its first line of comment."""
+    user_conf(here, "study/mine.yaml", "# @package _global_\n# My own net\nseed: 3\n")
+    cli.run(["--help"])
+    line = next(t for t in capsys.readouterr().out.splitlines() if "+study=mine" in t)
+    assert line.split(maxsplit=1)[1] == "My own net"
+
+
+def test_every_main_key_in_the_help_has_its_true_default() -> None:
+    """`KEY=VALUE` at the start of a line of the help is what the config says without it."""
+    composed = cli._compose([])
+    assert composed is not None
+    groups = {key: part["name"] for key, part in composed.items() if "name" in (part or ())}
+    recipe = {f"recipe.{key}": value for key, value in composed["recipe"].items()}
+    values = {**composed, **groups, **recipe}
+    words = [line.split()[0] for line in cli.HELP.splitlines() if line.startswith("  ")]
+    shown = [word.split("=") for word in words if "=" in word]
+    checked = 0
+    for key, value in shown:
+        if key in values and value != "...":
+            checked += 1
+            assert yaml.safe_load(value) == values[key], key
+    assert checked > 8
+
+
+# --- composing
+
+
+def test_the_conf_folder_says_the_defaults_of_the_schema() -> None:
+    """conf/orchestrator.yaml is there to be read: it must not differ from the schema."""
+    composed = cli._compose([])
+    assert composed is not None
+    assert Config.from_mapping(composed) == Config.from_mapping({})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_a_valid_config(name: str) -> None:
+    """Each file in conf/study composes, passes the schema and has its own name."""
+    composed = cli._compose([f"+study={name}"])
+    assert composed is not None
+    assert Config.from_mapping(composed).study_name == name
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        f"{group.name}={file.stem}"
+        for group in sorted(cli.BUILTIN.iterdir())
+        if group.is_dir() and group.name != "study"
+        for file in sorted(group.glob("*.yaml"))
+    ],
+)
+def test_every_choice_of_a_group_is_a_valid_config(choice: str) -> None:
+    """Each file of the groups passes the schema."""
+    more = ["++storage.url=sqlite:///x.db"] if choice == "storage=url" else []
+    composed = cli._compose([choice, *more])
+    assert composed is not None
+    Config.from_mapping(composed)
+
+
+def test_the_command_line_wins_over_the_study() -> None:
+    """In either order; groups and single values."""
+    for arguments in (
+        ["data=digits", "seed=5", "+study=cifar", "recipe.batch_size=16"],
+        ["+study=cifar", "data=digits", "seed=5", "recipe.batch_size=16"],
+    ):
+        composed = cli._compose(cli._understand(arguments))
+        assert composed is not None
+        found = composed["data"]["name"], composed["seed"], composed["recipe"]["batch_size"]
+        assert found == ("digits", 5, 16)
+
+
+def test_the_users_conf_wins_over_ours(here: Path) -> None:
+    """A study of the same name in ./conf replaces ours and can build on our groups."""
+    text = "# @package _global_\ndefaults:\n  - override /model: conv3\n  - _self_\nseed: 77\n"
+    user_conf(here, "study/digits.yaml", text)
+    composed = cli._compose(["+study=digits"])
+    assert composed is not None
+    assert (composed["seed"], composed["model"]["name"]) == (77, "conv3")
+
+
+def test_a_users_study_can_build_on_ours(here: Path) -> None:
+    """`defaults: [digits, _self_]` takes our study and changes it."""
+    text = "# @package _global_\ndefaults: [digits, _self_]\nstudy_name: mine\n"
+    user_conf(here, "study/mine.yaml", text)
+    composed = cli._compose(["+study=mine"])
+    assert composed is not None
+    assert (composed["study_name"], composed["recipe"]["batch_size"]) == ("mine", 32)
+
+
+def test_another_projects_conf_folder_does_no_harm(here: Path) -> None:
+    """A ./conf/config.yaml of something else is not taken for our primary config."""
+    user_conf(here, "config.yaml", "db: postgres\n")
+    assert cli._compose([]) is not None
+
+
+def test_cfg_job_prints_the_composed_config(capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra's own way to look at the config works, and runs nothing."""
+    assert cli.run(["+study=digits", "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["study_name"] == "digits"
+
+
+# --- wrong requests
+
+WRONG = [
+    (
+        "+study=digitz",
+        "Could not find 'study/digitz' Available options in 'study': cifar cifar_lap",
+    ),
+    ("study=cifar", "To append to your default list use +study=cifar"),
+    ("+study=", "Available options in 'study': cifar cifar_laptop digits"),
+    (
+        "data=mnist",
+        "Could not find 'data/mnist' Available options in 'data': arrays cifar10 digits",
+    ),
+    ("sed=1", "sed: unknown key: must be one of study_name"),
+    ("+sed=1", "sed: unknown key: must be one of study_name"),
+    ("recipe.maxlr=1", "recipe.maxlr: unknown key: must be one of max_lr, min_lr"),
+    ("recipe.max_lr=-1", "recipe.max_lr: -1 is not allowed: must be greater than 0"),
+    ("recipe.max_lr=1,2", "Ambiguous value for argument 'recipe.max_lr=1,2'"),
+    ("seed=abc", "seed: 'abc' is not allowed: must be a whole number"),
+    ("seed=", "seed: '' is not allowed: must be a whole number"),
+    ("seed", "Error parsing override 'seed' missing EQUAL"),
+    ("plan=[", "cannot read plan=["),
+    ("plan.0=x", "plan.0: 'x' is not allowed: must be one of lr_range"),
+    ("~plan.0", "cannot compose ~plan.0: list indices must be integers"),
+    ("seed=${nope}", "Interpolation key 'nope' not found"),
+    ("stages.momentum.candidates=[]", "stages.momentum.candidates: [] is not allowed: must be a"),
+    ("stages.momentum.candidates=[1]", "stages.momentum.candidates.0: 1 is not allowed: must be"),
+    ("recipe.max_momentum=1", "recipe.max_momentum: 1 is not allowed: must be less than 1"),
+    ("recipe.batch_size=5000", "recipe.batch_size: 5000 is not allowed: must be at most 1198"),
+    ("study_name=../../x", "study_name: '../../x' is not allowed: must not start with a dot"),
+    ("storage=url", "storage.url: None is not allowed: storage.name=url needs a database URL"),
+    ("hydra.searchpath=[file:///nonexistent]", "path=/nonexistent is not available"),
+    ("--multirun", "--multirun is not possible yet: run one study a command"),
+    ("--bogus", "unrecognized arguments: --bogus (see --help)"),
+    ("--config-name=nope", "Cannot find primary config 'nope'"),
+    ("--config-dir=/nonexistent", "Additional config directory '/nonexistent' not found"),
+]
+
+
+@pytest.mark.parametrize(("argument", "line"), WRONG, ids=[w[0] for w in WRONG])
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    argument: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, one line that names the key and what is allowed, no folder made."""
+    assert cli.run([argument]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert line in err
+    assert list(here.iterdir()) == []
+
+
+def test_broken_yaml_of_the_user_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the file and the place in it."""
+    user_conf(here, "study/mine.yaml", "# @package _global_\nseed: [1\n")
+    assert cli.run(["+study=mine"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "mine.yaml" in err
+    assert "line 3" in err
+
+
+def test_several_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each."""
+    assert cli.run(["+study=digits", "seed=abc", "recipe.maxlr=1", "device=gpu"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["recipe.maxlr", "device", "seed"]
+
+
+# --- running
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("complete", 0), ("undecided", 1), ("failed", 1), ("interrupted", 130)]
+)
+def test_the_exit_code_says_how_the_study_ended(
+    status: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 an answer, 1 none, 130 interrupted."""
+    seen: list[Config] = []
+
+    def run_study(config: Config, terminal: Any) -> SimpleNamespace:
+        seen.append(config)
+        return SimpleNamespace(status=status)
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    assert cli.run(["+study=quadratic", "seed=9"]) == code
+    assert (seen[0].study_name, seen[0].seed) == ("quadratic", 9)
+
+
+def test_a_request_found_wrong_by_the_study_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data that is nowhere is known only when it is looked for; exit code 2 all the same."""
+
+    def run_study(config: Config, terminal: Any) -> None:
+        raise cli.ConfigError("data.path: nothing there")
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    assert cli.run(["+study=quadratic"]) == 2
+    assert capsys.readouterr().err == "data.path: nothing there\n"
+
+
+def test_ctrl_c_while_starting_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupt outside the study's own care still ends in one line and 130."""
+
+    def run_study(config: Config, terminal: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    assert cli.run(["+study=quadratic"]) == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
+
+
+def test_a_stray_module_in_the_working_folder_shadows_nothing(here: Path) -> None:
+    """`python -m` puts the working folder first on the path; a types.py there must not matter."""
+    (here / "http.py").write_text("raise RuntimeError('shadowed')\n")
+    command = [sys.executable, "-m", "orchestrator", "+study=quadratic", "seed=-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "seed: -1 is not allowed: must be at least 0\n")
+
+
+def test_conf_inside_the_package_is_found_from_any_folder(here: Path) -> None:
+    """As in a wheel: conf lies in the package, the command is given somewhere else."""
+    site, elsewhere = here / "site", here / "elsewhere"
+    shutil.copytree(Path(cli.__file__).parent, site / "orchestrator")
+    shutil.copytree(cli.BUILTIN, site / "orchestrator" / "conf", dirs_exist_ok=True)
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "+study=cifar", "--cfg", "job"],
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        check=True,
+    )
+    assert yaml.safe_load(done.stdout)["study_name"] == "cifar"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    """Help and wrong requests answer at once: torch, MLflow and matplotlib are not touched."""
+    code = (
+        "import sys; from orchestrator import __main__ as cli; cli.run(['--help']);"
+        "cli.run(['+study=digits', 'seed=-1']);"
+        "print({'torch', 'mlflow', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nset()\n")
