@@ -369,6 +369,6 @@ def test_an_lr_in_the_config_replaces_the_range_test() -> None:
 
 def test_a_batch_larger_than_the_split_is_refused_before_anything_runs() -> None:
     """How much there is to train on may be known only when the data has been opened."""
-    config = Config.from_mapping({"recipe": {"batch_size": 1200}})
-    with pytest.raises(ConfigError, match=r"^recipe.batch_size: 1200 is not allowed: .* most 1000"):
+    config = Config.from_mapping({"recipe": {"batch_size": 1100}})
+    with pytest.raises(ConfigError, match=r"^recipe.batch_size: 1100 is not allowed: .* most 1000"):
         config.build_stages(FACTS)
