@@ -32,9 +32,11 @@ class Silent(Stage):
     wide: bool = option(False, "wide")
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Ask for nothing."""
         return []
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Change nothing."""
         return Decision(stage=self.name, kind=self.kind, reason="nothing was asked")
 
 
@@ -49,9 +51,11 @@ class Plain:
         self.name, self.facts, self.depth = name, facts, depth
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Ask for nothing."""
         return []
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Change nothing."""
         return Decision(stage=self.name, kind=self.kind, reason="nothing was asked")
 
 
