@@ -176,7 +176,8 @@ def _asides(found: data.Data, model: ModelConfig | OwnConfig) -> list[str]:
     if found.scale != 1:
         sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")
     if found.augment:
-        sentences.append("Training images are mirrored and shifted at random.")
+        what = "mirrored and shifted" if found.mirrored else "shifted"
+        sentences.append(f"Training images are {what} at random.")
     name = model.target if isinstance(model, OwnConfig) else model.name
     width = "" if isinstance(model, OwnConfig) or model.width == 1 else f" of width {model.width:g}"
     return [*sentences, f"The network is {name}{width}."]

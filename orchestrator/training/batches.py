@@ -29,6 +29,7 @@ class Inputs:
         self.device = device
         self.channels_last = self.images
         self.augment = data.augment and self.images
+        self.mirrored = data.mirrored
         self.size = data.input_shape[-2:]
         self.border = max(1, data.input_shape[1] // 8) if self.augment else 0
         # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.
@@ -59,11 +60,11 @@ class Inputs:
         return self.normalised(picked), y.index_select(0, index)
 
     def _crops(self, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a random window of each image, half of them mirrored."""
+        """Return a random window of each image, mirrored or not."""
         n, (height, width) = len(index), self.size
         # Drawn on the CPU, so that every device sees the same crops.
         top, left = torch.randint(2 * self.border + 1, (2, n), generator=generator).to(self.device)
-        mirror = (torch.rand(n, generator=generator) < 0.5).to(self.device)
+        mirror = (torch.rand(n, generator=generator) < self.mirrored / 2).to(self.device)
         windows = x.unfold(1, height, 1).unfold(2, width, 1)  # (n, tops, lefts, c, h, w), a view
         picked = windows[index, top, left]
         picked = torch.where(mirror[:, None, None, None], picked.flip(3), picked)

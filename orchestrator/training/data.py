@@ -49,6 +49,7 @@ class Raw(NamedTuple):
     train: Part
     test: Part
     source: str
+    mirrored: bool = True  # whether a mirrored image still shows the same thing
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Data:
     (n, d) as float32; labels 0..`classes`-1. `held_out` stands in a frozen order of which every
     prefix is as stratified as can be, so its first n examples are the frozen stratified subset of
     n. `mean`, `std`: of the training part, shape (channels,) or (d,). `scale` multiplies the
-    normalised inputs. `source`: one sentence on where the data are from and how much is used.
+    normalised inputs. `augment`: training images are shifted at random, and mirrored if `mirrored`.
+    `source`: one sentence on where the data are from and how much is used.
     """
 
     train: Part
@@ -72,6 +74,7 @@ class Data:
     held_out_hash: str
     scale: float = 1.0
     augment: bool = False
+    mirrored: bool = True
     _test: Part = field(kw_only=True, repr=False)
 
     @property
@@ -111,6 +114,7 @@ def load(config: DataConfig | OwnConfig, cache: Path) -> Data:
         held_out_hash=held_out.digest(),
         scale=options.scale,
         augment=options.augment,
+        mirrored=raw.mirrored,
         _test=test,
     )
 
@@ -196,7 +200,7 @@ def _resized(raw: Raw, size: int | None) -> Raw:
             f" {', '.join(map(str, allowed)) or 'no other size'}"
         )
     train, test = (Part(_pool(part.x, size), part.y) for part in (raw.train, raw.test))
-    return Raw(train, test, raw.source)
+    return raw._replace(train=train, test=test)
 
 
 def _pool(x: Tensor, size: int) -> Tensor:

@@ -24,7 +24,8 @@ def digits() -> Raw:
     whole = part(bunch.images.astype(np.uint8), bunch.target, "digits")
     order = stratified_order(whole.y, seed=0)  # fixed: the test part is the same in every study
     count = len(order) // 5
-    return Raw(whole.take(order[count:]), whole.take(order[:count]), "scikit-learn's digits")
+    train, test = whole.take(order[count:]), whole.take(order[:count])
+    return Raw(train, test, "scikit-learn's digits", mirrored=False)
 
 
 def arrays(config: DataConfig) -> Raw:
