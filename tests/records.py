@@ -289,7 +289,8 @@ def final_stage(recipe: Recipe, metric: bool = True) -> StageRecord:
             "test_loss": spread(losses),
         }
         if name != "answer":
-            baselines.append({"name": name, "recipe": recipe.values(), **spreads[name]})
+            own = replace(recipe, weight_decay=5e-4, max_momentum=0.9).values()
+            baselines.append({"name": name, "recipe": own, **spreads[name]})
     decision = Decision(
         "final",
         "final",

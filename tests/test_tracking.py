@@ -284,8 +284,8 @@ def test_a_study_in_a_real_store(
     assert [(m.step, m.value) for m in curve] == [(1, 2.0)]
     assert a.metrics["accuracy"] == 0.5
     assert parent.data.params["recipe.weight_decay"] == "0.0005"
-    assert parent.data.metrics["test_metric/mean"] == 0.97
-    assert parent.data.metrics["untuned/test_metric/mean"] == 0.9
+    assert parent.data.metrics["test_accuracy"] == 0.97
+    assert parent.data.metrics["untuned/test_accuracy"] == 0.9
     assert parent.data.metrics["answer/max_lr"] == 0.1
     assert "system/load_average" in parent.data.metrics
     assert "0.95 is best." in parent.data.tags["mlflow.note.content"]

@@ -214,7 +214,10 @@ def final(stage: StageRecord) -> Figure:
             top.plot(c.progress, c.train_loss, ":", color=colour, lw=1.0, alpha=0.7)
         middle.plot(own[0].curve.progress, own[0].curve.lr, color=groups[name], lw=1.4)
         bottom.plot(own[0].curve.progress, own[0].curve.momentum, color=groups[name], lw=1.4)
-    _limit(top, [loss for o in runs for loss in (o.curve.held_out_loss, o.curve.train_loss)])
+    held_out = [o.curve.held_out_loss for o in runs]
+    least = min((float(np.nanmin(x)) for x in held_out if np.isfinite(x).any()), default=0.0)
+    # A train loss near zero would press everything else flat: it may leave through the bottom.
+    _limit(top, held_out + [np.maximum(o.curve.train_loss, 0.3 * least) for o in runs])
     top.set_ylabel("loss")
     middle.set_ylabel("lr")
     bottom.set(ylabel="momentum", xlabel="progress of the run")

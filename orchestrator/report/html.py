@@ -123,8 +123,11 @@ def _answer(record: StudyRecord) -> str:
 def _recipe(record: StudyRecord) -> str:
     """Return the recipe's table: each value, and which stage chose it."""
     setter: dict[str, StageRecord] = {}
+    chosen: dict[str, Any] = {}
     for stage in record.stages:
-        setter |= dict.fromkeys(stage.decision.values, stage)
+        for field, value in stage.decision.values.items():
+            if field not in chosen or chosen[field] != value:  # a later yes is not a choice
+                chosen[field], setter[field] = value, stage
     rows = []
     for field, value in record.recipe.values().items():
         shown = rate(value) if value is not None else "not known"

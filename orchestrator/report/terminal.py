@@ -171,7 +171,8 @@ def remarks(decision: Decision) -> str:
     said = decision.reason.lower()
     tied = ", ".join(rate(v) for v in decision.tied_with)
     found = [f"a tie with {tied}"] if tied and "tie" not in said else []
-    if decision.incumbent_kept and "kept" not in said and "stay" not in said:
+    silent = not any(word in said for word in ("kept", "stay", "stand"))
+    if decision.incumbent_kept and decision.values and silent:
         found.append("kept as it was")
     return f" [{'; '.join(found)}]" if found else ""
 

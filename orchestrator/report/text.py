@@ -107,6 +107,8 @@ def results(record: StudyRecord) -> list[tuple[str, str, str]]:
     rows = [("answer", spread(own), "")]
     for baseline in final["baselines"]:
         verdict = against(own, baseline[field], larger)
+        if baseline["recipe"] == record.recipe.values():
+            verdict = "the same recipe"
         rows.append((baseline["name"], spread(baseline[field]), verdict))
     return rows
 

@@ -130,6 +130,7 @@ class MlflowTracker:
             "finish",
             status=status,
             summary=summary,
+            values=_numbers(summary, self._metric or "metric"),
             files=[str(file.resolve()) for file in files],
         )
         self._outbox.close(FLUSH_SECONDS)
@@ -374,7 +375,7 @@ class Store:
 
     def _on_finish(self, event: Event) -> None:
         summary, at = event["summary"], event["at"]
-        self._log(self._parent, _numbers(summary), 0, at)
+        self._log(self._parent, event["values"], 0, at)
         self._tag(
             self._parent,
             {
@@ -393,18 +394,21 @@ class Store:
         self._client.set_terminated(self._parent, STATUS.get(event["status"], "FAILED"), at)
 
 
-def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, float]:
     """Return the numbers of summary.json that are worth comparing between studies."""
     final = summary.get("final") or {}
-    parts: dict[str, Any] = {
-        "answer": summary.get("recipe", {}),
-        "cost": summary.get("cost", {}),
-        **{k: v for k, v in final.items() if k.startswith("test_")},
-        **{b["name"]: b for b in final.get("baselines", ())},
-    }
+    found: dict[str, Any] = dict(
+        _flat({"answer": summary.get("recipe", {}), "cost": summary.get("cost", {})})
+    )
+    for result in (final, *final.get("baselines", ())):
+        prefix = f"{result['name']}/" if "name" in result else ""
+        for field, name in (("test_metric", f"test_{metric}"), ("test_loss", "test_loss")):
+            stat = result.get(field) or {}
+            found[f"{prefix}{name}"] = stat.get("mean")
+            found[f"{prefix}{name}_std"] = stat.get("std")
     return {
         name: float(value)
-        for name, value in _flat(parts)
+        for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 

@@ -1,0 +1,301 @@
+"""The report: formatting, figures that survive anything, a page that tells the truth."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.recipe import Decision, Recipe
+from orchestrator.record import StageRecord, Status
+from orchestrator.report import figures, html
+from orchestrator.report.snippet import pytorch
+from orchestrator.report.text import against, counts, duration, number, overrides, rate, spread
+from orchestrator.schedules import VARIANTS
+from tests import records
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0631, "0.0631"),
+        (5e-4, "5e-4"),
+        (1.23456e-5, "1.235e-5"),
+        (0.0, "0"),
+        (0.123456, "0.1235"),
+        (123456.7, "123457"),
+        (2.5e9, "2.5e9"),
+        (-0.5, "-0.5"),
+        (64, "64"),
+        (1, "1"),
+        (True, "yes"),
+        ("paper", "paper"),
+        (None, "–"),  # noqa: RUF001
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        ([0.1, 0.2], "0.1, 0.2"),
+        ({"mean": 0.5}, "mean 0.5"),
+    ],
+)
+def test_numbers_are_for_people(value: Any, text: str) -> None:
+    """Four significant digits, small numbers as 5e-4, nothing raises."""
+    assert number(value) == text
+
+
+def test_rates_have_three_digits() -> None:
+    """0.06312 is shown as 0.0631."""
+    assert rate(0.06312) == "0.0631"
+
+
+@pytest.mark.parametrize(
+    ("stat", "text"),
+    [
+        ({"mean": 0.97361, "std": 0.00123, "n": 3}, "0.9736 ± 0.0012 (n = 3)"),
+        ({"mean": 97.361, "std": 1.23, "n": 3}, "97.4 ± 1.2 (n = 3)"),
+        ({"mean": 0.5, "std": 0.0, "n": 2}, "0.5 ± 0 (n = 2)"),
+        ({"mean": 0.5, "std": None, "n": 1}, "0.5 (n = 1)"),
+        ({"mean": None, "std": None, "n": 0}, "–"),  # noqa: RUF001
+        (None, "–"),  # noqa: RUF001
+    ],
+)
+def test_a_mean_has_the_decimals_its_spread_allows(
+    stat: Mapping[str, Any] | None, text: str
+) -> None:
+    """Two digits of the spread decide; without a spread there is none shown."""
+    assert spread(stat) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.84, "0.8 s"), (42.4, "42 s"), (200, "3 min 20 s"), (119.7, "2 min"), (7500, "2 h 5 min")],
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    """Seconds, minutes, hours, at most two of them."""
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "other", "larger", "text"),
+    [
+        ((0.97, 0.001, 3), (0.95, 0.001, 3), True, "better by 0.02"),
+        ((0.97, 0.001, 3), (0.95, 0.001, 3), False, "worse by 0.02"),
+        ((0.97, 0.02, 3), (0.95, 0.02, 3), True, "tie: within noise"),
+        ((0.97, 0.0, 3), (0.97, 0.0, 3), True, "tie: within noise"),
+        ((0.97, None, 1), (0.95, None, 1), True, "better by 0.02, noise not measured"),
+        ((None, None, 0), (0.95, 0.1, 3), True, "–"),  # noqa: RUF001
+    ],
+)
+def test_a_difference_within_noise_is_a_tie(
+    answer: tuple[Any, ...], other: tuple[Any, ...], larger: bool, text: str
+) -> None:
+    """Beyond two standard errors it is better or worse; one seed measures no noise."""
+    names = ("mean", "std", "n")
+    stats = [dict(zip(names, values, strict=True)) for values in (answer, other)]
+    assert against(*stats, larger) == text
+
+
+def test_counts_name_what_did_not_end_well() -> None:
+    """Pruned and failed runs are named, finished ones only counted."""
+    assert counts(["finished", "pruned", "pruned", "failed"]) == "4 runs, 2 pruned, 1 failed"
+    assert counts(["finished"]) == "1 run"
+
+
+@pytest.mark.parametrize("schedule", ["paper", "fastai", "torch", "linear", "constant"])
+def test_the_snippet_follows_our_schedule(schedule: str) -> None:
+    """The pasted code gives the lr and momentum that the study trained with."""
+    recipe = Recipe(max_lr=0.1, min_lr=0.01, max_momentum=0.95, schedule=schedule)
+    code = pytorch(recipe, 10.0)
+    assert code is not None
+    compile(code, "snippet", "exec")
+    space: dict[str, Any] = {"math": math}
+    exec(code[code.index("EPOCHS") : code.index("optimizer =")], space)
+    for progress in np.linspace(0, 1, 101):
+        ours = VARIANTS[schedule](float(progress), 0.01, 0.1, 0.85, 0.95)
+        assert space["rates"](float(progress)) == pytest.approx(tuple(ours), abs=1e-12)
+
+
+def test_there_is_no_snippet_without_a_rate() -> None:
+    """A recipe that has no max_lr yet cannot be pasted."""
+    assert pytorch(Recipe(), 10) is None
+
+
+def broken_stages() -> dict[str, StageRecord]:
+    """Return stages that no figure was made for."""
+    nan, inf = math.nan, math.inf
+    points = [Point(i + 1, (i + 1) / 5, 0.1, 0.9, nan, (1.0, inf, nan)[i % 3]) for i in range(5)]
+    lost = Curve.of([Point(1, 0.1, 0.1, 0.9, nan, nan), Point(2, 0.2, 0.1, 0.9, inf, inf)])
+    curves = {
+        "nothing": [],
+        "empty": [Curve.of([])],
+        "one point": [Curve.of(points[:1])],
+        "mixed": [Curve.of(points), lost],
+        "never finite": [lost],
+    }
+    stages = {}
+    for name, found in curves.items():
+        outcomes = tuple(
+            Outcome(
+                records.run(f"answer {i}"),
+                str(i),
+                "pruned",
+                c,
+                records.Result(),
+                "lost",
+            )
+            for i, c in enumerate(found)
+        )
+        stages[name] = StageRecord(Decision("x", "x", "why"), Recipe(), outcomes)
+    return stages
+
+
+@pytest.mark.parametrize("kind", ["lr_range", "momentum", "batch_size", "final", "of_the_user"])
+@pytest.mark.parametrize("name", broken_stages())
+def test_figures_survive_odd_input(kind: str, name: str, tmp_path: Path) -> None:
+    """No outcomes, no points, NaN, inf, all pruned: a figure comes out all the same."""
+    stage = broken_stages()[name]
+    ramps = [
+        {
+            "shape": "linear",
+            "lr": o.curve.lr.tolist(),
+            "held_out_loss": o.curve.held_out_loss.tolist(),
+            "smoothed": [None] * len(o.curve),
+            "train_loss": [],
+        }
+        for o in stage.outcomes
+    ]
+    evidence = {"field": "max_momentum", "ramps": ramps, "rules": {"steepest": None, "x": math.nan}}
+    decision = replace(
+        stage.decision, kind=kind, evidence=evidence if kind != "of_the_user" else {}
+    )
+    figure = figures.of(replace(stage, decision=decision), None)
+    figure.savefig(tmp_path / "figure.png", dpi=30)
+
+
+def test_figures_leave_matplotlib_as_it_was() -> None:
+    """Drawing changes no setting of the reader's own matplotlib and keeps no figure open."""
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    figures.of(records.lr_range_stage())
+    assert dict(mpl.rcParams) == before
+
+
+class Page(HTMLParser):
+    """Collects text, tags and attributes; complains about tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.stack: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag and where it points to."""
+        self.links += [v or "" for k, v in attrs if k in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Check that it closes the last one open."""
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Collect the text that a reader sees."""
+        if self.stack and self.stack[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, Path, list[Path]]:
+    folder = tmp_path_factory.mktemp("report")
+    files = html.write(records.study(), folder)
+    return Page((folder / "report.html").read_text()), folder, files
+
+
+def test_the_page_opens_with_the_answer(page: tuple[Page, Path, list[Path]]) -> None:
+    """Test result, both baselines and the recipe come before any stage."""
+    text = page[0].text
+    top = text[: text.index("lr range max_lr")]
+    assert "test accuracy 0.9736 ± 0.0012 (n = 3)" in top
+    assert "untuned 0.9628 ± 0.0012 (n = 3) better by 0.011" in top
+    assert "max_lr 0.0892 batch_size" in top
+    assert "max_momentum 0.95 momentum, tie with 0.97" in top
+    assert "weight_decay 5e-4 weight_decay, kept" in top
+    assert " ".join(overrides(records.study().recipe.values())) in top
+
+
+def test_every_stage_has_sentence_figure_and_table(page: tuple[Page, Path, list[Path]]) -> None:
+    """All five decisions are there, each with a picture inside the page itself."""
+    found, folder, files = page
+    for stage in records.study().stages:
+        assert stage.decision.reason in found.text
+        assert folder / "figures" / f"{stage.decision.stage}.png" in files
+    pictures = [link for link in found.links if link.startswith("data:image/png;base64,")]
+    assert len(pictures) == 5
+    assert all(path.is_file() for path in files)
+
+
+def test_the_page_needs_no_network(page: tuple[Page, Path, list[Path]]) -> None:
+    """Nothing in it points outside."""
+    assert all(link.startswith("data:") for link in page[0].links)
+    assert not re.search(r"https?://|@import|url\(", (page[1] / "report.html").read_text())
+
+
+def test_reasons_are_escaped(page: tuple[Page, Path, list[Path]]) -> None:
+    """What a user's code wrote into an error reaches the reader as text, not as markup."""
+    assert "RuntimeError: <out of memory> & more" in page[0].text
+    assert "<out of memory>" not in (page[1] / "report.html").read_text()
+
+
+@pytest.mark.parametrize("status", ["undecided", "interrupted", "failed"])
+def test_an_unfinished_study_is_never_shown_as_complete(status: Status) -> None:
+    """The status stands at the top, there is no answer, no score and nothing to paste."""
+    found = Page(html.render(records.study(status), {})).text
+    assert f"Study digits {status}" in found
+    assert "The recipe so far" in found
+    assert "stopped by hand" in found
+    for word in ("The answer", "Train with it again", "test accuracy", "PyTorch"):
+        assert word not in found
+
+
+def test_without_a_metric_the_loss_is_compared() -> None:
+    """A task with no metric is judged by its test loss, where smaller is better."""
+    found = Page(html.render(records.study(metric=None), {})).text
+    assert "test loss 0.220 ± 0.010 (n = 3)" in found
+    assert "untuned 0.310 ± 0.010 (n = 3) better by 0.09" in found
+
+
+def test_a_study_without_stages_is_a_page() -> None:
+    """Interrupted before the first decision there is still something to read."""
+    record = replace(records.study("interrupted"), stages=(), recipe=Recipe())
+    assert "not known" in Page(html.render(record, {})).text
+
+
+def test_a_figure_that_fails_does_not_cost_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page is written without the picture, and the log says why."""
+
+    def fail(*_: Any) -> Callable[..., Any]:
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(figures, "of", fail)
+    with caplog.at_level(logging.ERROR):
+        files = html.write(records.study(), tmp_path)
+    assert files == [tmp_path / "report.html"]
+    assert "no canvas" in caplog.text
