@@ -77,8 +77,8 @@ def unstable(curve: Curve, jump: float = 1.3) -> Clue | None:
     loss, train = curve.held_out_loss, curve.train_loss
     if len(curve) < 2:
         return None
-    ratio = loss[1:] / loss[:-1]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratio = loss[1:] / loss[:-1]
         jumps = (ratio > jump) & (train[1:] > train[:-1])
     if jumps.any():
         at = int(np.argmax(np.where(jumps, ratio, 0)))

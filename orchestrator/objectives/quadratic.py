@@ -92,13 +92,15 @@ class QuadraticObjective:
 
     def held_out_loss(self, weights: Floats) -> float:
         """Return the exact held-out loss of `weights`, shape (directions,)."""
-        gap = weights - self.held_out_minimum
-        return float(self.problem.floor + 0.5 * np.sum(self.curvature * gap * gap))
+        return self._loss(weights - self.held_out_minimum)
 
     def train_loss(self, weights: Floats) -> float:
         """Return the exact train loss of `weights`, shape (directions,), without weight decay."""
-        gap = weights - self.train_minimum
-        return float(self.problem.floor + 0.5 * np.sum(self.curvature * gap * gap))
+        return self._loss(weights - self.train_minimum)
+
+    def _loss(self, gap: Floats) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverged is no error
+            return float(self.problem.floor + 0.5 * np.sum(self.curvature * gap * gap))
 
     def step_seconds(self, batch_size: int) -> float:
         """Return the seconds that one step takes on the fake clock."""

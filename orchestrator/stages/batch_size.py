@@ -250,7 +250,7 @@ class BatchSize(Stage):
     def _losses(self, outcomes: Sequence[Outcome]) -> dict[float, dict[int, float]]:
         losses: dict[float, dict[int, float]] = {}
         for o in self._trials(outcomes):
-            losses.setdefault(o.run.batch_size, {})[o.run.replicate] = o.held_out_loss
+            losses.setdefault(o.run.batch_size, {})[o.run.replicate] = self.end_loss(o)
         return losses
 
     @staticmethod

@@ -157,7 +157,7 @@ class CandidateStage(Stage):
         table: Table = defaultdict(dict)
         for o in outcomes:
             if o.run.steps == steps:
-                table[self._value_of(o.run)][o.run.replicate] = o.held_out_loss
+                table[self._value_of(o.run)][o.run.replicate] = self.end_loss(o)
         return dict(table)
 
     def _longest(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Table, int]:

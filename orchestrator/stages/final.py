@@ -159,7 +159,7 @@ class Final(Stage):
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):
             runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
-            losses[number] = {o.run.replicate: o.held_out_loss for o in outcomes if o.run in runs}
+            losses[number] = {o.run.replicate: self.end_loss(o) for o in outcomes if o.run in runs}
         diff = differences(losses, 0).get(1)
         if diff is None:
             finished = any(math.isfinite(x) for x in losses[1].values())

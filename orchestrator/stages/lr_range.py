@@ -95,10 +95,11 @@ class LRRange(Stage):
 
     start_lr: float = option(1e-5, "first lr of the bracket", gt=0)
     end_lr: float = option(10.0, "last lr of the bracket", gt=0)
-    share: float = option(0.2, "length of a ramp as a share of the final run", gt=0, le=1)
+    share: float = option(0.15, "length of a ramp as a share of the final run", gt=0, le=1)
     least_steps: int = option(80, "a ramp has at least so many steps", ge=10)
     most_steps: int = option(400, "and at most so many", ge=10)
     ramps: int = option(3, "linear ramps, each with its own seed", ge=1, le=10)
+    margin: float = option(0.7, "max_lr as a share of the last good lr of the ramps", gt=0, le=1)
     least_drop: float = option(0.1, "a ramp must fall by this share of chance loss", ge=0, lt=1)
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
@@ -110,9 +111,9 @@ class LRRange(Stage):
         if not linear:
             last = brackets[-1]
             reading = read(last, self.facts.chance_loss)
-            if self._weak(reading) and len(brackets) == 1:
+            if len(brackets) == 1 and (reading is None or self._weak(reading) or not reading.broke):
                 return [self._again(last.run, reading)]
-            if reading is None or self._weak(reading):
+            if reading is None:
                 return []
             return self._linear(recipe, self._hand_off(reading), last.run.steps)
         if len(linear) == self.ramps:  # look once more, further or longer, if most say too little
@@ -135,7 +136,7 @@ class LRRange(Stage):
         if len(good) * 2 <= self.ramps:
             reason = f"no answer: {self._why_not(ramps)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
-        marks = sorted(round_to(r.max_lr) for r in good)
+        marks = sorted(round_to(self.margin * r.max_lr) for r in good)
         max_lr = round_to(median(marks))
         others = f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"
         return Decision(
@@ -144,8 +145,8 @@ class LRRange(Stage):
             values={"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
             interval=(marks[0], marks[-1]),
             reason=(
-                f"max_lr {max_lr:.3g}: the last rate at which held-out loss stays near its minimum,"
-                f" median of {len(good)} ramps ({others})"
+                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
+                f" near its minimum, median of {len(good)} ramps ({others})"
             ),
             evidence=evidence,
         )
@@ -181,12 +182,12 @@ class LRRange(Stage):
         return replace(run, schedule=schedule, steps=2 * run.steps, label=run.label + " again")
 
     def _hand_off(self, bracket: Reading) -> float:
-        """Return the end of the linear ramps: past the bracket's mark, at most 3 x its break.
+        """Return the end of the linear ramps: 3 x the bracket's mark.
 
-        A linear ramp spends most of its steps at high rates; one that ends too high resolves
-        nothing, so the end is tied to the mark and bounded by the break.
+        A linear ramp spends most of its steps at high rates; one that ends much too high has not
+        learnt anything when it comes to the rates that matter, and reads too high.
         """
-        return round_to(min(4 * bracket.max_lr, 3 * float(bracket.lr[-1])))
+        return round_to(3 * bracket.max_lr)
 
     def _weak(self, reading: Reading | None) -> bool:
         return reading is None or reading.drop < self.least_drop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ class Stage(ABC):
         `outcomes` are those of all earlier rounds, in the order proposed, failed and pruned ones
         included. Never returns a run that is already among them.
         """
+
+    def end_loss(self, outcome: Outcome) -> float:
+        """Return the held-out loss at the end, inf for a run that ended no better than chance."""
+        loss = outcome.held_out_loss
+        return loss if loss < self.facts.chance_loss else math.inf
 
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:

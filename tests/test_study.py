@@ -1,0 +1,327 @@
+"""Whole studies on the fake objective: answers, pruning, resume, changed configs, faults."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from orchestrator.config import Config
+from orchestrator.curve import Point, Result
+from orchestrator.ledger import journal
+from orchestrator.objectives import Session
+from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
+from orchestrator.recipe import Facts, Recipe, Run
+from orchestrator.record import StudyRecord
+from orchestrator.report.terminal import Terminal
+from orchestrator.stages.stage import cycle
+from orchestrator.study import run_study
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def a_study(**changes: Any) -> tuple[StudyRecord, str]:
+    """Run a study on the quadratic objective; return its record and what the terminal showed."""
+    mapping = {
+        "study_name": "s",
+        "objective": {"name": "quadratic"},
+        "tracking": {"name": "none"},
+        **changes,
+    }
+    stream = io.StringIO()
+    record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
+    return record, stream.getvalue()
+
+
+def trials(stage: str) -> list[optuna.trial.FrozenTrial]:
+    storage = journal(Path("runs/s/optuna.journal"))
+    return optuna.load_study(study_name=f"s/{stage}", storage=storage).trials
+
+
+def test_a_study_goes_from_nothing_to_a_tested_recipe() -> None:
+    """All stages decide, the files are there, and summary.json says what the terminal says."""
+    record, shown = a_study()
+    assert record.status == "complete"
+    assert [s.decision.kind for s in record.stages] == [
+        "lr_range",
+        "momentum",
+        "weight_decay",
+        "batch_size",
+        "final",
+    ]
+    folder = Path("runs/s")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "complete"
+    assert summary["recipe"]["max_lr"] == record.recipe.max_lr
+    assert f"{summary['final']['test_loss']['mean']:.4g}" in shown
+    assert {b["name"] for b in summary["final"]["baselines"]} == {"untuned", "range_test_only"}
+    for name in ("recipe.yaml", "report.html", "model.pt", "config.yaml", "study.log"):
+        assert (folder / name).stat().st_size > 0
+    assert {p.stem for p in (folder / "figures").glob("*.png")} == {*record_names(record)}
+    assert not (folder / "checkpoints").exists()
+
+
+def record_names(record: StudyRecord) -> list[str]:
+    return [s.decision.stage for s in record.stages]
+
+
+def test_the_answer_is_near_the_computable_optimum() -> None:
+    """Expected loss of the recipe is within 35 % of the best of a grid at the same time."""
+    record, _ = a_study()
+    objective = QuadraticObjective()
+    seconds = 312 * objective.step_seconds(64)
+
+    def expected(recipe: Recipe) -> float:
+        steps = round(seconds / objective.step_seconds(recipe.batch_size))
+        return objective.expected_loss(cycle(recipe, steps, 0, ""))
+
+    best = min(
+        expected(Recipe(weight_decay=wd, batch_size=size).at_lr(lr))
+        for lr in (0.02, 0.05, 0.1, 0.2)
+        for wd in (0.0, 1e-3, 5e-3)
+        for size in (32, 64, 128)
+    )
+    assert expected(record.recipe) < 1.35 * best
+
+
+def test_the_same_command_again_trains_nothing_and_says_the_same() -> None:
+    """A complete study is replayed from its ledger: same recipe, same summary, no new trial."""
+    first, _ = a_study()
+    before = {s: len(trials(s)) for s in ("lr_range", "momentum", "final")}
+    text = Path("runs/s/summary.json").read_text()
+    second, shown = a_study()
+    assert second.recipe == first.recipe
+    assert Path("runs/s/summary.json").read_text() == text
+    assert {s: len(trials(s)) for s in before} == before
+    assert "no new runs" in shown
+
+
+def test_an_interrupted_study_goes_on_to_the_undisturbed_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C in the middle of a run: said, exit state known, same answer in the end."""
+    undisturbed, _ = a_study(study_name="undisturbed")
+    train, calls = QuadraticObjective.__call__, []
+
+    def interrupted(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        calls.append(run)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return train(self, run, session)
+
+    monkeypatch.setattr(QuadraticObjective, "__call__", interrupted)
+    stopped, shown = a_study()
+    assert stopped.status == "interrupted"
+    assert "the same command goes on" in shown
+    assert json.loads(Path("runs/s/summary.json").read_text())["status"] == "interrupted"
+    resumed, _ = a_study()
+    keys = {o.key for s in resumed.stages for o in s.outcomes}
+    assert len(calls) - 1 == len(keys)  # nothing is trained twice, whatever the stage
+    assert resumed.recipe == undisturbed.recipe
+    assert [s.decision.reason for s in resumed.stages] == [
+        s.decision.reason for s in undisturbed.stages
+    ]
+
+
+def test_a_changed_config_runs_only_what_it_affects() -> None:
+    """Another weight-decay candidate: range test and momentum come from the ledger."""
+    a_study()
+    before = {s: len(trials(s)) for s in ("lr_range", "momentum", "weight_decay")}
+    a_study(stages={"weight_decay": {"candidates": [1e-3, 1e-4, 1e-5, 0, 1e-2]}})
+    after = {s: len(trials(s)) for s in before}
+    assert after["lr_range"] == before["lr_range"]
+    assert after["momentum"] == before["momentum"]
+    assert after["weight_decay"] > before["weight_decay"]
+
+
+def test_another_seed_is_another_study_of_the_same_name() -> None:
+    """The seed is part of every key, so everything runs again."""
+    a_study()
+    before = len(trials("momentum"))
+    a_study(seed=1)
+    assert len(trials("momentum")) >= 2 * before
+
+
+def test_starting_over_keeps_the_old_folder() -> None:
+    """fresh=true renames what was there."""
+    a_study()
+    a_study(fresh=True)
+    old = [p for p in Path("runs").iterdir() if p.name.startswith("s.old-")]
+    assert len(old) == 1
+    assert (old[0] / "summary.json").exists()
+    assert len(trials("lr_range")) < 10
+
+
+def test_the_plan_says_which_stages_run_and_in_which_order() -> None:
+    """Reordered, left out and repeated by config alone."""
+    record, _ = a_study(
+        plan=["lr_range", "weight_decay", "again", "final"], stages={"again": {"kind": "lr_range"}}
+    )
+    assert record_names(record) == ["lr_range", "weight_decay", "again", "final"]
+
+
+def test_a_range_test_without_an_answer_ends_the_study_undecided() -> None:
+    """Nothing falls below chance on a flat problem: status undecided, no recipe made up."""
+    record, shown = a_study(objective={"name": "quadratic", "start_loss": 1e-9})
+    assert record.status == "undecided"
+    assert record.recipe.max_lr is None
+    assert "no answer" in shown
+    assert "complete" not in shown
+
+
+def test_a_given_max_lr_lets_the_study_go_on_without_the_range_test() -> None:
+    """The range test says no, the config said yes."""
+    record, _ = a_study(
+        objective={"name": "quadratic", "start_loss": 1e-9},
+        recipe={"max_lr": 0.01},
+        plan=["lr_range", "final"],
+    )
+    assert record.recipe.max_lr == 0.01
+    assert record.status == "complete"
+
+
+class Scripted:
+    """An objective whose curves are given: `loss(run, progress)`."""
+
+    notes = ()
+
+    def __init__(self, loss: Any) -> None:
+        self.facts = Facts(1000, 200, 2.3, final_epochs=4)
+        self.loss = loss
+
+    def context(self, run: Run) -> Mapping[str, Any]:
+        return {"objective": "scripted"}
+
+    def __call__(self, run: Run, session: Session) -> Result:
+        if run.kind in ("probe", "calibrate"):
+            fits = {str(b): True for b in run.batch_sizes}
+            seconds = dict.fromkeys(fits, 0.01)
+            return Result(measured={"fits": fits, "seconds_per_step": seconds, "spread": fits})
+        for step in run.report_steps():
+            progress = step / run.steps
+            value = self.loss(run, progress)
+            rates = run.schedule.at(progress)
+            session.report(Point(step, progress, *rates, value, value, seconds=0.01 * step))
+        return Result(seconds=0.01 * run.steps, examples=run.examples, test_loss=value)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, loss: Any) -> None:
+    monkeypatch.setattr(Config, "build_objective", lambda self, cache: Scripted(loss))
+
+
+def falling(run: Run, progress: float) -> float:
+    return float(2.3 * np.exp(-2 * progress))
+
+
+def lost(kind: str) -> Any:
+    """Return curves on which momentum .99 is lost in one of three ways, the rest is fine."""
+
+    def loss(run: Run, progress: float) -> float:
+        if run.schedule.max_momentum != 0.99 or run.kind != "train":
+            return falling(run, progress)
+        if kind == "stuck":
+            return 2.3
+        if kind == "nan":
+            return float("nan") if progress > 0.3 else 2.0
+        return 2.3 + 10 * progress  # above chance and rising
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("nan", "diverged: held-out loss is not finite"),
+        ("rising", "diverged: held-out loss"),
+        ("stuck", "stuck: 3 points in a row at chance"),
+    ],
+)
+def test_each_kind_of_lost_run_is_pruned_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, kind: str, why: str
+) -> None:
+    """PRUNED in Optuna, stopped early, the reason with the trial and on the terminal."""
+    scripted(monkeypatch, lost(kind))
+    record, shown = a_study(plan=["momentum", "final"], recipe={"max_lr": 0.1})
+    assert record.status == "complete"
+    pruned = [t for t in trials("momentum") if t.state == optuna.trial.TrialState.PRUNED]
+    assert {t.params["max_momentum"] for t in pruned} == {0.99}
+    assert all(t.user_attrs["reason"].startswith(why) for t in pruned)
+    assert all(len(t.intermediate_values) < 20 for t in pruned)
+    assert why in shown
+    assert json.loads(Path("runs/s/summary.json").read_text())["stages"][0]["trials"]["pruned"] == 2
+
+
+def test_the_fake_objective_diverges_for_real_and_is_pruned() -> None:
+    """A momentum run at a rate beyond the cliff: pruned, and the study ends undecided."""
+    record, shown = a_study(plan=["momentum", "final"], recipe={"max_lr": 5.0})
+    states = {t.state for t in trials("momentum")}
+    assert states == {optuna.trial.TrialState.PRUNED}
+    assert record.status == "undecided"
+    assert "no max_momentum candidate finished" in shown
+
+
+def test_without_a_pruner_every_run_goes_to_its_end() -> None:
+    """pruner=none: diverged runs finish with an infinite loss and are never chosen."""
+    a_study(plan=["momentum", "final"], recipe={"max_lr": 5.0}, pruner={"name": "none"})
+    assert {t.state for t in trials("momentum")} == {optuna.trial.TrialState.COMPLETE}
+
+
+def test_a_failing_run_is_not_a_failing_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate raises: FAILED with its reason, the stage decides without it."""
+
+    def loss(run: Run, progress: float) -> float:
+        if run.schedule.max_momentum == 0.97:
+            raise RuntimeError("out of cheese")
+        return falling(run, progress)
+
+    scripted(monkeypatch, loss)
+    record, shown = a_study(plan=["momentum", "final"], recipe={"max_lr": 0.1})
+    assert record.status == "complete"
+    assert "RuntimeError: out of cheese" in shown
+    assert "out of cheese" in Path("runs/s/study.log").read_text()
+
+
+def test_a_study_whose_runs_all_fail_says_failed_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's model raises every time: status failed, with the error."""
+
+    def loss(run: Run, progress: float) -> float:
+        raise RuntimeError("out of cheese")
+
+    scripted(monkeypatch, loss)
+    record, shown = a_study()
+    assert record.status == "failed"
+    assert "out of cheese" in shown
+
+
+def test_torch_is_not_imported_by_a_study_on_the_fake_objective(here: Path) -> None:
+    """A whole study in a new process: no torch, no MLflow."""
+    code = (
+        "import sys; from orchestrator.config import Config; "
+        "from orchestrator.study import run_study; "
+        "r = run_study(Config.from_mapping({'objective': {'name': 'quadratic'},"
+        " 'tracking': {'name': 'none'}, 'quiet': True})); "
+        "sys.exit(r.status != 'complete' or 'torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=here, timeout=60).returncode == 0
+
+
+def test_the_sealed_test_enters_only_the_final_stage() -> None:
+    """Before the last round no run opens the test, so no decision can depend on it."""
+    record, _ = a_study()
+    opened = [[o.run.opens_test for o in s.outcomes] for s in record.stages]
+    assert not any(flag for flags in opened[:-1] for flag in flags)
+    assert any(opened[-1])
+
+
+def test_quadratic_problem_is_set_by_config() -> None:
+    """Options of the fake objective arrive at the problem."""
+    config = Config.from_mapping({"objective": {"name": "quadratic", "noise": 1.0}})
+    objective = config.build_objective(Path("cache"))
+    assert isinstance(objective, QuadraticObjective)
+    assert objective.problem == Quadratic(noise=1.0)
