@@ -10,6 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -167,7 +168,9 @@ def curves(stage: StageRecord) -> Figure:
 def batch_size(stage: StageRecord, metric: str | None = None) -> Figure:
     """Return loss, and the metric beside it, against training time: timed runs of equal time."""
     trained = [o for o in stage.outcomes if o.run.kind == "train" and len(o.curve)]
-    runs = [o for o in trained if o.run.timed] or trained
+    timed = [o for o in trained if o.run.timed] or trained
+    # A timing that was rejected was measured again: only the last attempt counts.
+    runs = list({replace(o.run, attempt=0): o for o in timed}.values())
     shows_metric = any(np.isfinite(o.curve.metric).any() for o in runs)
     figure, all_axes = _new(2 if shows_metric else 1)
     if not runs:

@@ -39,8 +39,9 @@ p { margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { font-weight: 600; color: var(--soft); white-space: nowrap; }
-td.n, th.n { text-align: right; white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
+.n { text-align: right; }
+td.n { white-space: nowrap; }
 tr.own td { font-weight: 600; }
 figure { margin: 1rem 0; max-width: 100%; overflow-x: auto; background: #fff; border-radius: 6px;
   border: 1px solid var(--line); }

@@ -125,11 +125,11 @@ class Terminal:
             return
         if self._progress is None:
             self._progress = _live_line(self._stream)
-            self._task = self._progress.add_task("", total=1.0, stage="", losses="")
-            self._progress.start()
+            self._task = self._progress.add_task("", total=1.0, stage=self._stage, losses="")
         if run is not None:
             self._progress.update(self._task, description=run)
         self._progress.update(self._task, completed=progress, stage=self._stage, losses=losses)
+        self._progress.start()  # nothing if it has started
         self._progress.refresh()
         self._drawn = time.monotonic()
 

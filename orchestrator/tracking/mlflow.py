@@ -37,6 +37,8 @@ STATUS = {
     "undecided": "FAILED",
     "interrupted": "KILLED",
 }
+# Without it the user interface opens on its pages for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 # What the server answers when it is well and the request is not: skip it and go on.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 log = logging.getLogger("orchestrator.tracking")
@@ -215,7 +217,8 @@ class Store:
             found = client.get_experiment_by_name(study)
             if found is None:
                 where = artifacts.as_uri() if local else None  # a server keeps its own artifacts
-                return cls(client, study, client.create_experiment(study, artifact_location=where))
+                made = client.create_experiment(study, where, tags=EXPERIMENT_TAGS)
+                return cls(client, study, made)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return cls(client, study, found.experiment_id)
