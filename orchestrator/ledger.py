@@ -96,6 +96,7 @@ class Ledger:
         for name in optuna.get_all_study_names(storage):
             if name.startswith(f"{study}/"):
                 self._load(name)
+        self.id = self.id or uuid.uuid4().hex  # kept with every Optuna study that is made
 
     def _load(self, name: str) -> None:
         study = optuna.load_study(study_name=name, storage=self._storage)
@@ -116,8 +117,6 @@ class Ledger:
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            if not self.id:
-                self.id = uuid.uuid4().hex
             if "id" not in study.user_attrs:
                 study.set_user_attr("id", self.id)
             self._studies[stage] = study

@@ -5,28 +5,35 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from orchestrator import own
 from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig, OwnConfig
 from orchestrator.curve import Result
-from orchestrator.errors import ConfigError
 from orchestrator.objectives import Session
-from orchestrator.recipe import Facts, Run
-from orchestrator.training import clock, data, loop, memory, models
+from orchestrator.recipe import Facts, Run, RunKind
+from orchestrator.training import device as torch_device
+from orchestrator.training import models
 from orchestrator.training.batches import Inputs
+from orchestrator.training.clock import calibrate
+from orchestrator.training.data import Data, load
+from orchestrator.training.loop import Setup, train
+from orchestrator.training.memory import probe
 
 # Raise it with every change to training that changes losses: results of older versions are then not
 # taken for new ones. tests/test_training.py fails when the losses move.
 TRAINING_VERSION = 1
+DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
+    "train": train,
+    "ramp": train,
+    "probe": lambda setup, run, _: probe(setup, run),
+    "calibrate": lambda setup, run, _: calibrate(setup, run),
+}
 PLACES = {"path", "folder", "download"}  # of the data: the content hashes say it better
 
 
@@ -68,12 +75,15 @@ class TrainingObjective:
         final_epochs: float = 10,
         cache: Path,
     ) -> None:
-        where = _device(device)
-        self._threads = threads or torch.get_num_threads()
-        torch.set_num_threads(self._threads)
+        where = torch_device.find(device)
+        self._threads = torch_device.use_threads(threads)
         self._config = {"data": data, "model": model, "optimizer": optimizer}
-        self._setup = _setup(data, model, optimizer, where, precision, seed, cache)
-        found = self._setup.data
+        found = load(data, cache)
+        make_model = partial(models.build, model, found)
+        inputs = Inputs(found, where)
+        with torch_device.private_random(where):
+            inputs.channels_last &= models.check(make_model(), found)
+        self._setup = Setup(make_model, found, inputs, optimizer.nesterov, precision, seed)
         self.facts = Facts(
             train_examples=len(found.train),
             held_out_examples=len(found.held_out),
@@ -82,9 +92,9 @@ class TrainingObjective:
             metric="accuracy",
         )
         self.notes = (found.source, *_asides(found, model))
-        self.device = _device_name(where, self._threads)
-        self.versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-        self.versions |= {name: version(name) for name in ("torchvision", "numpy")}
+        self.device = torch_device.describe(where, self._threads)
+        self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+        self.versions["python"] = platform.python_version()
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return everything but the run that determines its result."""
@@ -104,55 +114,9 @@ class TrainingObjective:
 
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""
-        torch.set_num_threads(self._threads)  # another objective may have set it since
-        device = self._setup.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            if run.kind == "probe":
-                return memory.probe(self._setup, run)
-            if run.kind == "calibrate":
-                return clock.calibrate(self._setup, run)
-            return loop.train(self._setup, run, session)
-
-
-def _setup(
-    data_config: DataConfig | OwnConfig,
-    model_config: ModelConfig | OwnConfig,
-    optimizer: OptimizerConfig,
-    device: torch.device,
-    precision: str,
-    seed: int,
-    cache: Path,
-) -> loop.Setup:
-    found = data.load(data_config, cache)
-    make_model = partial(models.build, model_config, found)
-    inputs = Inputs(found, device)
-    with torch.random.fork_rng([]):
-        model = make_model()
-    models.check(model, found)
-    inputs.channels_last = inputs.images and models.takes_channels_last(model, found)
-    return loop.Setup(make_model, found, inputs, optimizer.nesterov, precision, seed)
-
-
-def _device(name: str) -> torch.device:
-    """Return the device, made deterministic. Raises ConfigError if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        problem = str(error).splitlines()[0]
-        raise ConfigError(f"device={name} is not there ({problem}): use auto or cpu") from error
-    if name.startswith("cuda"):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    return torch.device(name)
-
-
-def _device_name(device: torch.device, threads: int) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({threads} thread{'s' if threads > 1 else ''})"
+        torch_device.use_threads(self._threads)  # another objective may have changed it since
+        with torch_device.private_random(self._setup.device):
+            return DO[run.kind](self._setup, run, session)
 
 
 def _described(config: DataConfig | ModelConfig | OptimizerConfig | OwnConfig) -> dict[str, Any]:
@@ -171,7 +135,7 @@ def _source(target: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _asides(found: data.Data, model: ModelConfig | OwnConfig) -> list[str]:
+def _asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
     sentences = []
     if found.scale != 1:
         sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")

@@ -63,7 +63,8 @@ class BatchSize(Stage):
         0.1, "length of a range test as a share of the final run", gt=0, le=1
     )
     least_steps: int = option(40, "a range test has at least so many steps", ge=10)
-    tolerance: float = option(0.1, "measured time may differ from the plan by this share", gt=0)
+    tolerance: float = option(0.1, "a trial's time may differ from the plan by this share", gt=0)
+    margin: float = option(0.05, "a size this much worse is no tie, however noisy", ge=0, lt=1)
     tie: Literal["incumbent", "paper"] = option("paper", "who wins a tie; paper: the largest")
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
@@ -134,8 +135,9 @@ class BatchSize(Stage):
                 self.name, self.kind, reason, {"batch_size": recipe.batch_size},
                 incumbent_kept=True, evidence=evidence,
             )  # fmt: skip
+        near = -math.log1p(-self.margin)
         diffs = differences(losses, best)
-        tied = [int(s) for s, d in diffs.items() if math.isfinite(d.mean) and not d.worse_by(0)]
+        tied = [int(s) for s, d in diffs.items() if d.mean <= near and not d.worse_by(0)]
         pool = sorted({int(best), *tied})
         chosen = int(best)
         if self.tie == "paper":
@@ -169,8 +171,16 @@ class BatchSize(Stage):
             rule = "the largest is taken" if self.tie == "paper" else "the incumbent goes first"
             text = f"{head} at equal time, a tie with {', '.join(map(str, others))}; {rule}"
         else:
-            text = f"{head}, the lowest of {len(losses)} sizes at equal time, beyond noise"
-        return text + self._disagreement(outcomes)
+            text = f"{head}, the lowest of {len(losses)} sizes at equal time"
+        return text + self._disagreement(outcomes) + self._disturbance(outcomes)
+
+    def _disturbance(self, outcomes: Sequence[Outcome]) -> str:
+        """Say so where the clock could not be trusted."""
+        trials = self._trials(outcomes)
+        late = sum(not self._on_time(o, outcomes) for o in trials)
+        if not late:
+            return ""
+        return f"; but {late} of {len(trials)} trials missed the planned time: something else ran"
 
     def _disagreement(self, outcomes: Sequence[Outcome]) -> str:
         """Say so where loss and metric prefer different sizes, as the paper found."""
@@ -260,11 +270,20 @@ class BatchSize(Stage):
         return min(finite, key=finite.__getitem__) if finite else None
 
     def _on_time(self, o: Outcome, outcomes: Sequence[Outcome]) -> bool:
-        """Whether a finished trial took the planned time, within `tolerance`."""
+        """Whether a finished trial took the planned time, within `tolerance`.
+
+        Against the median of all trials, which are made in turn: a machine that has become slower
+        for all of them leaves the comparison fair.
+        """
         if o.state != "finished":
             return True
-        planned = o.run.steps * self._seconds(outcomes)[o.run.batch_size]
-        return abs(o.result.seconds / planned - 1) <= self.tolerance
+        seconds = self._seconds(outcomes)
+        slowness = {
+            trial.run: trial.result.seconds / (trial.run.steps * seconds[trial.run.batch_size])
+            for trial in outcomes
+            if trial.run.timed and trial.run.kind == "train" and trial.state == "finished"
+        }
+        return abs(slowness[o.run] / median(slowness.values()) - 1) <= self.tolerance
 
     def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         seconds, lrs = self._seconds(outcomes), self._lrs(recipe, outcomes)

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
@@ -188,4 +189,5 @@ def _write(target: Path, arrays: Arrays) -> None:
         np.savez(unfinished, **arrays)  # type: ignore[arg-type]
         unfinished.replace(target)
     except OSError:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()

@@ -17,19 +17,23 @@ ROUND_STEPS = 3
 
 
 def calibrate(setup: Setup, run: Run) -> Result:
-    """Return median seconds per step of each of `run.batch_sizes`, and how far the rounds spread.
+    """Return the seconds per step of each of `run.batch_sizes`, and how far the rounds spread.
 
-    Each round measures all sizes in turn, so that a disturbance hits them alike; the first steps
-    are outside the clock. `spread` is half the interquartile range over the median. Raises
-    ValueError for too large a batch.
+    Each round measures all sizes in turn, so that a disturbance hits them alike: a size's time is
+    the median, over the rounds, of its ratio to the first size, times the first size's median.
+    `spread` is half the interquartile range of that ratio over its median. The first steps are
+    outside the clock. Raises ValueError for too large a batch.
     """
     trainers = {size: _trainer(setup, run, size) for size in run.batch_sizes}
     counts = {size: _steps_per_round(trainer) for size, trainer in trainers.items()}
     rounds = [{b: _per_step(t, counts[b]) for b, t in trainers.items()} for _ in range(ROUNDS)]
+    first = run.batch_sizes[0]
+    base = float(np.median([measured[first] for measured in rounds]))
     seconds, spread = {}, {}
     for size in run.batch_sizes:
-        low, median, high = np.quantile([measured[size] for measured in rounds], [0.25, 0.5, 0.75])
-        seconds[str(size)] = float(median)
+        ratios = [measured[size] / measured[first] for measured in rounds]
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        seconds[str(size)] = float(median) * base
         spread[str(size)] = float((high - low) / 2 / median)
     return Result(measured={"seconds_per_step": seconds, "spread": spread})
 

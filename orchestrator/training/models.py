@@ -35,42 +35,36 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
     return NETWORKS[config.name](config, data.input_shape, data.classes)
 
 
-def check(model: nn.Module, data: Data) -> None:
-    """Try two examples; raises ModelError, one line, if the network cannot learn these classes."""
+def check(model: nn.Module, data: Data) -> bool:
+    """Try the network on two examples, return whether it also takes images laid out channels last.
+
+    Raises ModelError, one line, if it cannot learn these classes. (`view` in a user's forward may
+    refuse the other layout.)
+    """
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("model: it has no parameters that can be trained (requires_grad)")
-    state, was_training = torch.get_rng_state(), model.training
+    x = data.train.x[:2].float()
     try:
-        with torch.no_grad():
-            out = model.eval()(data.train.x[:2].float())
+        scores = _tried(model.eval(), x)
     except Exception as error:  # whatever the user's network raises, the cause is the same
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model: it cannot take inputs {data.input_shape}: {problem}") from error
-    finally:
-        model.train(was_training)
-        torch.set_rng_state(state)
-    wanted = (min(2, len(data.train)), data.classes)
-    if not isinstance(out, Tensor) or tuple(out.shape) != wanted or not out.is_floating_point():
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if shape != (len(x), data.classes):
         raise ModelError(
             f"model: must give one score per class, shape (examples, {data.classes}),"
-            f" got {got} for {wanted[0]} examples"
+            f" got {shape} for {len(x)} examples"
         )
-
-
-def takes_channels_last(model: nn.Module, data: Data) -> bool:
-    """Whether a network takes images laid out channels last; `view` in a user's forward may not."""
-    x = data.train.x[:2].float().contiguous(memory_format=torch.channels_last)
-    state = torch.get_rng_state()
     try:
-        model.to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            model(x)
+        _tried(model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
     except RuntimeError:
         return False
-    finally:
-        torch.set_rng_state(state)
     return True
+
+
+@torch.no_grad()
+def _tried(model: nn.Module, x: Tensor) -> object:
+    return model(x)
 
 
 def _scaled(channels: int, width: float) -> int:
