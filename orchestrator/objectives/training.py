@@ -34,7 +34,8 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "probe": lambda setup, run, _: probe(setup, run),
     "calibrate": lambda setup, run, _: calibrate(setup, run),
 }
-PLACES = {"path", "folder", "download"}  # of the data: the content hashes say it better
+# Of the data: content hashes say it better, and say it of the test only where that is opened.
+LEFT_OUT = {"path", "folder", "download", "test_examples"}
 
 
 def from_config(config: Config, cache: Path) -> TrainingObjective:
@@ -122,7 +123,7 @@ class TrainingObjective:
 def _described(config: DataConfig | ModelConfig | OptimizerConfig | OwnConfig) -> dict[str, Any]:
     """Return a part of the config as JSON-able values, the user's callables with their source."""
     if not isinstance(config, OwnConfig):
-        return config.model_dump(mode="json", exclude=PLACES)
+        return config.model_dump(mode="json", exclude=LEFT_OUT)
     return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}
 
 
