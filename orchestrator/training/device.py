@@ -1,0 +1,48 @@
+"""The device that trains, and its threads."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from orchestrator.errors import ConfigError
+
+
+def find(name: str) -> torch.device:
+    """Return the device, made deterministic; "auto" is CUDA if there is one, else the CPU.
+
+    Raises ConfigError, one line, if it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f"device={name} is not there ({problem}): use auto or cpu") from error
+    if name.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return torch.device(name)
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """Return the name of the GPU, or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def use_threads(count: int | None) -> int:
+    """Let torch use `count` threads (None: as many as it does), return how many it uses."""
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def private_random(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which torch's global random state is what it was before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -1,0 +1,449 @@
+import math
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
+from orchestrator.curve import Point, Result
+from orchestrator.errors import ConfigError
+from orchestrator.objectives import StopRun
+from orchestrator.objectives.training import TrainingObjective
+from orchestrator.recipe import Run, run_seed
+from orchestrator.schedules import Schedule
+from orchestrator.training import checkpoint
+from orchestrator.training.batches import Inputs, batches
+from orchestrator.training.data import load
+from orchestrator.training.evaluate import evaluate
+
+DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
+
+
+class FakeSession:
+    """Keeps what it is given; stops the run with `stop` when it has `until` points."""
+
+    def __init__(
+        self, saved: bytes | None = None, until: int = 1000, stop: BaseException | None = None
+    ) -> None:
+        self.points: list[Point] = []
+        self.saved = saved
+        self.model: bytes | None = None
+        self._until, self._stop = until, stop
+
+    def report(self, point: Point) -> None:
+        self.points.append(point)
+        if len(self.points) == self._until and self._stop:
+            raise self._stop
+
+    def save(self, state: bytes) -> None:
+        self.saved = state
+
+    def load(self) -> bytes | None:
+        return self.saved
+
+    def save_model(self, state: bytes) -> None:
+        self.model = state
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Leave torch's threads as they were."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def objective(
+    data: DataConfig | OwnConfig = DIGITS,
+    model: ModelConfig | OwnConfig | None = None,
+    cache: Path = Path("unused"),
+    **options: Any,
+) -> TrainingObjective:
+    model = model or ModelConfig(width=0.25)
+    options = {"threads": 1, "device": "cpu", **options}
+    return TrainingObjective(data, model, OptimizerConfig(), cache=cache, **options)
+
+
+def a_run(**changes: Any) -> Run:
+    schedule = Schedule("paper", 0.01, 0.1, 0.85, 0.95)
+    values = {"steps": 40, "batch_size": 32, "points": 4, "replicate": 0, "weight_decay": 1e-3}
+    return Run(**{"kind": "train", "schedule": schedule, **values, **changes})
+
+
+def train(objective: TrainingObjective, run: Run) -> tuple[FakeSession, Result]:
+    session = FakeSession()
+    return session, objective(run, session)
+
+
+def losses(session: FakeSession) -> list[tuple[float, float]]:
+    return [(p.train_loss, p.held_out_loss) for p in session.points]
+
+
+# --- what a run gives
+
+
+def test_the_losses_of_this_version_of_the_training_code() -> None:
+    """Golden losses: if they move on purpose, raise TRAINING_VERSION and write the new ones here.
+
+    They hold for any CPU to the tolerance, which is far below what a change of method makes.
+    """
+    session, _ = train(objective(), a_run())
+    expected = [(2.2838, 2.2085), (1.96, 1.3769), (0.8712, 0.6404), (0.4298, 0.498)]
+    assert np.array(losses(session)) == pytest.approx(np.array(expected), rel=1e-3)
+
+
+def test_a_run_reports_rates_progress_and_results() -> None:
+    """Points stand where the run says, with the rates of the step just made."""
+    run = a_run(points=3)
+    session, result = train(objective(), run)
+    assert [p.step for p in session.points] == run.report_steps() == [13, 27, 40]
+    for point in session.points:
+        assert point.progress == point.step / 40
+        assert (point.lr, point.momentum) == run.schedule.at((point.step - 1) / 40)
+        assert 0 <= point.metric <= 1
+    assert result.examples == 40 * 32
+    assert result.seconds == session.points[-1].seconds > session.points[0].seconds > 0
+    assert math.isnan(result.test_loss)
+
+
+def test_the_steps_are_those_of_torch_sgd() -> None:
+    """The loop equals a hand-written one: nesterov, coupled decay, rates set before each step."""
+    made = objective(seed=5)
+    run = a_run(steps=12, points=1, replicate=2)
+    session, _ = train(made, run)
+    setup = made._setup
+    torch.manual_seed(run_seed(5, 2, "weights"))
+    model = setup.make_model()
+    sgd = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, weight_decay=1e-3, nesterov=True)
+    feed = batches(setup.inputs, 32, run_seed(5, 2, "order"))
+    total = 0.0
+    for step in range(12):
+        sgd.param_groups[0].update(run.schedule.at(step / 12)._asdict())
+        x, y = next(feed)
+        sgd.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        sgd.step()
+        total += loss.item() / 12
+    assert session.points[0].train_loss == pytest.approx(total, rel=1e-5)
+
+
+def test_a_run_is_repeatable_and_replicates_differ() -> None:
+    """Twice the same run: the same bits, whatever ran before. Another replicate: others."""
+    made = objective()
+    first, _ = train(made, a_run())
+    other, _ = train(made, a_run(replicate=1))
+    again, _ = train(objective(), a_run())
+    assert losses(first) == losses(again) != losses(other)
+
+
+def test_candidates_are_paired() -> None:
+    """With a learning rate near zero and any momentum, all runs of a replicate start alike."""
+    made = objective()
+    tiny = {"steps": 2, "points": 2, "weight_decay": 0.0}
+    low = Schedule("constant", 1e-12, 1e-12, 0.5, 0.5)
+    high = Schedule("constant", 1e-12, 1e-12, 0.99, 0.99)
+    one, _ = train(made, a_run(**tiny, schedule=low))
+    two, _ = train(made, a_run(**tiny, schedule=high))
+    assert np.array(losses(one)) == pytest.approx(np.array(losses(two)), rel=1e-6)
+
+
+def test_training_leaves_the_callers_random_state_alone() -> None:
+    """The study's seed decides; torch's global state is what it was."""
+    before = torch.get_rng_state()
+    train(objective(model=ModelConfig(dropout=0.5)), a_run())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_reports_use_the_frozen_subset_but_the_last_uses_all() -> None:
+    """Of a "train" run; a ramp uses the subset throughout. (The network stands still here.)"""
+    still = {"held_out_examples": 10, "schedule": Schedule("constant", 1e-12, 1e-12, 0.9, 0.9)}
+    made = objective()
+    session, _ = train(made, a_run(**still))
+    ramp, _ = train(made, a_run(kind="ramp", **still))
+    subset, whole = session.points[0].held_out_loss, session.points[-1].held_out_loss
+    assert subset != pytest.approx(whole, rel=1e-3)
+    assert [p.held_out_loss for p in ramp.points] == pytest.approx([subset] * 4, rel=1e-6)
+    torch.manual_seed(run_seed(0, 0, "weights"))
+    expected, _ = evaluate(
+        made._setup.make_model(), made._setup.inputs, made._setup.inputs.held_out
+    )
+    assert whole == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_that_diverged_ends_with_that_report() -> None:
+    """A loss that is not finite is reported once; no time is spent on the rest."""
+    wild = Schedule("constant", 1e6, 1e6, 0.9, 0.9)
+    session, result = train(objective(), a_run(schedule=wild, points=10))
+    assert len(session.points) < 10
+    assert not all(math.isfinite(v) for v in losses(session)[-1])
+    assert result.examples == session.points[-1].step * 32
+
+
+def test_the_sealed_test_is_opened_by_runs_that_say_so() -> None:
+    """Such a run gives test loss and accuracy, and the trained network as a state_dict file."""
+    made = objective()
+    session, result = train(made, a_run(opens_test=True))
+    assert 0 < result.test_loss < 2.3
+    assert result.test_metric * 50 == pytest.approx(round(result.test_metric * 50))
+    assert session.model is not None
+    model = made._setup.make_model()
+    model.load_state_dict(torch.load(BytesIO(session.model), weights_only=True))
+    found = made._setup
+    loss, _ = evaluate(model, found.inputs, found.inputs.on_device(found.data.open_test()))
+    assert loss == pytest.approx(result.test_loss, rel=1e-5)
+
+
+def test_real_digits_are_learned() -> None:
+    """A small network on all digits, two epochs: most of the test is right."""
+    _, result = train(objective(DataConfig()), a_run(steps=74, points=1, opens_test=True))
+    assert result.test_metric > 0.85
+
+
+def test_too_large_a_batch_is_one_clear_line() -> None:
+    """The message names batch and data size."""
+    with pytest.raises(ValueError, match=r"batch_size=301: choose 1 to 300"):
+        train(objective(), a_run(batch_size=301))
+
+
+def test_bfloat16_trains() -> None:
+    """With autocast the losses are those of float32 to two digits."""
+    exact, _ = train(objective(), a_run())
+    rough, _ = train(objective(precision="bfloat16"), a_run())
+    assert losses(exact) != losses(rough)
+    assert np.array(losses(rough)) == pytest.approx(np.array(losses(exact)), rel=0.1)
+
+
+# --- batches
+
+
+def feed(augment: bool = True, first: int = 0, count: int = 20) -> list[tuple[Tensor, Tensor]]:
+    config = DataConfig(**{**DIGITS.model_dump(), "augment": augment})
+    inputs = Inputs(load(config, Path("unused")), torch.device("cpu"))
+    made = batches(inputs, 32, seed=1, first=first)
+    return [next(made) for _ in range(count)]
+
+
+@pytest.mark.parametrize("first", [0, 3, 9, 13])
+def test_batches_are_a_pure_function_of_their_step(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever begins at step n gets what others get there, also within a chunk."""
+    monkeypatch.setattr("orchestrator.training.batches.CHUNK_BYTES", {"cpu": 4 * 4 * 32 * 64})
+    for (x, y), (x2, y2) in zip(feed()[first:], feed(first=first, count=20 - first), strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+
+
+def test_an_epoch_sees_each_example_once() -> None:
+    """300 examples make nine batches of 32, all different; the rest waits for another epoch."""
+    seen = torch.cat([x for x, _ in feed(augment=False, count=9)]).flatten(1)
+    assert len(torch.unique(seen, dim=0)) == 9 * 32
+
+
+def test_crops_move_images_by_at_most_the_border() -> None:
+    """With augmentation an image is one of the nine windows of its bordered self."""
+    data = load(DataConfig(**{**DIGITS.model_dump(), "augment": True}), Path("unused"))
+    inputs = Inputs(data, torch.device("cpu"))
+    x, _ = inputs.gather(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
+    border = inputs.train.x[0, :, :, 0]
+    windows = [border[i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+    expected = torch.stack([inputs.normalised(w[None, :, :, None])[0] for w in windows])
+    distances = (x[:, None] - expected[None]).abs().amax((2, 3, 4))
+    assert distances.amin(1).max() == 0
+    assert len(distances.argmin(1).unique()) == 9
+
+
+def test_colour_images_are_mirrored_half_of_the_time() -> None:
+    """Digits never are; other images in half of the draws."""
+    data = load(DataConfig(**{**DIGITS.model_dump(), "augment": True}), Path("unused"))
+    inputs = Inputs(data, torch.device("cpu"))
+    inputs.mirrored, inputs.border = True, 0
+    inputs.train = inputs.on_device(data.train)
+    x, _ = inputs.gather(torch.zeros(400, dtype=torch.int64), torch.Generator().manual_seed(0))
+    plain = inputs.normalised(inputs.train.x[:1])
+    assert sum(torch.equal(a, plain[0].flip(2)) for a in x) == pytest.approx(200, abs=40)
+
+
+def test_inputs_are_normalised_and_scaled() -> None:
+    """Mean 0 and deviation 1 over the training data, times `scale`."""
+    data = load(DataConfig(scale=3), Path("unused"))
+    inputs = Inputs(data, torch.device("cpu"))
+    x = inputs.normalised(inputs.train.x)
+    assert x.mean().item() == pytest.approx(0, abs=1e-4)
+    assert x.std().item() == pytest.approx(3, rel=1e-3)
+
+
+# --- batch norm in a ramp
+
+
+def test_a_ramp_is_measured_with_batch_statistics() -> None:
+    """The running ones lag behind; they are not touched, and the network is as it was."""
+    inputs = Inputs(load(DIGITS, Path("unused")), torch.device("cpu"))
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)).train()
+    with torch.no_grad():
+        model[0].running_mean.fill_(100)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    lagging, _ = evaluate(model, inputs, inputs.held_out)
+    fresh, _ = evaluate(model, inputs, inputs.held_out, batch_statistics=True)
+    assert fresh < 3 < 10 < lagging
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert model.training
+
+
+# --- checkpoints
+
+
+class Hard(nn.Module):
+    """Batch norm and dropout: what a checkpoint most easily forgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(144, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        out: Tensor = self.head(self.conv(x))
+        return out
+
+
+def hard() -> TrainingObjective:
+    data = DataConfig(**{**DIGITS.model_dump(), "augment": True})
+    return objective(data, OwnConfig(_target_=f"{__name__}.Hard"))
+
+
+@pytest.mark.parametrize("until", [1, 3])
+def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(until: int) -> None:
+    """Dropout, batch norm, crops, momentum and the end within an epoch: not a bit is lost."""
+    whole, result = train(hard(), a_run())
+    cut = FakeSession(until=until, stop=StopRun("enough", pruned=True))
+    with pytest.raises(StopRun):
+        hard()(a_run(), cut)
+    resumed = FakeSession(saved=cut.saved)
+    again = hard()(a_run(), resumed)
+    assert cut.saved is not None
+    assert losses(resumed) == losses(whole)
+    assert resumed.points[:until] == cut.points
+    assert again.examples == result.examples
+
+
+def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed run goes on from its last report when that was saved."""
+    monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(checkpoint.Keeper, "is_due", lambda self: True)
+    cut = FakeSession(until=3, stop=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        hard()(a_run(), cut)
+    resumed = FakeSession(saved=cut.saved)
+    hard()(a_run(), resumed)
+    whole, _ = train(hard(), a_run())
+    assert losses(resumed) == losses(whole)
+
+
+def test_a_run_ended_by_its_own_rule_saves_nothing() -> None:
+    """A ramp that stopped is finished: a checkpoint would be of no use."""
+    session = FakeSession(until=1, stop=StopRun("diverged", pruned=False))
+    with pytest.raises(StopRun):
+        objective()(a_run(), session)
+    assert session.saved is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "foreign", "other network"])
+def test_an_unreadable_checkpoint_means_to_start_over(damage: str) -> None:
+    """Whatever the bytes are, the run is done from the start, and right."""
+    cut = FakeSession(until=2, stop=StopRun("enough", pruned=True))
+    made = objective(model=ModelConfig(width=0.5 if damage == "other network" else 0.25))
+    with pytest.raises(StopRun):
+        made(a_run(), cut)
+    assert cut.saved is not None
+    saved = {"empty": b"", "torn": cut.saved[:5000], "foreign": b"PK\x03\x04" * 99}
+    resumed = FakeSession(saved=saved.get(damage, cut.saved))
+    objective()(a_run(), resumed)
+    whole, _ = train(objective(), a_run())
+    assert losses(resumed) == losses(whole)
+
+
+# --- probe and calibration
+
+
+def test_a_calibration_measures_every_batch_size() -> None:
+    """Larger batches take longer per step but not per example; the spread is a share."""
+    run = a_run(kind="calibrate", batch_sizes=(16, 256))
+    _, result = train(objective(), run)
+    seconds = result.measured["seconds_per_step"]
+    assert seconds["16"] < seconds["256"] < 16 * seconds["16"]
+    assert set(result.measured["spread"]) == {"16", "256"}
+    assert all(spread >= 0 for spread in result.measured["spread"].values())
+
+
+def test_a_probe_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes grow with the batch; more than the data or the memory does not fit."""
+    monkeypatch.setattr("orchestrator.training.memory._available", lambda device: 200_000)
+    run = a_run(kind="probe", batch_sizes=(32, 300, 512))
+    _, result = train(objective(), run)
+    assert result.measured["fits"] == {"32": True, "300": False, "512": False}
+    assert 0 < result.measured["bytes"]["32"] < result.measured["bytes"]["300"]
+
+
+# --- the objective
+
+
+def test_facts_notes_and_versions_describe_the_task() -> None:
+    """What stages plan with, and what the report says."""
+    made = objective(DataConfig(**{**DIGITS.model_dump(), "scale": 2.0}), final_epochs=7)
+    facts = made.facts
+    assert (facts.train_examples, facts.held_out_examples, facts.final_epochs) == (300, 100, 7)
+    assert facts.chance_loss == pytest.approx(math.log(10))
+    assert facts.metric == "accuracy"
+    assert "300 of 1,438 training images" in made.notes[0]
+    assert any("multiplied by 2" in note for note in made.notes)
+    assert made.device == "cpu (1 thread)"
+    assert torch.__version__.startswith(made.versions["torch"])
+
+
+def test_the_context_holds_what_decides_a_result() -> None:
+    """Model, data, seed, threads and precision change the key; where the data lie does not."""
+    base = a_run().key(objective().context(a_run()))
+
+    def key(*args: Any, **options: Any) -> str:
+        return a_run().key(objective(*args, **options).context(a_run()))
+
+    assert key() == key(DataConfig(**{**DIGITS.model_dump(), "folder": "elsewhere"})) == base
+    others = [
+        key(DataConfig(**{**DIGITS.model_dump(), "seed": 1})),
+        key(DataConfig(**{**DIGITS.model_dump(), "scale": 2.0})),
+        key(model=ModelConfig(width=0.5)),
+        key(seed=1),
+        key(precision="bfloat16"),
+        key(threads=2),
+    ]
+    assert len({base, *others}) == 7
+
+
+def test_the_sealed_test_enters_only_the_keys_of_runs_that_open_it() -> None:
+    """Another test part leaves all other keys as they are."""
+    other = DataConfig(**{**DIGITS.model_dump(), "test_examples": 40})
+    few, many = objective(other), objective()
+    assert few.context(a_run()) == many.context(a_run())
+    assert "test_hash" not in many.context(a_run())
+    opening = a_run(opens_test=True)
+    assert few.context(opening)["test_hash"] != many.context(opening)["test_hash"]
+
+
+def test_the_source_of_the_users_network_is_part_of_the_context() -> None:
+    """An edited network is another network."""
+    context = hard().context(a_run())
+    assert context["model"]["_target_"].endswith("Hard")
+    assert len(context["model"]["source"]) == 16
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    """The message names the device."""
+    with pytest.raises(ConfigError, match="device=cuda:99 is not there"):
+        objective(device="cuda:99")
