@@ -25,8 +25,8 @@ from orchestrator.recipe import Run
 
 # Wide and fixed: Optuna refuses a parameter whose kind of distribution changes within a study.
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
-    "max_lr": FloatDistribution(1e-12, 1e6, log=True),
-    "min_lr": FloatDistribution(1e-15, 1e6, log=True),
+    "max_lr": FloatDistribution(1e-300, 1e300, log=True),
+    "min_lr": FloatDistribution(1e-300, 1e300, log=True),
     "max_momentum": FloatDistribution(0, 1),
     "min_momentum": FloatDistribution(0, 1),
     "weight_decay": FloatDistribution(0, 1),

@@ -257,13 +257,53 @@ def test_each_kind_of_lost_run_is_pruned_with_its_reason(
     assert json.loads(Path("runs/s/summary.json").read_text())["stages"][0]["trials"]["pruned"] == 2
 
 
-def test_the_fake_objective_diverges_for_real_and_is_pruned() -> None:
-    """A momentum run at a rate beyond the cliff: pruned, and the study ends undecided."""
-    record, shown = a_study(plan=["momentum", "final"], recipe={"max_lr": 5.0})
-    states = {t.state for t in trials("momentum")}
-    assert states == {optuna.trial.TrialState.PRUNED}
+@pytest.mark.parametrize(
+    ("max_lr", "why"),
+    [
+        (1e200, "diverged: held-out loss is not finite"),
+        (5.0, "diverged: held-out loss"),
+        (1e-9, "stuck: 3 points in a row at chance"),
+    ],
+)
+def test_the_fake_objective_is_lost_for_real_in_each_way(max_lr: float, why: str) -> None:
+    """Runs at an absurd rate: every one pruned with its reason, and the study ends undecided."""
+    record, shown = a_study(plan=["momentum", "final"], recipe={"max_lr": max_lr})
+    pruned = trials("momentum")
+    assert {t.state for t in pruned} == {optuna.trial.TrialState.PRUNED}
+    assert all(t.user_attrs["reason"].startswith(why) for t in pruned)
     assert record.status == "undecided"
     assert "no max_momentum candidate finished" in shown
+
+
+def test_real_training_that_diverges_is_pruned() -> None:
+    """The digits network at a hundred times the useful rate: PRUNED by its own curve."""
+    config = {
+        "objective": {"name": "training"},
+        "recipe": {"max_lr": 20.0},
+        "plan": ["momentum", "final"],
+        "stages": {"final": {"epochs": 4}},
+        "threads": 1,
+    }
+    record, _ = a_study(**config)
+    assert record.status == "undecided"
+    pruned = [t for t in trials("momentum") if t.state == optuna.trial.TrialState.PRUNED]
+    assert pruned
+    assert all(t.user_attrs["reason"].startswith(("diverged", "stuck")) for t in pruned)
+
+
+def test_a_study_of_real_training_finds_a_recipe_that_works() -> None:
+    """The digits from a range test and a final run alone: above 90 % on the sealed test."""
+    config = {
+        "objective": {"name": "training"},
+        "plan": ["lr_range", "final"],
+        "stages": {"final": {"epochs": 8, "seeds": 2, "baselines": False}},
+        "threads": 1,
+        "recipe": {"batch_size": 32},
+    }
+    record, _ = a_study(**config)
+    assert record.status == "complete"
+    assert record.final is not None
+    assert record.final.decision.evidence["test_metric"]["mean"] > 0.9
 
 
 def test_without_a_pruner_every_run_goes_to_its_end() -> None:

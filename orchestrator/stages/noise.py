@@ -71,20 +71,22 @@ def _finite(by_replicate: Losses) -> dict[int, float]:
     return {r: x for r, x in by_replicate.items() if math.isfinite(x) and x > 0}
 
 
-def _noise(losses: Mapping[float, Losses], near: float = 1.5) -> tuple[float, int]:
+def _noise(losses: Mapping[float, Losses], near: float = 2.0) -> tuple[float, int]:
     """Return the pooled standard deviation of paired log losses and its degrees of freedom.
 
-    Only candidates whose mean is within `near` x the best count: close to divergence the spread is
-    another one.
+    Only steady candidates count, those that stay within a factor `near` of their own distance to
+    the median candidate: one run that nearly diverged would drown what the others say about noise.
     """
-    means = {v: float(np.mean(np.log(list(by.values())))) for v, by in losses.items() if by}
-    best = min(means.values())
-    close = [v for v, mean in means.items() if mean <= best + math.log(near)]
-    replicates = set.intersection(*(set(losses[v]) for v in close))
-    k, n = len(close), len(replicates)
-    if k < 2 or n < 2:
+    some = [by for by in losses.values() if by]
+    replicates = sorted(set.intersection(*(set(by) for by in some)))
+    table = np.log([[by[r] for r in replicates] for by in some])  # (candidates, replicates)
+    if len(replicates) < 2:
         return math.inf, 0
-    table = np.log([[losses[v][r] for r in sorted(replicates)] for v in close])  # (k, n)
+    steady = np.ptp(table - np.median(table, axis=0), axis=1) <= math.log(near)
+    table = table[steady]
+    k, n = table.shape
+    if k < 2:
+        return math.inf, 0
     rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
     df = (k - 1) * (n - 1)
     return float(np.sqrt(np.sum(rest**2) / df)), df
