@@ -20,7 +20,7 @@ from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import device as torch_device
 from orchestrator.training import models
 from orchestrator.training.batches import Inputs
-from orchestrator.training.clock import calibrate
+from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
 from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import probe
@@ -34,6 +34,8 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "probe": lambda setup, run, _: probe(setup, run),
     "calibrate": lambda setup, run, _: calibrate(setup, run),
 }
+LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
+RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
 # Of the data: content hashes say it better, and say it of the test only where that is opened.
 LEFT_OUT = {"path", "folder", "download", "test_examples"}
 
@@ -92,10 +94,25 @@ class TrainingObjective:
             final_epochs=final_epochs,
             metric="accuracy",
         )
-        self.notes = (found.source, *_asides(found, model))
         self.device = torch_device.describe(where, self._threads)
+        self.notes = (found.source, *_asides(found, model), *self._warning())
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
+
+    def _warning(self) -> list[str]:
+        """Say beforehand if a processor is going to need hours for what is meant for a GPU."""
+        if self._setup.device.type != "cpu":
+            return []
+        size = min(16, self.facts.train_examples)
+        with torch_device.private_random(self._setup.device):
+            seconds = seconds_per_example(self._setup, size) * self.facts.final_examples
+        if seconds < LONG_SECONDS:
+            return []
+        return [
+            f"One final run takes about {seconds / 3600:.2g} hours on {self.device}, a whole study"
+            f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
+            " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
+        ]
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return everything but the run that determines its result."""

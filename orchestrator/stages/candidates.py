@@ -56,10 +56,11 @@ class CandidateStage(Stage):
             ]
             if missing := [run for run in wanted if run not in known]:
                 return missing
-            table = self._table(outcomes, steps)
-            if more := self._close(recipe, values, table, steps):
+            diffs = self._differences(recipe, outcomes, steps)
+            if more := self._close(recipe, values, outcomes, steps):
                 return more
-            values = self._still_in(recipe, table)
+            better = sorted((d.mean, v) for v, d in diffs.items() if d.mean < 0)
+            values = [values[0], *(v for _, v in better[:2])]  # the incumbent and the best two
             if len(values) < 2:
                 return []
         return []
@@ -67,8 +68,8 @@ class CandidateStage(Stage):
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the winner at the longest horizon reached, or the incumbent."""
         incumbent = self._incumbent(recipe)
-        table, steps = self._longest(recipe, outcomes)
-        diffs = differences(table, incumbent)
+        steps = max((o.run.steps for o in outcomes), default=0)
+        table, diffs = self._table(outcomes, steps), self._differences(recipe, outcomes, steps)
         finite = {v: by for v, by in table.items() if _mean(by) < math.inf}
         if not finite:
             reason = f"no answer: no {self.field} candidate finished"
@@ -160,38 +161,34 @@ class CandidateStage(Stage):
                 table[self._value_of(o.run)][o.run.replicate] = self.end_loss(o)
         return dict(table)
 
-    def _longest(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Table, int]:
-        steps = max((o.run.steps for o in outcomes), default=0)
-        return self._table(outcomes, steps), steps
+    def _differences(
+        self, recipe: Recipe, outcomes: Sequence[Outcome], steps: int
+    ) -> dict[float, Difference]:
+        """Compare the candidates at one horizon; the shorter ones help to measure the noise."""
+        shorter = {o.run.steps for o in outcomes if o.run.steps < steps}
+        also = [self._table(outcomes, s) for s in sorted(shorter)]
+        return differences(self._table(outcomes, steps), self._incumbent(recipe), also=also)
 
     def _close(
-        self, recipe: Recipe, values: Sequence[float], table: Table, steps: int
+        self, recipe: Recipe, values: Sequence[float], outcomes: Sequence[Outcome], steps: int
     ) -> list[Run]:
         """Return one more seed for the incumbent and the values that look better but not surely."""
-        incumbent = self._incumbent(recipe)
-        diffs = differences(table, incumbent)
         close = [
             v
-            for v, d in diffs.items()
+            for v, d in self._differences(recipe, outcomes, steps).items()
             if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
         ]
-        done = len(table.get(incumbent, {}))
+        incumbent = self._incumbent(recipe)
+        done = len(self._table(outcomes, steps).get(incumbent, {}))
         if not close or done >= self.most_seeds:
             return []
         return [self._run(recipe, v, steps, done) for v in (incumbent, *close)]
-
-    def _still_in(self, recipe: Recipe, table: Table) -> list[float]:
-        """Return the incumbent and at most two values whose mean is better, best first."""
-        incumbent = self._incumbent(recipe)
-        diffs = differences(table, incumbent)
-        better = sorted((d.mean, v) for v, d in diffs.items() if d.mean < 0)
-        return [incumbent, *(v for _, v in better[:2])]
 
     def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         rows = []
         for steps in sorted({o.run.steps for o in outcomes}):
             table = self._table(outcomes, steps)
-            diffs = differences(table, self._incumbent(recipe))
+            diffs = self._differences(recipe, outcomes, steps)
             for value, by in table.items():
                 diff = diffs.get(value)
                 finished = [x for x in by.values() if math.isfinite(x)]

@@ -9,7 +9,7 @@ with two to four seeds, a spread per candidate would be worth little.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -40,25 +40,29 @@ class Difference:
 
 
 def differences(
-    losses: Mapping[float, Losses], incumbent: float, level: float = 0.05
+    losses: Mapping[float, Losses],
+    incumbent: float,
+    level: float = 0.05,
+    also: Sequence[Mapping[float, Losses]] = (),
 ) -> dict[float, Difference]:
     """Compare each candidate with the incumbent over the replicates that both have finished.
 
-    A candidate without a finite loss is worse by inf. Returns {} if the incumbent has none.
+    A candidate without a finite loss is worse by inf. `also`: other comparisons of the same stage
+    (at another horizon), which help to measure the noise. Returns {} if the incumbent has no loss.
     """
-    finite = {v: _finite(by) for v, by in losses.items()}
-    base = finite.get(incumbent, {})
+    base = _finite(losses.get(incumbent, {}))
     if not base:
         return {}
-    sd, df = _noise(finite)
+    sd, df = _noise([losses, *also])
     others = [v for v in losses if v != incumbent]
     result = {}
     for value in others:
-        shared = sorted(set(base) & set(finite[value]))
-        if not shared or len(finite[value]) < len(losses[value]):  # one seed lost: it is not safe
+        finite = _finite(losses[value])
+        shared = sorted(set(base) & set(finite))
+        if not shared or len(finite) < len(losses[value]):  # one seed lost: it is not safe
             result[value] = Difference(math.inf, 0.0, len(shared))
             continue
-        mean = float(np.mean([math.log(finite[value][r] / base[r]) for r in shared]))
+        mean = float(np.mean([math.log(finite[r] / base[r]) for r in shared]))
         bound = math.inf
         if df > 0:
             t = t_quantile(1 - level / len(others), df)
@@ -71,25 +75,30 @@ def _finite(by_replicate: Losses) -> dict[int, float]:
     return {r: x for r, x in by_replicate.items() if math.isfinite(x) and x > 0}
 
 
-def _noise(losses: Mapping[float, Losses], near: float = 2.0) -> tuple[float, int]:
-    """Return the pooled standard deviation of paired log losses and its degrees of freedom.
+def _noise(tables: Sequence[Mapping[float, Losses]]) -> tuple[float, int]:
+    """Return the pooled standard deviation of paired log losses and its degrees of freedom."""
+    squares, freedom = zip(*map(_residuals, tables), strict=True)
+    df = sum(freedom)
+    return (math.sqrt(sum(squares) / df), df) if df else (math.inf, 0)
+
+
+def _residuals(losses: Mapping[float, Losses], near: float = 2.0) -> tuple[float, int]:
+    """Return the sum of squares that candidates and replicates leave, and its degrees of freedom.
 
     Only steady candidates count, those that stay within a factor `near` of their own distance to
     the median candidate: one run that nearly diverged would drown what the others say about noise.
     """
-    some = [by for by in losses.values() if by]
-    replicates = sorted(set.intersection(*(set(by) for by in some)))
-    table = np.log([[by[r] for r in replicates] for by in some])  # (candidates, replicates)
+    some = [by for by in map(_finite, losses.values()) if by]
+    replicates = sorted(set.intersection(*(set(by) for by in some))) if some else []
     if len(replicates) < 2:
-        return math.inf, 0
-    steady = np.ptp(table - np.median(table, axis=0), axis=1) <= math.log(near)
-    table = table[steady]
+        return 0.0, 0
+    table = np.log([[by[r] for r in replicates] for by in some])  # (candidates, replicates)
+    table = table[np.ptp(table - np.median(table, axis=0), axis=1) <= math.log(near)]
     k, n = table.shape
     if k < 2:
-        return math.inf, 0
+        return 0.0, 0
     rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
-    df = (k - 1) * (n - 1)
-    return float(np.sqrt(np.sum(rest**2) / df)), df
+    return float(np.sum(rest**2)), (k - 1) * (n - 1)
 
 
 def t_quantile(p: float, df: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
+from orchestrator.schedules import Schedule
 from orchestrator.training.loop import Setup, Trainer
 
 ROUNDS = 7
@@ -36,6 +37,13 @@ def calibrate(setup: Setup, run: Run) -> Result:
         seconds[str(size)] = float(median) * base
         spread[str(size)] = float((high - low) / 2 / median)
     return Result(measured={"seconds_per_step": seconds, "spread": spread})
+
+
+def seconds_per_example(setup: Setup, batch_size: int) -> float:
+    """Return roughly what training on one example takes, from two steps of `batch_size`."""
+    schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+    trainer = _trainer(setup, Run("train", schedule, 0.0, batch_size, 1, 0), batch_size)
+    return _per_step(trainer, 2) / batch_size
 
 
 def _trainer(setup: Setup, run: Run, size: int) -> Trainer:
