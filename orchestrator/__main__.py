@@ -27,7 +27,7 @@ in a few short runs (L. N. Smith, arXiv 1803.09820), then trains and tests the r
 Usage: python -m orchestrator +study=NAME [KEY=VALUE ...]
 {studies}
 Main keys, with their defaults (the studies set some of them):
-  plan=[lr_range,momentum,weight_decay,batch_size,final]   the stages, in this order
+  plan=[lr_range,momentum,weight_decay,batch_size,lr_check,final]   the stages, in this order
   stages.NAME.OPTION=...   such as stages.momentum.candidates=[0.95,0.9] stages.final.epochs=10
   recipe.max_lr=null       starting values: also max_momentum, weight_decay, batch_size
   model=mlp                {models}

@@ -73,7 +73,8 @@ def _needs_lines(classes: Mapping[str, Any], recipe: BaseModel) -> list[str]:
 def _givers(need: str) -> str:
     from orchestrator.stages import STAGES
 
-    return ", ".join(kind for kind, cls in STAGES.items() if need in cls.gives) or "none of ours"
+    givers = [k for k, cls in STAGES.items() if need in cls.gives and need not in cls.needs]
+    return ", ".join(givers) or "none of ours"
 
 
 def recipe_lines(recipe: Any) -> list[str]:

@@ -42,7 +42,7 @@ Momentum = Annotated[Real, Field(ge=0, lt=1)]
 Count = Annotated[Whole, Field(ge=1)]
 ScheduleName = Literal["paper", "fastai", "torch", "linear", "constant"]
 
-PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "final")
+PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
 
 
 class RecipeConfig(Section):

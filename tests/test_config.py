@@ -302,7 +302,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         (
             {"plan": ["momentum"]},
             "plan: stage momentum needs max_lr, which nothing gives: set recipe.max_lr, or plan a"
-            " stage before it that gives max_lr (lr_range, batch_size)",
+            " stage before it that gives max_lr (lr_range)",
         ),
         (
             {"plan": ["lr_range", "final", "momentum"]},

@@ -11,6 +11,7 @@ from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.batch_size import BatchSize
 from orchestrator.stages.final import Final
+from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
 from orchestrator.stages.stage import Stage
@@ -43,6 +44,13 @@ class TestWeightDecay(StageConformance):
 
     def make(self) -> Stage:
         return WeightDecay(name="weight_decay", facts=QuadraticObjective().facts)
+
+
+class TestLRCheck(StageConformance):
+    """The LR check keeps the promises of a stage."""
+
+    def make(self) -> Stage:
+        return LRCheck(name="lr_check", facts=QuadraticObjective().facts)
 
 
 class TestBatchSize(StageConformance):
@@ -131,6 +139,16 @@ def test_the_order_at_the_longer_horizon_decides() -> None:
     decision, outcomes = decide(stage, RECIPE, loss)
     assert {o.run.steps for o in outcomes} == {short, FACTS.steps(0.5, RECIPE.batch_size)}
     assert decision.incumbent_kept
+
+
+def test_the_lr_check_moves_a_rate_that_is_clearly_wrong() -> None:
+    """Half the rate is 30 % better: max_lr and min_lr move together."""
+    stage = LRCheck(name="lr_check", facts=FACTS)
+    decision, outcomes = decide(
+        stage, RECIPE, lambda run: wobble(run) * (0.35 if run.schedule.max_lr == 0.05 else 0.5)
+    )
+    assert decision.values == {"max_lr": 0.05, "min_lr": 0.005}
+    assert {o.run.schedule.max_lr for o in outcomes} == {0.05, 0.1, 0.2}
 
 
 def test_when_every_candidate_is_lost_there_is_no_answer() -> None:

@@ -53,6 +53,7 @@ def test_a_study_goes_from_nothing_to_a_tested_recipe() -> None:
         "momentum",
         "weight_decay",
         "batch_size",
+        "lr_check",
         "final",
     ]
     folder = Path("runs/s")

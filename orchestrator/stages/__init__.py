@@ -2,11 +2,12 @@
 
 from orchestrator.stages.batch_size import BatchSize
 from orchestrator.stages.final import Final
+from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
 from orchestrator.stages.stage import Stage
 from orchestrator.stages.weight_decay import WeightDecay
 
 STAGES: dict[str, type[Stage]] = {
-    stage.kind: stage for stage in (LRRange, Momentum, WeightDecay, BatchSize, Final)
+    stage.kind: stage for stage in (LRRange, Momentum, WeightDecay, BatchSize, LRCheck, Final)
 }

@@ -44,9 +44,17 @@ class CandidateStage(Stage):
     def variant(self, recipe: Recipe, value: float) -> Recipe:
         """Return the recipe with another value of the field."""
 
+    def incumbent(self, recipe: Recipe) -> float:
+        """Return the value that the recipe came in with."""
+        return float(getattr(recipe, self.field))
+
+    def values(self, recipe: Recipe) -> list[float]:
+        """Return the values to compare, the incumbent first."""
+        return list(dict.fromkeys((self.incumbent(recipe), *map(float, self.candidates))))
+
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """All values in short cycles, more seeds where it is close, the best in longer ones."""
-        values, known = self._values(recipe), {o.run for o in outcomes}
+        values, known = self.values(recipe), {o.run for o in outcomes}
         for horizon in self.horizons:
             steps = self.facts.steps(horizon, recipe.batch_size)
             wanted = [
@@ -67,7 +75,7 @@ class CandidateStage(Stage):
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the winner at the longest horizon reached, or the incumbent."""
-        incumbent = self._incumbent(recipe)
+        incumbent = self.incumbent(recipe)
         steps = max((o.run.steps for o in outcomes), default=0)
         table, diffs = self._table(outcomes, steps), self._differences(recipe, outcomes, steps)
         finite = {v: by for v, by in table.items() if _mean(by) < math.inf}
@@ -126,7 +134,7 @@ class CandidateStage(Stage):
         answered: bool = True,
         tied: tuple[float, ...] = (),
     ) -> Decision:
-        incumbent = self._incumbent(recipe)
+        incumbent = self.incumbent(recipe)
         changed = self.variant(recipe, value).values()
         values = {k: v for k, v in changed.items() if v != recipe.values()[k]}
         return Decision(
@@ -140,12 +148,6 @@ class CandidateStage(Stage):
             tied_with=tuple(v for v in (incumbent, *tied) if v != value) if tied else (),
             evidence={"field": self.field, "rows": self._rows(recipe, outcomes)},
         )
-
-    def _incumbent(self, recipe: Recipe) -> float:
-        return float(getattr(recipe, self.field))
-
-    def _values(self, recipe: Recipe) -> list[float]:
-        return list(dict.fromkeys((self._incumbent(recipe), *map(float, self.candidates))))
 
     def _run(self, recipe: Recipe, value: float, steps: int, replicate: int) -> Run:
         label = f"{self.kind.replace('_', ' ')} {value:g} seed {replicate}"
@@ -167,7 +169,7 @@ class CandidateStage(Stage):
         """Compare the candidates at one horizon; the shorter ones help to measure the noise."""
         shorter = {o.run.steps for o in outcomes if o.run.steps < steps}
         also = [self._table(outcomes, s) for s in sorted(shorter)]
-        return differences(self._table(outcomes, steps), self._incumbent(recipe), also=also)
+        return differences(self._table(outcomes, steps), self.incumbent(recipe), also=also)
 
     def _close(
         self, recipe: Recipe, values: Sequence[float], outcomes: Sequence[Outcome], steps: int
@@ -178,7 +180,7 @@ class CandidateStage(Stage):
             for v, d in self._differences(recipe, outcomes, steps).items()
             if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
         ]
-        incumbent = self._incumbent(recipe)
+        incumbent = self.incumbent(recipe)
         done = len(self._table(outcomes, steps).get(incumbent, {}))
         if not close or done >= self.most_seeds:
             return []

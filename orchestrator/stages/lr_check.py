@@ -1,0 +1,37 @@
+"""The LR check: is max_lr still right after weight decay and batch size were chosen?
+
+All of them regularise, so a later choice can move an earlier one (Smith 2018, section 3). Complete
+short cycles at half and twice max_lr say whether it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from orchestrator.recipe import Recipe
+from orchestrator.stages.candidates import CandidateStage
+from orchestrator.stages.lr_range import round_to
+from orchestrator.stages.stage import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRCheck(CandidateStage):
+    """Chooses max_lr anew, and min_lr with it; `candidates` are multiples of the incumbent."""
+
+    kind: ClassVar[str] = "lr_check"
+    gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
+    field: ClassVar[str] = "max_lr"
+
+    candidates: tuple[float, ...] = option(
+        (0.5, 2.0), "multiples of max_lr to try", min_length=1, item_gt=0
+    )
+
+    def variant(self, recipe: Recipe, value: float) -> Recipe:
+        """Return the recipe at another max_lr; the incumbent keeps its min_lr."""
+        return recipe if value == recipe.max_lr else recipe.at_lr(value)
+
+    def values(self, recipe: Recipe) -> list[float]:
+        """Return the incumbent and its multiples."""
+        incumbent = self.incumbent(recipe)
+        return list(dict.fromkeys((incumbent, *(round_to(f * incumbent) for f in self.candidates))))
