@@ -59,8 +59,8 @@ class Curve:
         return len(self.step)
 
     def to_json(self) -> dict[str, list[float]]:
-        """Return plain lists by field name; numbers keep nine significant digits."""
-        return {f.name: [float(f"{v:.9g}") for v in getattr(self, f.name)] for f in fields(self)}
+        """Return plain lists by field name, exact: decisions must replay to the last bit."""
+        return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, list[float]]) -> Curve:

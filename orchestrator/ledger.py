@@ -131,7 +131,8 @@ class Ledger:
         if trial is None:
             return None
         stored = json.loads(trial.user_attrs["outcome"])
-        if stored["state"] == "pruned" and trial.user_attrs["pruner"] != self._pruner:
+        same = run.prunable and trial.user_attrs["pruner"] == self._pruner
+        if stored["state"] == "pruned" and not same:
             return None
         return Outcome(
             run=run,

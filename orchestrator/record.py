@@ -65,12 +65,18 @@ class StudyRecord:
     recipe: Recipe
     stages: Sequence[StageRecord]
     device: str
+    machine: str
     versions: Mapping[str, str]
     metric: str | None
     larger_is_better: bool
     total_seconds: float
     notes: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """All outcomes; a run that two stages share counts once."""
+        return list({o.key: o for s in self.stages for o in s.outcomes}.values())
 
     @property
     def final(self) -> StageRecord | None:
@@ -86,14 +92,15 @@ class StudyRecord:
             "status": self.status,
             "reason": self.reason,
             "device": self.device,
+            "machine": self.machine,
             "versions": dict(self.versions),
             "notes": list(self.notes),
             "recipe": recipe,
             "stages": [s.summary() for s in self.stages],
             "final": self._final(),
             "cost": {
-                "examples": sum(s.examples for s in self.stages),
-                "training_seconds": round(sum(s.seconds for s in self.stages), 3),
+                "examples": sum(o.result.examples for o in self.outcomes),
+                "training_seconds": round(sum(o.result.seconds for o in self.outcomes), 3),
                 "total_seconds": round(self.total_seconds, 3),
                 "pruned_saving": self._pruned_saving(),
             },
@@ -108,14 +115,14 @@ class StudyRecord:
                 "name": self.metric,
                 "direction": "maximize" if self.larger_is_better else "minimize",
             },
-            **{k: evidence[k] for k in ("test_metric", "test_loss", "epochs", "seconds")},
-            "baselines": evidence["baselines"],
+            **{k: evidence.get(k) for k in ("test_metric", "test_loss", "epochs", "seconds")},
+            "baselines": evidence.get("baselines", []),
         }
 
     def _pruned_saving(self) -> float:
         """Share of all planned training examples that pruned runs did not use."""
         planned = saved = 0
-        for outcome in (o for s in self.stages for o in s.outcomes):
+        for outcome in self.outcomes:
             planned += outcome.run.examples
             if outcome.state == "pruned":
                 saved += outcome.run.examples - outcome.result.examples

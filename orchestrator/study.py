@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import shutil
 import time
@@ -34,11 +35,10 @@ from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.report.terminal import Terminal
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Stage, walk
 from orchestrator.tracking import Tracker
 
 log = logging.getLogger(__name__)
-MOST_ROUNDS = 50  # of one stage: a stage that asks for more does not converge
 
 
 def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
@@ -95,39 +95,35 @@ class _Study:
         recipe, status, reason = self.config.build_recipe(), "complete", ""
         try:
             for number, stage in enumerate(stages):
-                decision = self._stage(stage, recipe)
-                recipe = recipe.with_(decision)
-                later = {field for s in stages[number + 1 :] for field in s.needs}
+                record = self._stage(stage, recipe)
+                decision, recipe = record.decision, record.recipe
+                later = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
                 if not decision.answered and not self._goes_on(decision, recipe, later):
                     status, reason = self._without_answer(), decision.reason
                     break
         except KeyboardInterrupt:
-            status, reason = "interrupted", "interrupted; the same command goes on"
+            again = "the same command" + (" without fresh=true" if self.config.fresh else "")
+            status, reason = "interrupted", f"interrupted; {again} goes on"
+        except Exception as error:  # ours or that of a user's stage: the records must still close
+            log.exception("the study stopped")
+            status, reason = "failed", f"{type(error).__name__}: {error}"
         return self._finish(recipe, status, reason, started)
 
-    def _stage(self, stage: Stage, recipe: Recipe) -> Decision:
+    def _stage(self, stage: Stage, recipe: Recipe) -> StageRecord:
         self.terminal.stage_started(stage.name)
-        outcomes: list[Outcome] = []
-        for _ in range(MOST_ROUNDS):
-            runs = stage.propose(recipe, outcomes)
-            if not runs:
-                break
-            known = {o.run for o in outcomes}
-            again = [run.label for run in runs if run in known]
-            if again or len(set(runs)) < len(runs):
-                raise RuntimeError(f"stage {stage.name} proposed a run twice: {again or runs}")
+
+        def run_round(runs: list[Run]) -> list[Outcome]:
             self.watch.round_started(len(runs))
-            outcomes += self.executor.run(stage.name, runs)
-        else:
-            raise RuntimeError(f"stage {stage.name} asked for more than {MOST_ROUNDS} rounds")
-        decision = stage.decide(recipe, outcomes)
+            return self.executor.run(stage.name, runs)
+
+        decision, outcomes = walk(stage, recipe, run_round)
         after = recipe.with_(decision)
-        read = {o.key: self.watch.clue(o) for o in outcomes if len(o.curve)}
-        self.records.append(StageRecord(decision, after, tuple(outcomes), read))
+        read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}
+        self.records.append(StageRecord(decision, after, outcomes, read))
         self.terminal.decided(decision)
         self.tracker.decided(decision, after.values())
         log.info("%s: %s", stage.name, decision.reason)
-        return decision
+        return self.records[-1]
 
     @staticmethod
     def _goes_on(decision: Decision, recipe: Recipe, needed: set[str]) -> bool:
@@ -148,6 +144,7 @@ class _Study:
             recipe=recipe,
             stages=self.records,
             device=_about(self.objective, "device", platform.machine()),
+            machine=_machine(),
             versions=_versions(_about(self.objective, "versions", {})),
             metric=self.objective.facts.metric,
             larger_is_better=self.objective.facts.larger_is_better,
@@ -155,10 +152,13 @@ class _Study:
             notes=tuple(_about(self.objective, "notes", ())),
             reason=reason,
         )
-        files = self._write(record)
-        self.terminal.finished(record, self.folder)
-        self.terminal.close()
-        self.tracker.finish(status, record.summary(), files)
+        files: list[Path] = []
+        try:
+            files = self._write(record)
+            self.terminal.finished(record, self.folder)
+        finally:
+            self.terminal.close()
+            self.tracker.finish(status, record.summary(), files)
         return record
 
     def _write(self, record: StudyRecord) -> list[Path]:
@@ -172,13 +172,15 @@ class _Study:
         return [summary, recipe, self.folder / "config.yaml", *html.write(record, self.folder)]
 
     def _keep_model(self, record: StudyRecord) -> None:
-        """Move the first replicate's model to model.pt; checkpoints have served their time."""
-        checkpoints = self.folder / "checkpoints"
-        if record.status == "complete" and record.final is not None:
-            model = checkpoints / f"{record.final.decision.evidence['model']}.model"
-            if model.exists():
-                shutil.move(model, self.folder / "model.pt")
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
+        if record.status != "complete" or record.final is None:
+            return
+        key = record.final.decision.evidence.get("model")
+        for file in (self.folder / "checkpoints").glob("*"):
+            if file.name == f"{key}.model":  # stays under its key: another config may come between
+                shutil.copyfile(file, self.folder / "model.pt")
+            elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
+                file.unlink()
 
 
 class _Watch:
@@ -196,8 +198,10 @@ class _Watch:
         self._number, self._of = 0, runs
 
     def clue(self, outcome: Outcome) -> str:
-        """Return the label of an outcome's curve, "" where a ramp's shape means nothing."""
-        return clues.read(outcome.curve, self._chance_loss).label if len(outcome.curve) else ""
+        """Return the label of an outcome's curve, "" for a ramp, which is meant to break."""
+        if outcome.run.kind != "train":
+            return ""
+        return clues.read(outcome.curve, self._chance_loss).label
 
     def run_started(self, stage: str, run: Run, key: str) -> None:
         """A run begins."""
@@ -290,6 +294,17 @@ def _earlier_seconds(folder: Path) -> float:
 def _about(objective: Objective, name: str, default: Any) -> Any:
     """Return what an objective says of itself; a user's own need not say anything."""
     return getattr(objective, name, default)
+
+
+def _machine() -> str:
+    """Return processor, number of cores and system as one line."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor without a name: what platform knows must do
+    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
 def _versions(own: Mapping[str, str]) -> dict[str, str]:

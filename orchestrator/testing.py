@@ -10,9 +10,7 @@ from typing import Any
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives import Objective, StopRun
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.stage import Stage
-
-MOST_ROUNDS = 50
+from orchestrator.stages.stage import Stage, walk
 
 
 class FakeSession:
@@ -66,20 +64,8 @@ def execute(objective: Objective, run: Run, stop_at: int | None = None) -> Outco
 def replay(
     stage: Stage, recipe: Recipe, objective: Objective
 ) -> tuple[Decision, tuple[Outcome, ...]]:
-    """Run a stage to its decision without a study around it, checking the stage contract.
-
-    Raises AssertionError if it proposes a run twice or does not come to an end.
-    """
-    outcomes: list[Outcome] = []
-    for _ in range(MOST_ROUNDS):
-        runs = stage.propose(recipe, outcomes)
-        if not runs:
-            return stage.decide(recipe, outcomes), tuple(outcomes)
-        assert len(set(runs)) == len(runs), f"{stage.name} proposed a run twice in a round"
-        known = {o.run for o in outcomes}
-        assert not known & set(runs), f"{stage.name} proposed a run that has an outcome"
-        outcomes += [execute(objective, run) for run in runs]
-    raise AssertionError(f"{stage.name} still proposes after {MOST_ROUNDS} rounds")
+    """Run a stage to its decision without a study around it (see `stages.stage.walk`)."""
+    return walk(stage, recipe, lambda runs: [execute(objective, run) for run in runs])
 
 
 class StageConformance:
@@ -118,13 +104,11 @@ class StageConformance:
 
     def test_copes_with_runs_that_are_all_lost(self) -> None:
         """If every run fails the stage still ends, and decides without a NaN or an inf."""
-        stage, recipe, outcomes = self.make(), self.recipe(), list[Outcome]()
-        for _ in range(MOST_ROUNDS):
-            runs = stage.propose(recipe, outcomes)
-            if not runs:
-                break
-            outcomes += [Outcome(r, "k", "failed", Curve.of([]), Result(), "boom") for r in runs]
-        decision = stage.decide(recipe, outcomes)
+
+        def lose(runs: list[Run]) -> list[Outcome]:
+            return [Outcome(r, "k", "failed", Curve.of([]), Result(), "boom") for r in runs]
+
+        decision, _ = walk(self.make(), self.recipe(), lose)
         for value in decision.values.values():
             assert not isinstance(value, float) or math.isfinite(value)
 

@@ -339,6 +339,7 @@ def study(status: Status = "complete", metric: str | None = "accuracy") -> Study
         recipe=stages[-1].recipe,
         stages=stages,
         device="cpu, 2 threads (made-up processor)",
+        machine="a processor, 2 cores, Linux x86_64",
         versions={"python": "3.11", "orchestrator": "0.1.0", "torch": "2.14"},
         metric=metric,
         larger_is_better=True,

@@ -292,7 +292,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         (
             {"plan": ["lr_rang"]},
             "plan.0: 'lr_rang' is not allowed: must be one of lr_range, momentum, weight_decay,"
-            " batch_size, final; did you mean lr_range?",
+            " batch_size, lr_check, final; did you mean lr_range?",
         ),
         (
             {"plan": ["lr_range", "lr_range"]},

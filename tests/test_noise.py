@@ -60,3 +60,35 @@ def test_equal_candidates_are_called_better_in_at_most_one_of_twenty_tries() -> 
         losses = {float(v): dict(enumerate(row)) for v, row in enumerate(table)}
         wrong += any(d.better_by(0) for d in differences(losses, 0.0).values())
     assert wrong / 400 <= 0.05
+
+
+def test_an_erratic_candidate_is_called_better_in_at_most_one_of_twenty_tries() -> None:
+    """Null hypothesis: equal means, one candidate forty times as noisy as the others."""
+    rng = np.random.default_rng(1)
+    for erratic in (0, 1):
+        spread = np.full((5, 1), 0.02)
+        spread[erratic] = 0.8
+        wrong = 0
+        for _ in range(400):
+            table = np.exp(spread * rng.standard_normal((5, 3)))
+            losses = {float(v): dict(enumerate(row)) for v, row in enumerate(table)}
+            wrong += any(d.better_by(0.03) for d in differences(losses, 0.0).values())
+        assert wrong / 400 <= 0.05
+
+
+def test_a_lost_seed_of_one_candidate_leaves_the_others_their_noise() -> None:
+    """.99 lost on one seed: half the loss still wins."""
+    losses = {
+        1.0: {0: 1.0, 1: 1.1, 2: 0.9},
+        2.0: {0: 0.5, 1: 0.55, 2: 0.46},
+        3.0: {0: 1.0, 1: 1.08, 2: 0.91},
+        4.0: {0: 1.0, 1: math.inf, 2: 1.0},
+    }
+    diffs = differences(losses, 1.0)
+    assert diffs[2.0].better_by(0.1)
+    assert diffs[4.0].mean == math.inf
+
+
+def test_an_incumbent_that_lost_a_seed_is_lost() -> None:
+    """It is held to what its candidates are held to."""
+    assert differences({1.0: {0: 1.0, 1: math.inf}, 2.0: {0: 1.0, 1: 1.0}}, 1.0) == {}

@@ -96,7 +96,7 @@ def test_a_clearly_better_weight_decay_replaces_the_incumbent() -> None:
     )
     assert decision.values == {"weight_decay": 1e-3}
     assert not decision.incumbent_kept
-    assert " % lower than at 0.0005, beyond noise (2 paired seeds, 156 steps)" in decision.reason
+    assert " % lower than at 0.0005, beyond noise (3 paired seeds, 156 steps)" in decision.reason
 
 
 def test_a_difference_inside_the_noise_is_a_tie_and_the_incumbent_stays() -> None:

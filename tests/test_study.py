@@ -65,7 +65,7 @@ def test_a_study_goes_from_nothing_to_a_tested_recipe() -> None:
     for name in ("recipe.yaml", "report.html", "model.pt", "config.yaml", "study.log"):
         assert (folder / name).stat().st_size > 0
     assert {p.stem for p in (folder / "figures").glob("*.png")} == {*record_names(record)}
-    assert not (folder / "checkpoints").exists()
+    assert [p.suffix for p in (folder / "checkpoints").iterdir()] == [".model"]
 
 
 def record_names(record: StudyRecord) -> list[str]:

@@ -15,32 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.lr_range import ramp, read, round_to
+from orchestrator.stages.lr_range import MARGIN, ramp, read, round_to
+from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
-from orchestrator.stages.stage import Stage, cycle, option, schedule_of
-
-
-def measure(kind: Literal["probe", "calibrate"], recipe: Recipe, sizes: Sequence[int]) -> Run:
-    """Return the run that measures memory ("probe") or seconds per step of all `sizes` at once."""
-    ordered = tuple(sorted(set(sizes)))
-    return Run(
-        kind=kind,
-        schedule=schedule_of(recipe),
-        weight_decay=recipe.weight_decay,
-        batch_size=ordered[-1],
-        steps=1,
-        replicate=0,
-        prunable=False,
-        timed=kind == "calibrate",
-        batch_sizes=ordered,
-        label=f"{kind} {', '.join(map(str, ordered))}",
-    )
-
-
-def measured(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any] | None:
-    """Return what the latest finished run of `kind` measured, None without one."""
-    done = [o for o in outcomes if o.run.kind == kind and o.state == "finished"]
-    return dict(done[-1].result.measured) if done else None
+from orchestrator.stages.stage import Stage, cycle, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +29,15 @@ class BatchSize(Stage):
     gives: ClassVar[tuple[str, ...]] = ("batch_size", "max_lr", "min_lr")
 
     candidates: tuple[int, ...] = option(
-        (), "batch sizes to try; none: powers of two from 16 to what fits", item_ge=1
+        (), "batch sizes to try; none: powers of two from 16 to `largest`", item_ge=1
     )
-    largest: int = option(2048, "largest batch size tried by default", ge=1)
+    largest: int = option(2048, "largest default size; nor above a 20th of the data", ge=1)
     most: int = option(6, "at most so many of the default sizes", ge=1)
     share: float = option(0.5, "time of a trial as a share of the final run's", gt=0, le=1)
     seeds: int = option(2, "seeds a size starts with", ge=1)
     most_seeds: int = option(3, "seeds a close size may get", ge=1)
     ramps: int = option(2, "short range tests per size", ge=1)
+    lr_margin: float = option(MARGIN, "max_lr as a share of the last good lr", gt=0, le=1)
     ramp_share: float = option(
         0.1, "length of a range test as a share of the final run", gt=0, le=1
     )
@@ -210,8 +189,8 @@ class BatchSize(Stage):
 
     def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         fits = (measured(outcomes, "probe") or {}).get("fits", {})
-        sizes = [s for s in self._sizes(recipe) if fits.get(str(s), s == recipe.batch_size)]
-        return sizes or [recipe.batch_size]
+        own = recipe.batch_size  # it has trained before, whatever an estimate says
+        return [s for s in self._sizes(recipe) if s == own or fits.get(str(s), False)]
 
     def _ramp(self, recipe: Recipe, size: int, replicate: int) -> Run:
         """Return a linear ramp for `size`, up to four times the square-root rule's lr."""
@@ -224,13 +203,13 @@ class BatchSize(Stage):
         return replace(run, label=f"batch size {size} {run.label}")
 
     def _lrs(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, float]:
-        """Return max_lr per size: what its ramps say, kept within 4 x of the square-root rule."""
+        """Return max_lr per size: what its ramps say, with the same margin as in the range test."""
         lrs = {recipe.batch_size: recipe.max_lr or math.nan}
         for size in self._fitting(recipe, outcomes):
             ramps = [o for o in outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.chance_loss)) is not None]
             if size not in lrs and readings:
-                lrs[size] = round_to(median(r.max_lr for r in readings))
+                lrs[size] = round_to(self.lr_margin * median(r.max_lr for r in readings))
         return lrs
 
     def _seconds(self, outcomes: Sequence[Outcome]) -> dict[int, float]:
@@ -265,9 +244,12 @@ class BatchSize(Stage):
 
     @staticmethod
     def _best(losses: dict[float, dict[int, float]]) -> float | None:
-        means = {s: mean(by.values()) for s, by in losses.items()}
-        finite = {s: m for s, m in means.items() if math.isfinite(m)}
-        return min(finite, key=finite.__getitem__) if finite else None
+        """Return the size with the lowest mean over the replicates that all sound sizes have."""
+        sound = {s: by for s, by in losses.items() if all(map(math.isfinite, by.values()))}
+        if not sound:
+            return None
+        shared = set.intersection(*(set(by) for by in sound.values()))
+        return min(sound, key=lambda s: mean(sound[s][r] for r in shared))
 
     def _on_time(self, o: Outcome, outcomes: Sequence[Outcome]) -> bool:
         """Whether a finished trial took the planned time, within `tolerance`.

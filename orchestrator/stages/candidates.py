@@ -26,10 +26,9 @@ Table = dict[float, dict[int, float]]  # value -> replicate -> held-out loss at 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateStage(Stage):
-    """Compares values of one recipe field. Subclasses name the field and its stable end."""
+    """Compares values of one recipe field, which subclasses name."""
 
     field: ClassVar[str]
-    larger_is_preferred: ClassVar[bool] = True
 
     candidates: tuple[float, ...] = option((), "values to try", min_length=1)
     seeds: int = option(2, "seeds a value starts with", ge=1)
@@ -82,7 +81,7 @@ class CandidateStage(Stage):
         if not finite:
             reason = f"no answer: no {self.field} candidate finished"
             return self._decision(recipe, incumbent, reason, outcomes, answered=False)
-        if not diffs:  # the incumbent itself was lost
+        if not diffs and table.keys() != {incumbent}:  # the incumbent itself was lost
             best = min(finite, key=lambda v: _mean(finite[v]))
             reason = f"{self.field} {best:g}: the incumbent {incumbent:g} did not finish"
             return self._decision(recipe, best, reason, outcomes)
@@ -98,8 +97,7 @@ class CandidateStage(Stage):
         tied = tuple(v for v, d in diffs.items() if math.isfinite(d.mean) and not d.worse_by(0))
         chosen = incumbent
         if self.tie == "paper" and tied:
-            pick = max if self.larger_is_preferred else min
-            chosen = pick((incumbent, *tied))
+            chosen = max(incumbent, *tied)
         return self._decision(
             recipe, chosen, self._tie_reason(chosen, incumbent, tied, diffs), outcomes, tied=tied
         )
@@ -111,6 +109,8 @@ class CandidateStage(Stage):
         tied: tuple[float, ...],
         diffs: dict[float, Difference],
     ) -> str:
+        if not diffs:
+            return f"{self.field} {incumbent:g} stays: there was nothing to compare it with"
         if not tied:
             return f"{self.field} {incumbent:g} stays: every other value is worse beyond noise"
         names = ", ".join(f"{v:g}" for v in sorted(tied))
@@ -187,7 +187,7 @@ class CandidateStage(Stage):
         return [self._run(recipe, v, steps, done) for v in (incumbent, *close)]
 
     def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        rows = []
+        rows, incumbent = [], self.incumbent(recipe)
         for steps in sorted({o.run.steps for o in outcomes}):
             table = self._table(outcomes, steps)
             diffs = self._differences(recipe, outcomes, steps)
@@ -200,8 +200,8 @@ class CandidateStage(Stage):
                         "steps": steps,
                         "seeds": len(by),
                         "held_out_loss": mean(finished) if finished else None,
-                        "against incumbent": _percent(diff.mean) if diff else "incumbent",
-                        "noise": _percent(diff.bound) if diff else None,
+                        "against incumbent": _against(diff, value == incumbent),
+                        "noise": _percent(diff.bound) if diff and diff.mean < math.inf else None,
                     }
                 )
         return rows
@@ -211,7 +211,15 @@ def _mean(by: dict[int, float]) -> float:
     return mean(by.values()) if by else math.inf
 
 
+def _against(diff: Difference | None, is_incumbent: bool) -> str:
+    if is_incumbent:
+        return "incumbent"
+    if diff is None:
+        return "incumbent lost"
+    return _percent(diff.mean) if diff.mean < math.inf else "lost"
+
+
 def _percent(log_ratio: float) -> str:
     if not math.isfinite(log_ratio):
-        return "lost" if log_ratio > 0 else "not measured"
+        return "not measured"
     return f"{100 * math.expm1(log_ratio):+.1f} %"

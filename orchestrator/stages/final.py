@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.batch_size import measure, measured
+from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
 from orchestrator.stages.stage import Stage, cycle, option
 
@@ -72,7 +72,7 @@ class Final(Stage):
                 for name in tested
                 if name != "answer"
             ],
-            "model": own[0].key if own else None,
+            "model": next((o.key for o in own if math.isfinite(o.result.test_loss)), None),
             "rows": self._rows(recipe, answer, outcomes),
         }
         good = [o for o in own if math.isfinite(o.result.test_loss)]
@@ -162,7 +162,7 @@ class Final(Stage):
             losses[number] = {o.run.replicate: self.end_loss(o) for o in outcomes if o.run in runs}
         diff = differences(losses, 0).get(1)
         if diff is None:
-            finished = any(math.isfinite(x) for x in losses[1].values())
+            finished = losses[1] and all(math.isfinite(x) for x in losses[1].values())
             if finished:
                 return recipe, "the range test's recipe alone did not train"
             return simple, "neither recipe trained on fresh seeds"

@@ -22,6 +22,7 @@ from orchestrator.stages import suggest
 from orchestrator.stages.stage import Stage, held_out_share, option
 
 POINTS = 40
+MARGIN = 0.7  # of the last good lr: twice the best rate loses everything, half costs little
 STOP = 1.3  # x chance loss: above this a ramp has nothing more to say
 
 
@@ -99,7 +100,7 @@ class LRRange(Stage):
     least_steps: int = option(80, "a ramp has at least so many steps", ge=10)
     most_steps: int = option(400, "and at most so many", ge=10)
     ramps: int = option(3, "linear ramps, each with its own seed", ge=1, le=10)
-    margin: float = option(0.7, "max_lr as a share of the last good lr of the ramps", gt=0, le=1)
+    margin: float = option(MARGIN, "max_lr as a share of the last good lr of the ramps", gt=0, le=1)
     least_drop: float = option(0.1, "a ramp must fall by this share of chance loss", ge=0, lt=1)
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
@@ -118,7 +119,7 @@ class LRRange(Stage):
             return self._linear(recipe, self._hand_off(reading), last.run.steps)
         if len(linear) == self.ramps:  # look once more, further or longer, if most say too little
             readings = [read(o, self.facts.chance_loss) for o in linear]
-            if sum(r is None or r.at_end for r in readings) * 2 > len(readings):
+            if sum(r is not None and r.at_end for r in readings) * 2 > len(readings):
                 run = linear[0].run
                 return self._linear(recipe, 3 * run.schedule.max_lr, run.steps)
             if sum(self._weak(r) for r in readings) * 2 > len(readings):

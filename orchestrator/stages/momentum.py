@@ -12,10 +12,10 @@ from orchestrator.stages.stage import option
 
 @dataclass(frozen=True, kw_only=True)
 class Momentum(CandidateStage):
-    """Chooses max_momentum; the cycle's minimum stays, since its place hardly matters."""
+    """Chooses max_momentum; the cycle's minimum stays below it, its place hardly matters."""
 
     kind: ClassVar[str] = "momentum"
-    gives: ClassVar[tuple[str, ...]] = ("max_momentum",)
+    gives: ClassVar[tuple[str, ...]] = ("max_momentum", "min_momentum")
     field: ClassVar[str] = "max_momentum"
 
     candidates: tuple[float, ...] = option(
@@ -24,4 +24,4 @@ class Momentum(CandidateStage):
 
     def variant(self, recipe: Recipe, value: float) -> Recipe:
         """Return the recipe at another max_momentum."""
-        return replace(recipe, max_momentum=value)
+        return replace(recipe, max_momentum=value, min_momentum=min(recipe.min_momentum, value))

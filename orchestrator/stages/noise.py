@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+LEAST_SEEDS = 3  # to be called better
 Losses = Mapping[int, float]  # replicate -> held-out loss at the end
 
 
@@ -31,8 +32,11 @@ class Difference:
     n: int
 
     def better_by(self, margin: float) -> bool:
-        """Whether the candidate's loss is lower by more than `margin` (a share), beyond noise."""
-        return self.mean + self.bound < math.log1p(-margin)
+        """Whether the candidate's loss is lower by more than `margin` (a share), beyond noise.
+
+        Two seeds are never enough: an erratic candidate looks steady on two too often.
+        """
+        return self.n >= LEAST_SEEDS and self.mean + self.bound < math.log1p(-margin)
 
     def worse_by(self, margin: float) -> bool:
         """Whether the candidate's loss is higher by more than `margin` (a share), beyond noise."""
@@ -45,34 +49,53 @@ def differences(
     level: float = 0.05,
     also: Sequence[Mapping[float, Losses]] = (),
 ) -> dict[float, Difference]:
-    """Compare each candidate with the incumbent over the replicates that both have finished.
+    """Compare each candidate with the incumbent over the replicates that both have.
 
-    A candidate without a finite loss is worse by inf. `also`: other comparisons of the same stage
-    (at another horizon), which help to measure the noise. Returns {} if the incumbent has no loss.
+    A candidate that lost a replicate (loss not finite) is worse by inf: it is not safe. One that is
+    erratic, or compared with an erratic incumbent, has an infinite bound: the noise of the others
+    says nothing about it. `also`: other comparisons of the same stage (at another horizon), which
+    help to measure the noise. Returns {} if the incumbent has no losses or lost a replicate.
     """
-    base = _finite(losses.get(incumbent, {}))
-    if not base:
+    base = losses.get(incumbent, {})
+    if not _whole(base):
         return {}
-    sd, df = _noise([losses, *also])
+    steady = _steady(losses)
+    sd, df = _noise([steady, *map(_steady, also)])
     others = [v for v in losses if v != incumbent]
     result = {}
     for value in others:
-        finite = _finite(losses[value])
-        shared = sorted(set(base) & set(finite))
-        if not shared or len(finite) < len(losses[value]):  # one seed lost: it is not safe
+        own = losses[value]
+        shared = sorted(set(base) & set(own))
+        if not shared or not _whole(own):
             result[value] = Difference(math.inf, 0.0, len(shared))
             continue
-        mean = float(np.mean([math.log(finite[r] / base[r]) for r in shared]))
+        mean = float(np.mean([math.log(own[r] / base[r]) for r in shared]))
         bound = math.inf
-        if df > 0:
-            t = t_quantile(1 - level / len(others), df)
-            bound = t * sd * math.sqrt(2 / len(shared))
+        if df and value in steady and incumbent in steady:
+            bound = t_quantile(1 - level / len(others), df) * sd * math.sqrt(2 / len(shared))
         result[value] = Difference(mean, bound, len(shared))
     return result
 
 
-def _finite(by_replicate: Losses) -> dict[int, float]:
-    return {r: x for r, x in by_replicate.items() if math.isfinite(x) and x > 0}
+def _whole(by_replicate: Losses) -> bool:
+    return bool(by_replicate) and all(math.isfinite(x) and x > 0 for x in by_replicate.values())
+
+
+def _steady(losses: Mapping[float, Losses], near: float = 1.5) -> dict[float, Losses]:
+    """Return the candidates that keep their distance to the median candidate over the replicates.
+
+    Within a factor `near`: a run that nearly diverged would drown what the others say about noise.
+    """
+    whole = {v: by for v, by in losses.items() if _whole(by)}
+    replicates = {r for by in whole.values() for r in by}
+    middle = {
+        r: np.median([math.log(by[r]) for by in whole.values() if r in by]) for r in replicates
+    }
+    return {
+        v: by
+        for v, by in whole.items()
+        if np.ptp([math.log(x) - middle[r] for r, x in by.items()]) <= math.log(near)
+    }
 
 
 def _noise(tables: Sequence[Mapping[float, Losses]]) -> tuple[float, int]:
@@ -82,23 +105,21 @@ def _noise(tables: Sequence[Mapping[float, Losses]]) -> tuple[float, int]:
     return (math.sqrt(sum(squares) / df), df) if df else (math.inf, 0)
 
 
-def _residuals(losses: Mapping[float, Losses], near: float = 2.0) -> tuple[float, int]:
+def _residuals(losses: Mapping[float, Losses]) -> tuple[float, int]:
     """Return the sum of squares that candidates and replicates leave, and its degrees of freedom.
 
-    Only steady candidates count, those that stay within a factor `near` of their own distance to
-    the median candidate: one run that nearly diverged would drown what the others say about noise.
+    A least-squares fit of log loss = candidate + replicate; candidates may have different seeds.
     """
-    some = [by for by in map(_finite, losses.values()) if by]
-    replicates = sorted(set.intersection(*(set(by) for by in some))) if some else []
-    if len(replicates) < 2:
+    rows = [(v, r, math.log(x)) for v, by in losses.items() for r, x in by.items()]
+    if not rows:
         return 0.0, 0
-    table = np.log([[by[r] for r in replicates] for by in some])  # (candidates, replicates)
-    table = table[np.ptp(table - np.median(table, axis=0), axis=1) <= math.log(near)]
-    k, n = table.shape
-    if k < 2:
-        return 0.0, 0
-    rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
-    return float(np.sum(rest**2)), (k - 1) * (n - 1)
+    values, replicates = ({row[i] for row in rows} for i in (0, 1))
+    design = np.array(
+        [[v == x for x in values] + [r == x for x in replicates] for v, r, _ in rows], float
+    )
+    logs = np.array([log for _, _, log in rows])
+    fit, _, rank, _ = np.linalg.lstsq(design, logs)
+    return float(np.sum((logs - design @ fit) ** 2)), len(rows) - int(rank)
 
 
 def t_quantile(p: float, df: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +13,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.schedules import Schedule
 
 T = TypeVar("T")
+MOST_ROUNDS = 50  # of one stage: one that asks for more does not converge
 
 
 def option(default: T, doc: str, **limits: Any) -> T:
@@ -57,6 +58,25 @@ class Stage(ABC):
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the decision; `recipe` is the one that came in, the incumbent."""
+
+
+def walk(
+    stage: Stage, recipe: Recipe, run_round: Callable[[list[Run]], Sequence[Outcome]]
+) -> tuple[Decision, tuple[Outcome, ...]]:
+    """Take a stage to its decision: propose, run, until it has enough evidence.
+
+    `run_round` returns the outcomes of a round in the order of its runs. Raises RuntimeError for a
+    stage that breaks its contract: proposes a run twice, or never comes to an end.
+    """
+    outcomes: list[Outcome] = []
+    for _ in range(MOST_ROUNDS):
+        runs = stage.propose(recipe, outcomes)
+        if not runs:
+            return stage.decide(recipe, outcomes), tuple(outcomes)
+        if len(set(runs)) < len(runs) or {o.run for o in outcomes} & set(runs):
+            raise RuntimeError(f"stage {stage.name} proposed a run twice")
+        outcomes += run_round(runs)
+    raise RuntimeError(f"stage {stage.name} asked for more than {MOST_ROUNDS} rounds")
 
 
 def schedule_of(recipe: Recipe) -> Schedule:

@@ -39,10 +39,10 @@ def smooth(loss: Floats, half_width: int | None = None) -> Floats:
 def within_drop(
     lr: Floats, loss: Floats, chance_loss: float, drop: float = 0.2, level: float = 0.1
 ) -> float | None:
-    """Return the last lr whose loss stays near the minimum: the default rule.
+    """Return the last lr whose loss stays near the minimum: the default rule, before its margin.
 
     Near means within the smaller of `drop` x (chance - minimum) and `level` x minimum, without a
-    break from the minimum on. This is the margin from the cliff, no other is taken.
+    break from the minimum on.
     """
     low = int(np.argmin(loss))
     limit = loss[low] + min(drop * (chance_loss - loss[low]), level * loss[low])

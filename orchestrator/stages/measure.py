@@ -1,0 +1,33 @@
+"""Runs that measure instead of train: memory and seconds per step of several batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Recipe, Run
+from orchestrator.stages.stage import schedule_of
+
+
+def measure(kind: Literal["probe", "calibrate"], recipe: Recipe, sizes: Sequence[int]) -> Run:
+    """Return the run that measures memory ("probe") or seconds per step of all `sizes` at once."""
+    ordered = tuple(sorted(set(sizes)))
+    return Run(
+        kind=kind,
+        schedule=schedule_of(recipe),
+        weight_decay=recipe.weight_decay,
+        batch_size=ordered[-1],
+        steps=1,
+        replicate=0,
+        prunable=False,
+        timed=kind == "calibrate",
+        batch_sizes=ordered,
+        label=f"{kind} {', '.join(map(str, ordered))}",
+    )
+
+
+def measured(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any] | None:
+    """Return what the latest finished run of `kind` measured, None without one."""
+    done = [o for o in outcomes if o.run.kind == kind and o.state == "finished"]
+    return dict(done[-1].result.measured) if done else None
