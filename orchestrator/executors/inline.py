@@ -76,7 +76,8 @@ class InlineExecutor:
             self._ledger.abandon(stage, trial)
             raise
         self._ledger.tell(stage, trial, outcome)
-        session.close()
+        if outcome.state == "finished":  # others may go on from their checkpoint
+            session.close()
         if isinstance(self._pruner, CluePruner):
             self._pruner.forget(trial.number)
         self._watcher.run_ended(stage, outcome)

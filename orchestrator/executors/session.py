@@ -70,7 +70,7 @@ class TrialSession:
         write_atomically(self._model, state)
 
     def close(self) -> None:
-        """The run has ended: its checkpoint is of no more use."""
+        """The run is finished: its checkpoint is of no more use."""
         self._checkpoint.unlink(missing_ok=True)
 
 

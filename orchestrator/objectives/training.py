@@ -145,9 +145,13 @@ def _described(config: DataConfig | ModelConfig | OptimizerConfig | OwnConfig) -
 
 
 def _source(target: str) -> str:
-    """Return a hash of the source text of the callable, its name where there is no text."""
+    """Return a hash of the source text of the callable's module, its name where there is none.
+
+    The whole module: the callable may use whatever stands beside it.
+    """
     try:
-        text = inspect.getsource(inspect.unwrap(own.resolve(target)))
+        module = inspect.getmodule(inspect.unwrap(own.resolve(target)))
+        text = inspect.getsource(module) if module else target
     except (OSError, TypeError):
         text = target
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,14 +17,14 @@ MEGABYTE = 1e6
 
 
 class Machine:
-    """Samples the machine. `gpus` False: leave GPUs alone.
+    """Samples the machine.
 
     What a system does not offer (/proc outside Linux, a GPU driver) is left out, without an error.
     """
 
-    def __init__(self, gpus: bool = True) -> None:
+    def __init__(self) -> None:
         self._processor = _processor_times()
-        self._gpus = _gpu_handles() if gpus else []
+        self._gpus = _gpu_handles()
 
     def sample(self) -> dict[str, float]:
         """Return metrics by name; percentages are those since the last sample."""

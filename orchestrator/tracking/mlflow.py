@@ -323,7 +323,7 @@ class Store:
                 if child.info.status == "RUNNING":  # its process was killed
                     self._client.set_terminated(child.info.run_id, "KILLED", at)
         self._began = found.info.start_time / 1000 if found else at / 1000
-        self._machine = Machine(gpus="cuda" in tags.get("device", "cuda"))
+        self._machine = Machine()
 
     def _create_parent(self, tags: Mapping[str, str], at: int) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at / 1000))

@@ -56,10 +56,10 @@ def _in(place: Path, cache: Path) -> Raw | None:
     batches = sorted((root / TORCHVISION).glob("*_batch*"))
     if batches:
         arrays = _cached(batches, lambda: _from_torchvision(root, download=False), cache)
-        return _raw(arrays, f"CIFAR-10 from torchvision's files in {root}")
+        return _raw(arrays, f"CIFAR-10 from torchvision's files in {root.name}")
     if files := _parquet_files(place):
         arrays = _cached([*files[0], *files[1]], lambda: _from_parquet(*files), cache)
-        return _raw(arrays, f"CIFAR-10 from Parquet files in {files[0][0].parent}")
+        return _raw(arrays, f"CIFAR-10 from Parquet files in {files[0][0].parent.name}")
     return None
 
 
