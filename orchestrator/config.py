@@ -235,8 +235,12 @@ class Config(Section):
 
     def build_recipe(self) -> Recipe:
         """Return the recipe that the first stage gets."""
-        names = {"schedule": self.schedule.name, "optimizer": self.optimizer.name}
-        return Recipe(**{**dict(self.recipe), **names})
+        return Recipe(
+            **dict(self.recipe),
+            schedule=self.schedule.name,
+            optimizer=self.optimizer.name,
+            nesterov=self.optimizer.nesterov,
+        )
 
     def build_objective(self, cache: Path) -> Objective:
         """Return the objective; `cache` is the folder where it may keep decoded data."""

@@ -56,6 +56,7 @@ class Recipe:
     batch_size: int = 64
     schedule: str = "paper"
     optimizer: str = "sgd"
+    nesterov: bool = True
     history: tuple[tuple[str, Recipe], ...] = field(default=(), compare=False, repr=False)
 
     def with_(self, decision: Decision) -> Recipe:

@@ -272,14 +272,17 @@ def _set_aside(config: Config, folder: Path) -> None:
 def _recipe_file(record: StudyRecord) -> str:
     """Return recipe.yaml: the answer as a Hydra override file."""
     values = record.recipe.values()
-    names = {key: {"name": values.pop(key)} for key in ("schedule", "optimizer")}
+    schedule = {"name": values.pop("schedule")}
+    optimizer = {"name": values.pop("optimizer"), "nesterov": values.pop("nesterov")}
     head = (
         "# @package _global_\n"
         f"# The recipe of study {record.study} ({record.status}).\n"
         "# To use it: copy this file to conf/study/<name>.yaml and add it to a study,\n"
         "# for example: +study=[digits,<name>] 'plan=[final]'\n"
     )
-    text: str = yaml.safe_dump({"recipe": values, **names}, sort_keys=False)
+    text: str = yaml.safe_dump(
+        {"recipe": values, "schedule": schedule, "optimizer": optimizer}, sort_keys=False
+    )
     return head + text
 
 

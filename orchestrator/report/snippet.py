@@ -48,7 +48,11 @@ $body
 
 
 optimizer = torch.optim.SGD(
-    model.parameters(), lr=MIN_LR, momentum=MAX_MOMENTUM, weight_decay=$weight_decay, nesterov=True
+    model.parameters(),
+    lr=MIN_LR,
+    momentum=MAX_MOMENTUM,
+    weight_decay=$weight_decay,
+    nesterov=$nesterov,
 )
 steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
 for epoch in range(EPOCHS):
@@ -75,6 +79,7 @@ def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
         epochs=max(1, round(epochs or 1)),
         batch_size=recipe.batch_size,
         weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
         body=_BODIES[recipe.schedule],
     )
     return text if "math." in text else text.removeprefix("import math\n\n")

@@ -102,6 +102,7 @@ class Final(Stage):
                 batch_size=size,
                 schedule=recipe.schedule,
                 optimizer=recipe.optimizer,
+                nesterov=recipe.nesterov,
             )
         return recipes
 
