@@ -37,7 +37,7 @@ Main keys, with their defaults (the studies set some of them):
   tracking=mlflow          none: no MLflow; tracking.uri=...
   objective=training       quadratic: the fake objective, nothing is trained
   device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
-  seed=0                   the same command, seed and machine give the same numbers
+  seed=0                   weights and data order; same seed, same numbers (but for measured times)
   fresh=false              true: start over; else the same command goes on where it ended
   study_name=...           results go to runs/<study_name>/
 
@@ -170,6 +170,7 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None:
         text = " ".join(str(cause).split("Config search path:")[0].split())
+        text = text.split(" 3. To sweep over it")[0]  # Hydra's hint at --multirun leads nowhere
         if text and text not in " ".join(told):
             told.append(text.replace("'++", "'"))
         cause = cause.__cause__

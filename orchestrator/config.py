@@ -253,6 +253,11 @@ class Config(Section):
         told: dict[str, Any] = {"seed": self.seed, "final_epochs": self.final_epochs}
         if isinstance(self.objective, OwnConfig):
             made = own.build(self.objective, **told, config=self, cache=cache)
+            if not (callable(made) and hasattr(made, "facts") and hasattr(made, "context")):
+                raise ConfigError(
+                    f"objective._target_: {self.objective.target} is no objective: it needs facts,"
+                    " context(run) and a call with (run, session)"
+                )
             return made
         from orchestrator.objectives.quadratic import QuadraticObjective
 

@@ -12,8 +12,10 @@ import difflib
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
@@ -144,12 +146,12 @@ def build(own: OwnConfig, **offered: Any) -> Any:
 
     The config wins over `offered`. `offered` is not poured into **kwargs: a wrapper that passes
     them on (as torchvision's model functions do) would choke on them. Raises ConfigError for
-    arguments that are unknown or missing; what the callable itself raises passes.
+    arguments that are unknown or missing, and for whatever the callable raises.
     """
     function = check(own)
     parameters = _parameters(function)
     if parameters is None:
-        return function(**own.arguments)
+        return _call(own.target, function, own.arguments)
     takes = _names(parameters)
     arguments = {**{k: v for k, v in offered.items() if k in takes}, **own.arguments}
     missing = [
@@ -162,4 +164,16 @@ def build(own: OwnConfig, **offered: Any) -> Any:
             f"{own.target} needs {', '.join(missing)}: give it beside _target_"
             f" (it is offered {', '.join(offered) or 'nothing'})"
         )
-    return function(**arguments)
+    return _call(own.target, function, arguments)
+
+
+def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except ConfigError:
+        raise
+    except Exception as error:  # the user's own mistake: say what and where, in one line
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{target} raised {type(error).__name__}: {problem} ({where})") from error

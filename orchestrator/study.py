@@ -39,6 +39,7 @@ from orchestrator.stages.stage import Stage, walk
 from orchestrator.tracking import Tracker
 
 log = logging.getLogger(__name__)
+UNIMPORTANT = ("fresh", "quiet", "runs")  # settings that change no result
 
 
 def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
@@ -84,6 +85,7 @@ class _Study:
     def run(self, stages: Sequence[Stage], started: float) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it."""
         config = self.config.as_mapping()
+        changed = _changed(self.folder / "config.yaml", config)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         self.terminal.study_started(
             self.config.study_name,
@@ -91,6 +93,11 @@ class _Study:
             list(self.config.plan),
             list(_about(self.objective, "notes", ())),
         )
+        if changed:
+            self.terminal.note(
+                f"settings differ from the study that was here ({', '.join(changed)}):"
+                " what they affect runs again, and its answer replaces the old one"
+            )
         self.tracker.start(config, {"study_id": self.ledger.id, "config": _digest(config)})
         recipe, status, reason = self.config.build_recipe(), "complete", ""
         try:
@@ -106,7 +113,8 @@ class _Study:
             status, reason = "interrupted", f"interrupted; {again} goes on"
         except Exception as error:  # ours or that of a user's stage: the records must still close
             log.exception("the study stopped")
-            status, reason = "failed", f"{type(error).__name__}: {error}"
+            where = self.config.plan[len(self.records)]
+            status, reason = "failed", f"stage {where}: {type(error).__name__}: {error}"
         return self._finish(recipe, status, reason, started)
 
     def _stage(self, stage: Stage, recipe: Recipe) -> StageRecord:
@@ -286,6 +294,14 @@ def _recipe_file(record: StudyRecord) -> str:
     return head + text
 
 
+def _changed(file: Path, config: Mapping[str, Any]) -> list[str]:
+    """Return the sections in which `config` differs from the one that an earlier command wrote."""
+    if not file.exists():
+        return []
+    old = yaml.safe_load(file.read_text())
+    return [key for key in config if key not in UNIMPORTANT and config[key] != old.get(key)]
+
+
 def _earlier_seconds(folder: Path) -> float:
     """Return the seconds that earlier commands spent on this study."""
     try:
@@ -318,5 +334,5 @@ def _versions(own: Mapping[str, str]) -> dict[str, str]:
 
 def _digest(config: Mapping[str, Any]) -> str:
     """Return a hash of the config; how the study is shown or restarted does not matter."""
-    kept = {k: v for k, v in config.items() if k not in ("fresh", "quiet", "runs")}
+    kept = {k: v for k, v in config.items() if k not in UNIMPORTANT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -298,3 +298,13 @@ def test_starting_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nset()\n")
+
+
+def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> None:
+    """+study=digits model=mine passes no option of the digits network on to it."""
+    (here / "conf" / "model").mkdir(parents=True)
+    (here / "conf" / "model" / "mine.yaml").write_text("_target_: mynet.net\n")
+    for name in ("digits", "cifar", "cifar_laptop"):
+        composed = cli._compose([f"+study={name}", "model=mine"])
+        assert composed is not None
+        assert composed["model"] == {"_target_": "mynet.net"}

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -261,3 +261,14 @@ def test_outcome_of_an_empty_curve_is_infinite() -> None:
     """A run that reported nothing is no candidate."""
     run = replace(Final(name="f", facts=FACTS).propose(tuned(1e-3), [])[0])
     assert Outcome(run, "k", "failed", Curve.of([]), Result()).held_out_loss == math.inf
+
+
+def test_a_stage_may_not_set_what_it_does_not_give() -> None:
+    """A wrong decision of a user's stage is named, and never reaches the recipe."""
+
+    class Greedy(Momentum):
+        def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+            return Decision(self.name, self.kind, "because", {"max_lr": -3.0})
+
+    with pytest.raises(RuntimeError, match="stage greedy set max_lr, which is not in its `gives`"):
+        replay(Greedy(name="greedy", facts=FACTS), RECIPE, QuadraticObjective())

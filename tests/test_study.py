@@ -366,3 +366,26 @@ def test_quadratic_problem_is_set_by_config() -> None:
     objective = config.build_objective(Path("cache"))
     assert isinstance(objective, QuadraticObjective)
     assert objective.problem == Quadratic(noise=1.0)
+
+
+def test_a_users_stage_that_raises_fails_the_study_and_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not a traceback: status failed, the stage and the error, all records closed."""
+
+    def oops(*_: object) -> list[Run]:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("orchestrator.stages.weight_decay.WeightDecay.propose", oops)
+    record, shown = a_study()
+    assert record.status == "failed"
+    assert "stage weight_decay: ZeroDivisionError: oops" in shown
+    assert json.loads(Path("runs/s/summary.json").read_text())["status"] == "failed"
+
+
+def test_other_settings_under_the_same_name_are_said() -> None:
+    """The answer of another config replaces the old one: not without a word."""
+    _, first = a_study()
+    _, second = a_study(seed=1)
+    assert "settings differ" not in first
+    assert "settings differ from the study that was here (seed)" in second

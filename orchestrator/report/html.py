@@ -221,7 +221,7 @@ def _cost(record: StudyRecord) -> str:
         )
         for s in record.stages
     ]
-    states = counts(o.state for s in record.stages for o in s.outcomes)
+    states = counts(o.state for o in record.outcomes)
     rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
     saved = f" Pruning saved {cost['pruned_saving']:.1%} of the planned training."
     return (

@@ -191,7 +191,7 @@ def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
             text = f"{measure(record)} {score}"
             comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
             lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
-    states = [o.state for s in record.stages for o in s.outcomes]
+    states = [o.state for o in record.outcomes]
     lines.append(
         (
             "cost",

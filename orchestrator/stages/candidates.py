@@ -117,10 +117,10 @@ class CandidateStage(Stage):
         best = min(tied, key=lambda v: diffs[v].mean)
         change = 100 * (math.exp(diffs[best].mean) - 1)
         noise = 100 * math.expm1(diffs[best].bound)
-        within = f"noise +-{noise:.0f} %" if math.isfinite(noise) else "noise not measured"
+        within = _noise(noise)
         rule = "the incumbent stays" if chosen == incumbent else "the largest stable one is taken"
         return (
-            f"{self.field} {chosen:g}: a tie with {names} (best {best:g}: {change:+.1f} %,"
+            f"{self.field} {chosen:g}: a tie with {names} (best {best:g}: loss {change:+.1f} %,"
             f" {within}, margin {100 * self.margin:.0f} %); {rule}"
         )
 
@@ -209,6 +209,12 @@ class CandidateStage(Stage):
 
 def _mean(by: dict[int, float]) -> float:
     return mean(by.values()) if by else math.inf
+
+
+def _noise(percent: float) -> str:
+    if not math.isfinite(percent):
+        return "noise not measured"
+    return f"noise ± {percent:.1f} %" if percent < 100 else "noise over 100 %"
 
 
 def _against(diff: Difference | None, is_incumbent: bool) -> str:

@@ -30,6 +30,7 @@ class Final(Stage):
     """Confirms the answer on fresh seeds and measures it, once, on the sealed test data."""
 
     kind: ClassVar[str] = "final"
+    gives: ClassVar[tuple[str, ...]] = tuple(Recipe().values())  # it may go back as a whole
 
     epochs: float = option(10.0, "length of a final run in epochs", gt=0)
     seeds: int = option(3, "seeds of each final recipe", ge=1)
@@ -66,6 +67,7 @@ class Final(Stage):
                 {
                     "name": name,
                     "recipe": self._recipes(recipe)[name].values(),
+                    "steps": tested[name][0].run.steps if tested[name] else None,
                     "test_metric": _spread([o.result.test_metric for o in tested[name]]),
                     "test_loss": _spread([o.result.test_loss for o in tested[name]]),
                 }
@@ -156,7 +158,7 @@ class Final(Stage):
         recipes = self._recipes(recipe)
         simple = recipes.get("range_test_only", recipe)
         if simple == recipe:
-            return recipe, "no later stage changed the recipe"
+            return recipe, "there was no other recipe to confirm it against"
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):
             runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
@@ -170,7 +172,7 @@ class Final(Stage):
         if not math.isfinite(diff.mean):
             return simple, "the tuned recipe failed on a fresh seed: range test and defaults stand"
         change = f"{100 * math.expm1(diff.mean):+.1f} %"
-        noise = f"noise +-{100 * math.expm1(diff.bound):.0f} %" if math.isfinite(diff.bound) else ""
+        noise = f"noise ± {100 * math.expm1(diff.bound):.0f} %" if math.isfinite(diff.bound) else ""
         if diff.better_by(0):
             return recipe, f"held-out loss {change} against range test and defaults, {noise}"
         return simple, (
@@ -181,7 +183,7 @@ class Final(Stage):
     def _reason(self, why: str, evidence: dict[str, Any]) -> str:
         score = evidence["test_metric"] if self.facts.metric else evidence["test_loss"]
         name = self.facts.metric or "loss"
-        spread = f" +- {score['std']:.4g}" if score["std"] is not None else ""
+        spread = f" ± {score['std']:.2g}" if score["std"] is not None else ""
         return f"test {name} {score['mean']:.4g}{spread} over {score['n']} seeds; {why}"
 
     def _rows(

@@ -194,7 +194,7 @@ class LRRange(Stage):
         return reading is None or reading.drop < self.least_drop
 
     def _why_not(self, outcomes: Sequence[Outcome]) -> str:
-        if not outcomes:
+        if all(o.state == "failed" for o in outcomes):
             return "every ramp failed"
         readings = [read(o, self.facts.chance_loss) for o in outcomes]
         some = [r for r in readings if r is not None]

@@ -72,7 +72,12 @@ def walk(
     for _ in range(MOST_ROUNDS):
         runs = stage.propose(recipe, outcomes)
         if not runs:
-            return stage.decide(recipe, outcomes), tuple(outcomes)
+            decision = stage.decide(recipe, outcomes)
+            if alien := sorted(set(decision.values) - set(stage.gives)):
+                raise RuntimeError(
+                    f"stage {stage.name} set {', '.join(alien)}, which is not in its `gives`"
+                )
+            return decision, tuple(outcomes)
         if len(set(runs)) < len(runs) or {o.run for o in outcomes} & set(runs):
             raise RuntimeError(f"stage {stage.name} proposed a run twice")
         outcomes += run_round(runs)
