@@ -86,12 +86,14 @@ def _from_torchvision(root: Path, download: bool) -> Arrays:
 
 
 def _download(folder: Path, cache: Path) -> Raw:
-    before = socket.getdefaulttimeout()
+    before, existed = socket.getdefaulttimeout(), folder.exists()
     socket.setdefaulttimeout(10)  # torchvision sets none: a silent server would hang us for ever
     try:
         _from_torchvision(folder, download=True)
     finally:
         socket.setdefaulttimeout(before)
+        if not existed and folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()  # torchvision makes it before it knows whether it can download
     found = _in(folder, cache)
     assert found is not None
     return found
