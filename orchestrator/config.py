@@ -273,7 +273,7 @@ def _build(entry: BaseModel, **offered: Any) -> Any:
     if isinstance(entry, OwnConfig):
         return own.build(entry, **offered)
     assert isinstance(entry, Options)
-    return entry.builds(**offered, **entry.values())
+    return entry.builds(**offered, **entry.as_arguments())
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -86,7 +86,7 @@ class Options(Section):
 
     builds: ClassVar[type]
 
-    def values(self) -> dict[str, Any]:
+    def as_arguments(self) -> dict[str, Any]:
         """Return the options as keyword arguments for `builds`."""
         return {name: getattr(self, name) for name in _declared(self.builds)}
 

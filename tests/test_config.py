@@ -30,6 +30,7 @@ class Silent(Stage):
     margin: float | None = option(None, "margin", gt=0)
     tie: Literal["incumbent", "paper"] = option("incumbent", "ties")
     wide: bool = option(False, "wide")
+    values: tuple[float, ...] = option((1.0,), "a name that our own classes could have taken")
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Ask for nothing."""
@@ -202,8 +203,8 @@ def test_a_users_stage_needs_not_be_a_dataclass() -> None:
         ({"wide": "maybe"}, "wide: 'maybe' is not allowed: must be true or false"),
         (
             {"seed": 2},
-            "seed: unknown key: must be one of _target_, rates, sizes, seeds, margin, tie, wide;"
-            " did you mean seeds?",
+            "seed: unknown key: must be one of _target_, rates, sizes, seeds, margin, tie, wide,"
+            " values; did you mean seeds?",
         ),
     ],
 )

@@ -158,7 +158,12 @@ class Final(Stage):
         recipes = self._recipes(recipe)
         simple = recipes.get("range_test_only", recipe)
         if simple == recipe:
-            return recipe, "there was no other recipe to confirm it against"
+            known = "range_test_only" in recipes
+            return recipe, (
+                "no later stage changed the range test's recipe"
+                if known
+                else "no range test in this plan to compare with"
+            )
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):
             runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
