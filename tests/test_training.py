@@ -18,8 +18,9 @@ from orchestrator.recipe import Run, run_seed
 from orchestrator.schedules import Schedule
 from orchestrator.training import checkpoint
 from orchestrator.training.batches import Inputs, batches
-from orchestrator.training.data import load
+from orchestrator.training.data import Part, load
 from orchestrator.training.evaluate import evaluate
+from orchestrator.training.loop import Trainer
 
 DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
 
@@ -448,3 +449,19 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
     """The message names the device."""
     with pytest.raises(ConfigError, match="device=cuda:99 is not there"):
         objective(device="cuda:99")
+
+
+def test_only_the_end_of_a_run_is_measured_with_running_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Running batch-norm statistics lag behind early in a run and look like divergence."""
+    used: list[bool] = []
+    measure = Trainer.evaluate
+
+    def spy(self: Trainer, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
+        used.append(batch_statistics)
+        return measure(self, part, batch_statistics=batch_statistics)
+
+    monkeypatch.setattr(Trainer, "evaluate", spy)
+    train(objective(), a_run(points=3))
+    assert used == [True, True, False]
