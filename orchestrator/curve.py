@@ -98,6 +98,18 @@ class Outcome:
     result: Result
     reason: str = ""
 
+    @classmethod
+    def stopped(
+        cls, run: Run, key: str, points: Iterable[Point], reason: str, *, pruned: bool
+    ) -> Outcome:
+        """Build the outcome of a run that a report ended: it counts as far as it came.
+
+        `points` holds at least the one whose report ended it.
+        """
+        curve = Curve.of(points)
+        done = Result(float(curve.seconds[-1]), int(curve.step[-1]) * run.batch_size)
+        return cls(run, key, "pruned" if pruned else "finished", curve, done, reason)
+
     @property
     def held_out_loss(self) -> float:
         """Held-out loss at the end; inf if the run was pruned, failed or ended in NaN."""

@@ -55,9 +55,7 @@ def execute(objective: Objective, run: Run, stop_at: int | None = None) -> Outco
     try:
         result = objective(run, session)
     except StopRun as stop:
-        curve = Curve.of(session.points)
-        done = Result(float(curve.seconds[-1]), int(curve.step[-1]) * run.batch_size)
-        return Outcome(run, key, "pruned" if stop.pruned else "finished", curve, done, stop.reason)
+        return Outcome.stopped(run, key, session.points, stop.reason, pruned=stop.pruned)
     return Outcome(run, key, "finished", Curve.of(session.points), result)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import optuna
 
-from orchestrator.curve import Curve, Outcome, Point, Result, State
+from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.executors.session import TrialSession
 from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective, StopRun
@@ -87,10 +87,7 @@ class InlineExecutor:
         try:
             result = self._objective(run, session)
         except StopRun as stop:
-            curve = Curve.of(session.points)
-            done = Result(seconds=curve.seconds[-1], examples=int(curve.step[-1]) * run.batch_size)
-            state: State = "pruned" if stop.pruned else "finished"
-            return Outcome(run, key, state, curve, done, stop.reason)
+            return Outcome.stopped(run, key, session.points, stop.reason, pruned=stop.pruned)
         except Exception as error:
             log.error("run %s (%s) failed\n%s", run.label, key, traceback.format_exc())
             reason = f"{type(error).__name__}: {error}"

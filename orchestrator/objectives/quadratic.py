@@ -16,14 +16,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from orchestrator.curve import Point, Result
+from orchestrator.curve import Floats, Point, Result
 from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, run_seed
 from orchestrator.stages.stage import option
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
