@@ -1,0 +1,1 @@
+"""The parts of the rightness benchmark; each has `run(options) -> dict` and `table(result)`."""
