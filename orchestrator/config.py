@@ -40,13 +40,13 @@ __all__ = ["Config", "ConfigError", "DataConfig", "ModelConfig", "OptimizerConfi
 Positive = Annotated[Real, Field(gt=0)]
 Momentum = Annotated[Real, Field(ge=0, lt=1)]
 Count = Annotated[Whole, Field(ge=1)]
-ScheduleName = Literal["paper", "fastai", "torch", "linear", "constant"]
+ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant"]
 
 PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
 
 
 class RecipeConfig(Section):
-    """Starting values; what no stage decides stays as it is here."""
+    """Starting values; what no stage decides stays as it is here. `dropout` None: the model's."""
 
     max_lr: Positive | None = None
     min_lr: Positive | None = None
@@ -54,6 +54,7 @@ class RecipeConfig(Section):
     min_momentum: Momentum = 0.85
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
     batch_size: Count = 64
+    dropout: Annotated[Real, Field(ge=0, lt=1)] | None = None
 
 
 class DataConfig(Section):

@@ -39,6 +39,23 @@ def paper(
     )
 
 
+def author(
+    progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
+) -> Rates:
+    """Return the 1cycle of the author's own Caffe runs: the falling leg goes on towards zero.
+
+    Two legs of equal length T in 90 % of the run. lr: `min_lr` -> `max_lr`, then
+    max(`max_lr` (2 - t/T), `min_lr` / 1000), and that floor until the end. Momentum: the other way
+    over the two legs, then the start of a second cycle of half the amplitude. Source: the solver
+    logs in github.com/lnsmith54/hyperParam1 (lr policy "1cycle"; legs fill 86 and 92 % there; the
+    code itself was not published). 90 % is our choice, so that it compares with `paper`.
+    """
+    leg = 2 * progress / 0.9  # 0 -> 1 up, 1 -> 2 down, beyond 2 the tail
+    lr = min_lr + leg * (max_lr - min_lr) if leg <= 1 else max(max_lr * (2 - leg), min_lr / 1000)
+    fallen = 1 - abs(leg - 1) if leg <= 2 else (leg - 2) / 2
+    return Rates(lr, max_momentum - fallen * (max_momentum - min_momentum))
+
+
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + cos(pi * fraction)) / 2
 
@@ -128,10 +145,11 @@ def exponential_ramp(
 
 Variant = Callable[[float, float, float, float, float], Rates]
 VARIANTS: dict[str, Variant] = {
-    f.__name__: f for f in (paper, fastai, torch, linear, constant, range_test, exponential_ramp)
+    f.__name__: f
+    for f in (paper, author, fastai, torch, linear, constant, range_test, exponential_ramp)
 }
 # Under these the momentum is lowest where lr is highest; the others hold it at max_momentum.
-CYCLED = frozenset({"paper", "fastai", "torch"})
+CYCLED = frozenset({"paper", "author", "fastai", "torch"})
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_counts_name_what_did_not_end_well() -> None:
     assert counts(["finished"]) == "1 run"
 
 
-@pytest.mark.parametrize("schedule", ["paper", "fastai", "torch", "linear", "constant"])
+@pytest.mark.parametrize("schedule", ["paper", "author", "fastai", "torch", "linear", "constant"])
 def test_the_snippet_follows_our_schedule(schedule: str) -> None:
     """The pasted code gives the lr and momentum that the study trained with."""
     recipe = Recipe(max_lr=0.1, min_lr=0.01, max_momentum=0.95, schedule=schedule)

@@ -13,6 +13,11 @@ _LEGS = """\
         return low * (1 - (progress - 0.9) / 0.1 * (1 - 1e-3)), MAX_MOMENTUM
     height = 1 - abs(2 * progress / 0.9 - 1)  # 0 -> 1 -> 0 over two equal legs
     return low + height * (high - low), MAX_MOMENTUM - height * (MAX_MOMENTUM - MIN_MOMENTUM)"""
+_AUTHOR = """\
+    low, high, leg = MIN_LR, MAX_LR, 2 * progress / 0.9  # 0 -> 1 up, 1 -> 2 down, then the tail
+    lr = low + leg * (high - low) if leg <= 1 else max(high * (2 - leg), low / 1000)
+    fallen = 1 - abs(leg - 1) if leg <= 2 else (leg - 2) / 2
+    return lr, MAX_MOMENTUM - fallen * (MAX_MOMENTUM - MIN_MOMENTUM)"""
 _COSINE = """\
     def cosine(start: float, end: float, fraction: float) -> float:
         return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
@@ -27,6 +32,7 @@ _LINEAR = """\
     return MAX_LR * max(height, 1e-3), MAX_MOMENTUM"""
 _BODIES = {
     "paper": _LEGS,
+    "author": _AUTHOR,
     "fastai": Template(_COSINE).substitute(peak=0.25, end="1e5"),
     "torch": Template(_COSINE).substitute(peak=0.3, end="25e4"),
     "linear": _LINEAR,
