@@ -3,3 +3,26 @@
 The staged method of L. N. Smith, "A disciplined approach to neural network hyper-parameters"
 (arXiv 1803.09820), as an Optuna study that a Hydra config describes and MLflow records.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.schedules import Schedule as Schedule
+    from orchestrator.training.lr_scheduler import ScheduleLR as ScheduleLR
+
+# The public names and where they live: fetched on first use, for torch alone takes seconds.
+_HOMES = {
+    "Schedule": "orchestrator.schedules",
+    "ScheduleLR": "orchestrator.training.lr_scheduler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
