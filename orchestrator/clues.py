@@ -4,20 +4,28 @@ Source: Smith 2018 (arXiv 1803.09820), sections 3 and 4: the goal is the horizon
 test loss, between underfitting and overfitting; a sudden jump, or train and test loss rising
 together, is instability and not overfitting. Ours: the thresholds, and that a rise counts as
 overfitting only where the learning rate has fallen, since a high rate raises the loss by itself.
+
+Any curve is read without an error: with NaN or inf in it, of one point, or of none. What is not
+known is NaN all over: a curve of plain Optuna has neither lr nor train loss.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.curve import Curve, Floats
 
 Label = Literal[
     "diverged", "stuck", "unstable", "overfitting", "underfitting", "horizontal", "short"
 ]
+
+
+# The gravest first.
+GRAVITY: tuple[Label, ...] = get_args(Label)
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,16 @@ class Clue:
     reason: str
 
 
+@np.errstate(all="ignore")
 def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | None:
     """Loss not finite, or held-out loss above `above` x chance and rising over two points.
 
     `chance_loss`: held-out loss of a model that knows nothing, in the curve's unit (nats).
     """
     loss = curve.held_out_loss
-    broken = ~(np.isfinite(loss) & np.isfinite(curve.train_loss))
+    broken = ~np.isfinite(loss)
+    if _known(curve.train_loss):
+        broken |= ~np.isfinite(curve.train_loss)
     if broken.any():
         at = int(np.argmax(broken))
         which = "held-out" if not np.isfinite(loss[at]) else "train"
@@ -50,6 +61,7 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
     return None
 
 
+@np.errstate(all="ignore")
 def stuck(
     curve: Curve, chance_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
 ) -> Clue | None:
@@ -68,22 +80,25 @@ def stuck(
     return None
 
 
+@np.errstate(all="ignore")
 def unstable(curve: Curve, jump: float = 1.3) -> Clue | None:
     """A jump by `jump` x from one point to the next, or held-out and train loss rising together.
 
-    Rising together means over three points in a row, by 10 % in sum for both. The largest rise is
-    the one that is named.
+    The train loss must rise too in a jump, where it is known; rising together means over three
+    points in a row, by 10 % in sum for both. The largest jump is the one that is named. At a high
+    lr it is instability as well: too large a peak is what it comes from.
     """
     loss, train = curve.held_out_loss, curve.train_loss
     if len(curve) < 2:
         return None
-    with np.errstate(invalid="ignore", over="ignore"):
-        ratio = loss[1:] / loss[:-1]
-        jumps = (ratio > jump) & (train[1:] > train[:-1])
+    ratio, known = loss[1:] / loss[:-1], _known(train)
+    jumps = ratio > jump
+    if known:
+        jumps &= train[1:] > train[:-1]
     if jumps.any():
         at = int(np.argmax(np.where(jumps, ratio, 0)))
         rise = f"from {loss[at]:.3g} to {loss[at + 1]:.3g}"
-        reason = f"held-out loss jumped {rise} in one point, train loss too"
+        reason = f"held-out loss jumped {rise} in one point{', train loss too' if known else ''}"
         return _clue(curve, "unstable", at, at + 1, reason)
     for start in range(len(curve) - 3):
         span = slice(start, start + 4)
@@ -97,21 +112,21 @@ def unstable(curve: Curve, jump: float = 1.3) -> Clue | None:
     return None
 
 
-def overfitting(curve: Curve, rise: float = 1.1, fall: float = 0.8, points: int = 3) -> Clue | None:
+@np.errstate(all="ignore")
+def overfitting(curve: Curve, rise: float = 1.1, fall: float = 0.9, points: int = 3) -> Clue | None:
     """Held-out loss ends `rise` x above its minimum, train loss below `fall` x what it was there.
 
-    Only where lr has fallen below half of its maximum (or is constant): a rise at a high rate is
-    the rate's doing. The last `points` points must all be that high.
+    The held-out loss is a running median of three points, for the lowest of many jagged points is
+    low by luck; the last `points` must all be that high. Only where lr has fallen below half of its
+    maximum (or is constant; if it is not known: in the last quarter of the run): a rise at a high
+    rate is the rate's doing. What the thresholds were chosen on is in docs/design.md.
     """
-    lr = curve.lr
-    if len(curve) < points + 1:
-        return None
-    settled = (lr <= 0.5 * lr.max()) & (np.arange(len(curve)) > int(np.argmax(lr)))
-    if np.ptp(lr) <= 1e-9 * lr.max():
-        settled = curve.progress >= 0.25
-    if not settled[-points:].all():
-        return None
     loss, train = curve.held_out_loss, curve.train_loss
+    if len(curve) < points + 1 or not np.isfinite([loss, train]).all():
+        return None
+    if not _settled(curve)[-points:].all():
+        return None
+    loss = _median_of_three(loss)
     best = int(np.argmin(loss))
     if (loss[-points:] > rise * loss[best]).all() and train[-1] < fall * train[best]:
         reason = (
@@ -122,43 +137,87 @@ def overfitting(curve: Curve, rise: float = 1.1, fall: float = 0.8, points: int 
     return None
 
 
+@np.errstate(all="ignore")
 def underfitting(curve: Curve, fall: float = 0.05) -> Clue | None:
     """Held-out loss still falling at the end: by `fall` or more per tenth of the run.
 
-    Measured by a line through log loss over the last fifth of the points (at least four).
+    Measured by a line through log loss over the last fifth of the points (at least four). Where
+    the progress is not known (0 throughout), the run is taken to end with the curve.
     """
-    count = max(4, len(curve) // 5)
-    if len(curve) < count + 1:
+    start = _last_fifth(curve)
+    if start < 1:
         return None
-    drop = 1 - np.exp(0.1 * _slope(curve.progress[-count:], curve.held_out_loss[-count:]))
-    if drop < fall:
+    done = curve.progress if curve.progress[-1] > 0 else curve.step / curve.step[-1]
+    drop = 1 - np.exp(0.1 * _slope(done[start:], curve.held_out_loss[start:]))
+    if not drop >= fall:  # this way round, so that NaN is no clue
         return None
     end, share = curve.held_out_loss[-1], 100 * drop
     reason = f"held-out loss {end:.3g} still falls by {share:.0f} % per tenth of the run"
-    return _clue(curve, "underfitting", len(curve) - count, len(curve) - 1, reason)
+    return _clue(curve, "underfitting", start, len(curve) - 1, reason)
 
 
-def read(curve: Curve, chance_loss: float) -> Clue:
-    """Return the one clue that says most about the run: the gravest that holds, else "horizontal".
+def segments(curve: Curve, chance_loss: float) -> tuple[Clue, ...]:
+    """Return every clue that holds, at most one of each label, in the order of their first steps.
 
-    "short" where the curve has too few points to say.
+    The end of the curve is "horizontal" (with fewer than five points "short") unless another clue
+    reaches into it: a run may be unstable at its peak and horizontal in the end. Never empty.
     """
     if len(curve) == 0:
-        return Clue("short", 0, 0, "no points")
-    for clue in (
+        return (Clue("short", 0, 0, "no points"),)
+    held = (
         diverged(curve, chance_loss),
         stuck(curve, chance_loss),
         overfitting(curve),
         unstable(curve),
         underfitting(curve),
-    ):
-        if clue is not None:
-            return clue
+    )
+    found, end = [clue for clue in held if clue is not None], _end(curve)
+    if all(clue.last_step < end.first_step for clue in found):
+        found.append(end)
+    return tuple(sorted(found, key=lambda clue: clue.first_step))
+
+
+def read(curve: Curve, chance_loss: float) -> Clue:
+    """Return the one clue that says most about the run: the gravest of its `segments`."""
+    return min(segments(curve, chance_loss), key=lambda clue: GRAVITY.index(clue.label))
+
+
+def _end(curve: Curve) -> Clue:
+    """What there is to say of a curve's end that shows nothing else."""
     if len(curve) < 5:
-        return _clue(curve, "short", 0, len(curve) - 1, f"only {len(curve)} points")
-    start = len(curve) - max(4, len(curve) // 5)
+        return _clue(curve, "short", 0, len(curve) - 1, f"only {_points(len(curve))}")
     reason = f"held-out loss stays near {curve.held_out_loss[-1]:.3g} at the end"
-    return _clue(curve, "horizontal", start, len(curve) - 1, reason)
+    return _clue(curve, "horizontal", _last_fifth(curve), len(curve) - 1, reason)
+
+
+def _points(count: int) -> str:
+    return "1 point" if count == 1 else f"{count} points"
+
+
+def _known(values: Floats) -> bool:
+    """Whether something was measured: what is not known is NaN all over."""
+    return not bool(np.isnan(values).all())
+
+
+def _settled(curve: Curve) -> NDArray[np.bool_]:
+    """Where lr is low, after its peak: there a rise of the loss is not the rate's doing."""
+    lr = curve.lr
+    if not np.isfinite(lr).all():
+        return np.asarray(curve.progress >= 0.75)
+    if np.ptp(lr) <= 1e-9 * lr.max():
+        return np.asarray(curve.progress >= 0.25)
+    return np.asarray((lr <= 0.5 * lr.max()) & (np.arange(len(lr)) > int(np.argmax(lr))))
+
+
+def _median_of_three(values: Floats) -> Floats:
+    """Running median; the ends stay as they are."""
+    padded = np.pad(values, 1, mode="edge")
+    return np.asarray(np.sort([padded[:-2], padded[1:-1], padded[2:]], axis=0)[1])
+
+
+def _last_fifth(curve: Curve) -> int:
+    """Index where the last fifth of the points begins, at least four."""
+    return len(curve) - max(4, len(curve) // 5)
 
 
 def _slope(x: Floats, loss: Floats) -> float:
