@@ -211,7 +211,7 @@ WORKLOADS = {
             "digits_x5",
             {"name": "mlp"},
             MLP,
-            lrs=(0.003, 0.006, 0.012, 0.025, 0.05),
+            lrs=(0.006, 0.012, 0.025, 0.05, 0.08),
             data={"scale": 5.0},
         ),
         _digits(
@@ -238,7 +238,7 @@ WORKLOADS = {
             },
             CONV,
             lrs=(0.02, 0.04, 0.07, 0.12, 0.2),
-            seeds=3,
+            seeds=2,
             needs_cifar=True,
         ),
     )

@@ -161,7 +161,7 @@ def _log_mean(values: Sequence[float]) -> float:
 
 
 def _worse(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether `one` loses to `other` on the fresh seeds beyond noise: paired, two standard errors."""
+    """Whether `one` loses to `other` on the fresh seeds: paired, by two standard errors."""
     if one["recipe"] == other["recipe"]:
         return False
     pairs = zip(one["held_out"], other["held_out"], strict=True)
@@ -198,13 +198,12 @@ def table(result: dict[str, Any]) -> str:
             f"{r['best_test']:.3f} ({100 * r['best_test_metric']:.1f} %)",
             f"{100 * r['seed_sd']:.0f} %",
         ]
-        for who in ("staged", "range_test_only", "untuned"):
-            cells.append(_cell(r[who]))
-        cells.append(
+        cells += [_cell(r[who]) for who in ("staged", "range_test_only", "untuned")]
+        cells += [
             f"{r['worse_than_range_test_only']} / {r['better_than_range_test_only']}"
-            f" of {r['answered']}"
-        )
-        cells.append(f"{r['cost_in_final_runs']:.1f}")
+            f" of {r['answered']}",
+            f"{r['cost_in_final_runs']:.1f}",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -212,9 +211,10 @@ def table(result: dict[str, Any]) -> str:
 def _cell(regret: dict[str, Any]) -> str:
     if regret["held_out_median"] is None:
         return "lost"
-    text = (
-        f"held-out {100 * regret['held_out_median']:+.0f} % ({100 * regret['held_out_worst']:+.0f} %),"
-        f" test {100 * regret['test_median']:+.0f} % ({100 * regret['test_worst']:+.0f} %),"
-        f" {100 * regret['test_metric']:.1f} %"
-    )
+    parts = [
+        f"{part.replace('_', '-')} {100 * regret[f'{part}_median']:+.0f} %"
+        f" ({100 * regret[f'{part}_worst']:+.0f} %)"
+        for part in ("held_out", "test")
+    ]
+    text = ", ".join([*parts, f"{100 * regret['test_metric']:.1f} %"])
     return text + (f", {regret['held_out_lost']} lost" if regret["held_out_lost"] else "")
