@@ -42,7 +42,8 @@ class Clue:
 def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | None:
     """Loss not finite, or held-out loss above `above` x chance and rising over two points.
 
-    `chance_loss`: held-out loss of a model that knows nothing, in the curve's unit (nats).
+    `chance_loss`: held-out loss of a model that knows nothing, in the curve's unit (nats). A train
+    loss below half of it says that the net learns: it may overfit beyond chance, but is not lost.
     """
     loss = curve.held_out_loss
     broken = ~np.isfinite(loss)
@@ -53,6 +54,7 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
         which = "held-out" if not np.isfinite(loss[at]) else "train"
         return _clue(curve, "diverged", at, at, f"{which} loss is not finite")
     bad = (loss[1:] > above * chance_loss) & (loss[1:] > loss[:-1])
+    bad &= ~_learns(curve, chance_loss)[1:]
     if bad.any():
         at = int(np.argmax(bad)) + 1
         limit = f"{above:g} x chance ({chance_loss:.3g})"
@@ -67,9 +69,11 @@ def stuck(
 ) -> Clue | None:
     """`points` points in a row at chance or above once the share `after` of the run is done.
 
-    At chance means at least `near` x `chance_loss`.
+    At chance means at least `near` x `chance_loss`, and a train loss above half of it (as in
+    `diverged`).
     """
     at_chance = (curve.held_out_loss >= near * chance_loss) & (curve.progress >= after)
+    at_chance &= ~_learns(curve, chance_loss)
     for end in range(points, len(curve) + 1):
         if at_chance[end - points : end].all():
             low = curve.held_out_loss[end - points : end].min()
@@ -197,6 +201,11 @@ def _points(count: int) -> str:
 def _known(values: Floats) -> bool:
     """Whether something was measured: what is not known is NaN all over."""
     return not bool(np.isnan(values).all())
+
+
+def _learns(curve: Curve, chance_loss: float) -> NDArray[np.bool_]:
+    """Where the train loss is far below chance; nowhere if it is not known."""
+    return np.asarray(curve.train_loss < 0.5 * chance_loss)
 
 
 def _settled(curve: Curve) -> NDArray[np.bool_]:

@@ -117,6 +117,15 @@ def test_a_rise_with_the_train_loss_is_not_overfitting() -> None:
     assert clues.read(shape, CHANCE).label == "unstable"
 
 
+def test_overfitting_beyond_chance_is_neither_divergence_nor_stuck() -> None:
+    """A net that learns its 500 images by heart is surer and surer of what is wrong elsewhere."""
+    held_out = [*np.geomspace(2.3, 1.9, 5), *np.linspace(2.0, 5.0, 15)]
+    shape = curve(held_out, list(np.geomspace(2.3, 0.001, 20)))
+    assert [clue.label for clue in clues.segments(shape, CHANCE)] == ["overfitting"]
+    lost = curve(held_out, held_out)
+    assert clues.read(lost, CHANCE).label == "diverged"
+
+
 def plain(held_out: list[float], total: int | None) -> Curve:
     """Return what plain Optuna's reports make: no lr, no train loss, perhaps no progress."""
     nan = math.nan
