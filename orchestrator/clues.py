@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from orchestrator.curve import Curve, Floats
 
 Label = Literal[
-    "diverged", "stuck", "unstable", "overfitting", "underfitting", "horizontal", "short"
+    "diverged", "stuck", "overfitting", "unstable", "underfitting", "horizontal", "short"
 ]
 
 
@@ -85,24 +85,23 @@ def stuck(
 
 
 @np.errstate(all="ignore")
-def unstable(curve: Curve, jump: float = 1.3) -> Clue | None:
+def unstable(curve: Curve, jump: float = 1.3, alone: float = 2.0) -> Clue | None:
     """A jump by `jump` x from one point to the next, or held-out and train loss rising together.
 
-    The train loss must rise too in a jump, where it is known; rising together means over three
-    points in a row, by 10 % in sum for both. The largest jump is the one that is named. At a high
-    lr it is instability as well: too large a peak is what it comes from.
+    In a jump the train loss must rise too, unless it is not known or the jump is by `alone` x or
+    more (the train loss is a mean over many steps and may hide it). Rising together means over
+    three points in a row, by 10 % in sum for both. The largest jump is the one that is named. At a
+    high lr it is instability as well: too large a peak is what it comes from.
     """
     loss, train = curve.held_out_loss, curve.train_loss
     if len(curve) < 2:
         return None
-    ratio, known = loss[1:] / loss[:-1], _known(train)
-    jumps = ratio > jump
-    if known:
-        jumps &= train[1:] > train[:-1]
+    ratio, both = loss[1:] / loss[:-1], train[1:] > train[:-1]
+    jumps = ratio > jump if not _known(train) else ((ratio > jump) & both) | (ratio >= alone)
     if jumps.any():
         at = int(np.argmax(np.where(jumps, ratio, 0)))
         rise = f"from {loss[at]:.3g} to {loss[at + 1]:.3g}"
-        reason = f"held-out loss jumped {rise} in one point{', train loss too' if known else ''}"
+        reason = f"held-out loss jumped {rise} in one point{', train loss too' * bool(both[at])}"
         return _clue(curve, "unstable", at, at + 1, reason)
     for start in range(len(curve) - 3):
         span = slice(start, start + 4)

@@ -83,6 +83,20 @@ def test_unstable_at_the_peak_and_horizontal_in_the_end() -> None:
     assert clues.read(shape, CHANCE) == first
 
 
+def test_a_run_that_jumps_and_then_overfits_is_read_as_overfitting() -> None:
+    """How it ends weighs more than what happened on the way."""
+    held_out = [
+        *np.geomspace(2.3, 0.8, 4),
+        1.4,
+        *np.geomspace(1, 0.5, 7),
+        *np.linspace(0.52, 0.8, 8),
+    ]
+    train = [*np.geomspace(2.3, 0.8, 4), 1.4, *np.geomspace(0.8, 0.01, 15)]
+    shape = curve(held_out, train, LOW_LR)
+    assert [c.label for c in clues.segments(shape, CHANCE)] == ["unstable", "overfitting"]
+    assert clues.read(shape, CHANCE).label == "overfitting"
+
+
 def test_an_end_with_another_clue_in_it_is_not_horizontal() -> None:
     """A jump in the last fifth is told, and nothing is said of a level end."""
     shape = curve([*np.geomspace(2.3, 0.3, 12), *[0.3] * 6, 0.6, 0.6])
@@ -124,6 +138,17 @@ def test_overfitting_beyond_chance_is_neither_divergence_nor_stuck() -> None:
     assert [clue.label for clue in clues.segments(shape, CHANCE)] == ["overfitting"]
     lost = curve(held_out, held_out)
     assert clues.read(lost, CHANCE).label == "diverged"
+
+
+def test_a_large_jump_needs_no_rise_of_the_train_loss() -> None:
+    """Twice the loss in one point is sudden, though the mean train loss may hide it."""
+    train = list(np.geomspace(2.3, 0.1, 20))
+    for rise, label in ((1.2, "unstable"), (0.9, "horizontal")):
+        held_out = [*np.geomspace(2.3, 0.5, 8), rise, *[0.5] * 11]
+        assert clues.read(curve(held_out, train), CHANCE).label == label
+    clue = clues.unstable(curve([2.3, 0.5, 1.2, 0.5, 0.5], [2.3, 0.5, 0.4, 0.3, 0.3]))
+    assert clue is not None
+    assert clue.reason == "held-out loss jumped from 0.5 to 1.2 in one point (steps 20-30)"
 
 
 def plain(held_out: list[float], total: int | None) -> Curve:
