@@ -13,7 +13,7 @@ from orchestrator import clues
 from orchestrator.curve import Outcome, Result
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord
-from orchestrator.report import figures
+from orchestrator.report import figures, html
 from orchestrator.report.figures import clue_strip
 from orchestrator.report.figures.lr_range import _levels
 from tests import records
@@ -134,3 +134,9 @@ def test_a_train_loss_near_zero_does_not_press_the_held_out_loss_flat() -> None:
 def test_marks_at_the_same_rate_stand_above_each_other() -> None:
     """The second within a hair's breadth goes up, a third that fits goes down again."""
     assert _levels([0.1, 0.101, 0.5, 0.102], 1e-5, 1.0) == [0, 1, 0, 2]
+
+
+def test_the_page_says_each_clue_in_a_sentence() -> None:
+    """In the table of runs, where a pruned run has its reason."""
+    page = html.render(replace(records.study(), stages=(stage("momentum", {"a": [OVERFIT]}),)), {})
+    assert "held-out loss rose from 0.52 to 0.8 while train loss fell" in page

@@ -11,8 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from orchestrator.curve import Outcome
 from orchestrator.record import StageRecord, StudyRecord
 from orchestrator.report import figures
+from orchestrator.report.figures.clue_strip import clue_of
 from orchestrator.report.page import PAGE
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.text import (
@@ -200,7 +202,7 @@ def _runs(stage: StageRecord) -> str:
             number(float(o.curve.held_out_loss[-1])) if len(o.curve) else number(None),
             number(o.metric if math.isfinite(o.metric) else None),
             number(o.result.seconds, 3),
-            o.reason,
+            o.reason or _sentence(stage, o),
         )
         for o in stage.outcomes
     ]
@@ -208,6 +210,11 @@ def _runs(stage: StageRecord) -> str:
     title = f"{states}, {duration(stage.seconds)} of training"
     table = _table(head, rows, numeric={3, 4, 5})
     return f"<details><summary>{escape(title)}</summary>{table}</details>"
+
+
+def _sentence(stage: StageRecord, o: Outcome) -> str:
+    clue = clue_of(stage, o)
+    return clue.reason if clue else ""
 
 
 def _cost(record: StudyRecord) -> str:
