@@ -46,7 +46,7 @@ PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final
 
 
 class RecipeConfig(Section):
-    """Starting values; what no stage decides stays as it is here. `dropout` None: the model's."""
+    """Starting values; what no stage decides stays as it is here."""
 
     max_lr: Positive | None = None
     min_lr: Positive | None = None
@@ -54,7 +54,6 @@ class RecipeConfig(Section):
     min_momentum: Momentum = 0.85
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
     batch_size: Count = 64
-    dropout: Annotated[Real, Field(ge=0, lt=1)] | None = None
 
 
 class DataConfig(Section):
