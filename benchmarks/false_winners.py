@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class World:
     spreads: tuple[tuple[float, float], ...] = ()
     gain: float = 0.0  # of weight decay `BETTER`, as a share
     losing: float = 0.0  # chance that the incumbent's run diverges
+    kept: float = 0.0  # share of a seed's noise variance that is the same at both horizons
 
 
 def heavy(rng: np.random.Generator) -> float:
@@ -49,26 +50,28 @@ def bad_seeds(rng: np.random.Generator) -> float:
     return float(rng.standard_normal() + (10 if rng.random() < 1 / 6 else 0))
 
 
-def stages(world: World, count: int) -> Iterator[tuple[float, int]]:
-    """Yield the chosen weight decay and the number of runs of `count` stages."""
-    for number in range(count):
-        rng = np.random.default_rng([number, 1803])
-        shared: dict[tuple[int, int], float] = {}
+def stage(world: World, number: int) -> tuple[float, int]:
+    """Return the weight decay that a stage chooses, and the number of its runs."""
+    rng = np.random.default_rng([number, 1803])
+    shared: dict[tuple[int, int], float] = {}
+    kept: dict[tuple[float, int], float] = {}
 
-        def end(run: Run, rng: np.random.Generator = rng, shared: dict = shared) -> Outcome:  # type: ignore[type-arg]
-            seed = shared.setdefault((run.steps, run.replicate), 0.1 * rng.standard_normal())
-            spread = dict(world.spreads).get(run.weight_decay, world.spread)
-            loss = math.exp(seed + spread * world.draw(rng))
-            if run.weight_decay == BETTER:
-                loss *= 1 - world.gain
-            if run.weight_decay == RECIPE.weight_decay and rng.random() < world.losing:
-                loss = math.inf
-            point = Point(run.steps, 1.0, 0.1, 0.9, loss, loss)
-            return Outcome(run, "", "finished", Curve.of([point]), Result())
+    def end(run: Run) -> Outcome:
+        seed = shared.setdefault((run.steps, run.replicate), 0.1 * rng.standard_normal())
+        own = kept.setdefault((run.weight_decay, run.replicate), world.draw(rng))
+        noise = math.sqrt(world.kept) * own + math.sqrt(1 - world.kept) * world.draw(rng)
+        spread = dict(world.spreads).get(run.weight_decay, world.spread)
+        loss = math.exp(seed + spread * noise)
+        if run.weight_decay == BETTER:
+            loss *= 1 - world.gain
+        if run.weight_decay == RECIPE.weight_decay and rng.random() < world.losing:
+            loss = math.inf
+        point = Point(run.steps, 1.0, 0.1, 0.9, loss, loss)
+        return Outcome(run, "", "finished", Curve.of([point]), Result())
 
-        stage = WeightDecay(name="weight_decay", facts=FACTS)
-        decision, outcomes = walk(stage, RECIPE, lambda runs: [end(r) for r in runs])
-        yield float(decision.values["weight_decay"]), len(outcomes)
+    made = WeightDecay(name="weight_decay", facts=FACTS)
+    decision, outcomes = walk(made, RECIPE, lambda runs: [end(run) for run in runs])
+    return float(decision.values["weight_decay"]), len(outcomes)
 
 
 EQUAL = (
@@ -85,6 +88,8 @@ EQUAL = (
     World("equal, heavy tails (t with 2 df) x .2", 0.2, heavy),
     World("equal, one seed in six much worse, .02", 0.02, bad_seeds),
     World("equal, one seed in six much worse, .1", 0.1, bad_seeds),
+    World("equal, spread .1, half of it kept", 0.1, kept=0.5),
+    World("equal, spread .3, half of it kept", 0.3, kept=0.5),
 )
 UNEQUAL = (
     World("10 % better, spread .02", 0.02, gain=0.1),
@@ -105,7 +110,7 @@ def table(count: int) -> None:
     print("| world | incumbent replaced | by the better one | runs a stage |")
     print("| --- | --- | --- | --- |")
     for world in (*EQUAL, *UNEQUAL):
-        results = list(stages(world, count))
+        results = [stage(world, number) for number in range(count)]
         replaced = sum(v != RECIPE.weight_decay for v, _ in results) / count
         right = f"{sum(v == BETTER for v, _ in results) / count:.1%}" if world.gain else ""
         runs = sum(n for _, n in results) / count

@@ -13,9 +13,59 @@ from pydantic import BaseModel
 from orchestrator import own
 from orchestrator.errors import ConfigError
 from orchestrator.options import Options, OwnConfig, one_of, shown
+from orchestrator.recipe import Facts
 
 # Examples to train on and to hold out, to refuse what is too large before the data is opened.
 EXAMPLES = {"digits": 1438, "cifar10": 50_000}
+
+
+NO_RANGE = (
+    "a momentum range test shows no minimum (Smith 2018, 4.3): momentum is chosen by short runs, as"
+    " the momentum stage does"
+)
+NO_CYCLE = (
+    "weight decay stays constant: cycling it does not help (Smith 2018, 4.4); set"
+    " recipe.weight_decay, or plan a weight_decay stage"
+)
+RANGE_KINDS = ("momentum_range", "momentum_range_test")
+CYCLED_DECAY = ("min_weight_decay", "max_weight_decay", "final_weight_decay")
+
+
+def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
+    """Return `mapping` without what the method found to be of no use, and say why in `lines`.
+
+    A momentum range test, and weight decay that changes during a run: that such a key is unknown
+    would not say why.
+    """
+    kept = dict(mapping)
+    if isinstance(given := mapping.get("stages"), Mapping):
+        kept["stages"] = {name: _momentum(name, entry, lines) for name, entry in given.items()}
+    if isinstance(plan := mapping.get("plan"), list | tuple):
+        for i, name in enumerate(plan):
+            if name in RANGE_KINDS and name not in (kept.get("stages") or {}):
+                lines.append(f"plan.{i}: {name} is refused: {NO_RANGE}")
+                kept["stages"] = {**(kept.get("stages") or {}), name: {"kind": "momentum"}}
+    for section, more in (("recipe", ()), ("schedule", ("weight_decay",))):
+        if isinstance(given := mapping.get(section), Mapping):
+            wrong = [k for k in given if k in (*CYCLED_DECAY, *more)]
+            lines += [f"{section}.{k}: {shown(given[k])} is refused: {NO_CYCLE}" for k in wrong]
+            kept[section] = {k: v for k, v in given.items() if k not in wrong}
+    return kept
+
+
+def _momentum(name: object, entry: Any, lines: list[str]) -> Any:
+    """Return a stage's entry, a plain momentum stage instead of a momentum range test."""
+    if not isinstance(entry, Mapping | None) or "_target_" in (entry or {}):
+        return entry
+    kind, options = (entry or {}).get("kind", name), dict(entry or {})
+    if kind in RANGE_KINDS:
+        where = f"stages.{name}.kind: {kind}" if "kind" in options else f"stages.{name}"
+        lines.append(f"{where} is refused: {NO_RANGE}")
+        return {"kind": "momentum"}
+    if kind == "momentum" and "range" in str(options.get("mode", "")):
+        lines.append(f"stages.{name}.mode: {options.pop('mode')} is refused: {NO_RANGE}")
+        return options
+    return entry
 
 
 def class_of(entry: BaseModel) -> Any:
@@ -139,6 +189,16 @@ def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | 
         f"{path}: {size} is not allowed: must be at most {most}, the number of training examples"
         for path, size in sizes.items()
         if most is not None and size > most
+    ]
+
+
+def dropout_lines(recipe: Any, facts: Facts) -> list[str]:
+    """Check that a recipe with dropout has a model that drops."""
+    if recipe.dropout is None or facts.dropout is not None:
+        return []
+    return [
+        f"recipe.dropout: {recipe.dropout} is not allowed: the model has no dropout module whose"
+        " probability could be set; leave it null"
     ]
 
 

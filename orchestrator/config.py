@@ -46,7 +46,7 @@ PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final
 
 
 class RecipeConfig(Section):
-    """Starting values; what no stage decides stays as it is here."""
+    """Starting values; what no stage decides stays as it is here. `dropout` None: the model's."""
 
     max_lr: Positive | None = None
     min_lr: Positive | None = None
@@ -54,6 +54,7 @@ class RecipeConfig(Section):
     min_momentum: Momentum = 0.85
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
     batch_size: Count = 64
+    dropout: Annotated[Real, Field(ge=0, lt=1)] | None = None
 
 
 class DataConfig(Section):
@@ -188,6 +189,7 @@ class Config(Section):
         Raises ConfigError with a line for every problem.
         """
         lines: list[str] = []
+        mapping = checks.refuse(mapping, lines)
         parts = {key: _section(key, mapping.get(key), lines) for key in SECTIONS}
         stages = _stages(mapping.get("stages"), lines)
         # A wrong part has told its own lines: here an empty one of its type stands in for it.
@@ -227,11 +229,19 @@ class Config(Section):
     def build_stages(self, facts: Facts) -> list[Stage]:
         """Return the stages in the order of `plan`.
 
-        Raises ConfigError for a batch larger than the data.
+        Raises ConfigError for a batch larger than the data, and for dropout without such a module.
         """
-        if lines := checks.size_lines(self.recipe, self.stages, facts.train_examples):
+        lines = checks.size_lines(self.recipe, self.stages, facts.train_examples)
+        lines += checks.dropout_lines(self.recipe, facts)
+        stages = []
+        for name in self.plan:
+            try:
+                stages.append(_build(self.stages[name], name=name, facts=facts))
+            except ValueError as error:  # a stage that these facts leave nothing to do
+                lines.append(f"stages.{name}: {error}")
+        if lines:
             raise ConfigError(lines)
-        return [_build(self.stages[name], name=name, facts=facts) for name in self.plan]
+        return stages
 
     def build_recipe(self) -> Recipe:
         """Return the recipe that the first stage gets."""

@@ -31,6 +31,7 @@ DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "min_momentum": FloatDistribution(0, 1),
     "weight_decay": FloatDistribution(0, 1),
     "batch_size": IntDistribution(1, 2**30),
+    "dropout": FloatDistribution(0, 1),
     "steps": IntDistribution(1, 2**40),
     "replicate": IntDistribution(0, 2**30),
 }
@@ -153,9 +154,10 @@ class Ledger:
             "pruner": self._pruner,
             "owner": _owner(),
         }
-        study.enqueue_trial(run.params(), user_attrs=attrs)
+        params = run.params()
+        study.enqueue_trial(params, user_attrs=attrs)
         while True:
-            trial = study.ask(DISTRIBUTIONS)
+            trial = study.ask({name: DISTRIBUTIONS[name] for name in params})
             if trial.user_attrs.get("key") == key:
                 return trial
             # Left waiting by a process that died between enqueue and ask; proposed anew if needed.

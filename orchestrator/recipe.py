@@ -21,6 +21,8 @@ class Facts:
     a model that knows nothing (ln C for C classes), in the loss's own unit. `final_epochs`: length
     of the final run in epochs, the horizon that short runs are a fraction of. `metric` is the name
     of the measure shown beside the loss (None: there is none), `larger_is_better` its direction.
+    `dropout` is the model's own probability of dropping a unit, the largest where its dropout
+    modules differ; None where it has no such module.
     """
 
     train_examples: int
@@ -29,6 +31,7 @@ class Facts:
     final_epochs: float
     metric: str | None = None
     larger_is_better: bool = True
+    dropout: float | None = None
 
     @property
     def final_examples(self) -> float:
@@ -44,7 +47,8 @@ class Facts:
 class Recipe:
     """The hyper-parameters to train with. lr and momentum per step; `max_lr` None: not known yet.
 
-    `weight_decay` is coupled L2 as in `torch.optim.SGD`. `history` holds the recipe after each
+    `weight_decay` is coupled L2 as in `torch.optim.SGD`. `dropout` is the probability of all of the
+    model's dropout modules, None: they stay as they are. `history` holds the recipe after each
     stage, oldest first; it takes no part in comparisons.
     """
 
@@ -57,6 +61,7 @@ class Recipe:
     schedule: str = "paper"
     optimizer: str = "sgd"
     nesterov: bool = True
+    dropout: float | None = None
     history: tuple[tuple[str, Recipe], ...] = field(default=(), compare=False, repr=False)
 
     def with_(self, decision: Decision) -> Recipe:
@@ -87,7 +92,8 @@ class Run:
     of one stage are paired. `stop_loss`: a ramp ends as soon as the held-out loss is above it or is
     not finite, and counts as finished. `timed`: the clock matters, nothing may run beside it;
     `attempt` counts repeats of a rejected timing. `opens_test`: measure on the sealed test data at
-    the end. `batch_sizes`: what a probe or a calibration measures.
+    the end. `batch_sizes`: what a probe or a calibration measures. `dropout`: that of all dropout
+    modules of the model, None: its own.
     """
 
     kind: RunKind
@@ -104,6 +110,7 @@ class Run:
     opens_test: bool = False
     batch_sizes: tuple[int, ...] = ()
     attempt: int = 0
+    dropout: float | None = None
     label: str = field(default="", compare=False)
 
     @property
@@ -119,6 +126,8 @@ class Run:
     def spec(self) -> dict[str, Any]:
         """Return what determines the result as plain JSON values (the label does not)."""
         spec = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
+        if self.dropout is None:  # so were all runs before there was a choice: same keys
+            del spec["dropout"]
         return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
 
     def key(self, context: Mapping[str, Any]) -> str:
@@ -131,6 +140,7 @@ class Run:
     def params(self) -> dict[str, float | int]:
         """Return the hyper-parameters under the field's standard names, for Optuna and MLflow."""
         s = self.schedule
+        dropout = {} if self.dropout is None else {"dropout": self.dropout}
         return {
             "max_lr": s.max_lr,
             "min_lr": s.min_lr,
@@ -138,6 +148,7 @@ class Run:
             "min_momentum": s.min_momentum,
             "weight_decay": self.weight_decay,
             "batch_size": self.batch_size,
+            **dropout,
             "steps": self.steps,
             "replicate": self.replicate,
         }

@@ -58,7 +58,10 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as far as it came. `reason` says why a study without an answer has none."""
+    """A study as far as it came. `reason` says why a study without an answer has none.
+
+    `model_dropout` is the model's own dropout, None if it has none.
+    """
 
     study: str
     status: Status
@@ -72,6 +75,7 @@ class StudyRecord:
     total_seconds: float
     notes: tuple[str, ...] = ()
     reason: str = ""
+    model_dropout: float | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:

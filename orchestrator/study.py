@@ -159,6 +159,7 @@ class _Study:
             total_seconds=_earlier_seconds(self.folder) + seconds,
             notes=tuple(_about(self.objective, "notes", ())),
             reason=reason,
+            model_dropout=self.objective.facts.dropout,
         )
         files: list[Path] = []
         try:

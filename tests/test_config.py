@@ -1,7 +1,7 @@
 """The schema: what is filled in, what is refused, and in which words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +13,11 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import STAGES
 from orchestrator.stages.stage import Stage, option
+from orchestrator.stages.weight_decay import WeightDecay
 
-FACTS = Facts(train_examples=1000, held_out_examples=200, chance_loss=2.3, final_epochs=4)
+FACTS = Facts(
+    train_examples=1000, held_out_examples=200, chance_loss=2.3, final_epochs=4, dropout=0.2
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +296,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         (
             {"plan": ["lr_rang"]},
             "plan.0: 'lr_rang' is not allowed: must be one of lr_range, momentum, weight_decay,"
-            " batch_size, lr_check, final; did you mean lr_range?",
+            " dropout, batch_size, lr_check, final; did you mean lr_range?",
         ),
         (
             {"plan": ["lr_range", "lr_range"]},
@@ -377,3 +380,64 @@ def test_a_batch_larger_than_the_split_is_refused_before_anything_runs() -> None
     config = Config.from_mapping({"recipe": {"batch_size": 1100}})
     with pytest.raises(ConfigError, match=r"^recipe.batch_size: 1100 is not allowed: .* most 1000"):
         config.build_stages(FACTS)
+
+
+RANGE = "is refused: a momentum range test shows no minimum (Smith 2018, 4.3)"
+CYCLE = "is refused: weight decay stays constant: cycling it does not help (Smith 2018, 4.4)"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        (
+            {"stages": {"momentum": {"mode": "range_test"}}},
+            f"stages.momentum.mode: range_test {RANGE}",
+        ),
+        ({"plan": ["lr_range", "momentum_range", "final"]}, f"plan.1: momentum_range {RANGE}"),
+        (
+            {"stages": {"m": {"kind": "momentum_range_test"}}, "plan": ["lr_range", "m", "final"]},
+            f"stages.m.kind: momentum_range_test {RANGE}",
+        ),
+        ({"recipe": {"min_weight_decay": 1e-5}}, f"recipe.min_weight_decay: 1e-05 {CYCLE}"),
+        ({"recipe": {"max_weight_decay": 1e-3}}, f"recipe.max_weight_decay: 0.001 {CYCLE}"),
+        (
+            {"schedule": {"name": "paper", "weight_decay": [0, 1e-3]}},
+            f"schedule.weight_decay: [0, 0.001] {CYCLE}",
+        ),
+    ],
+)
+def test_what_the_method_found_useless_is_refused_with_the_reason(
+    mapping: dict[str, Any], line: str
+) -> None:
+    """One line that says why, not that a key is unknown."""
+    with pytest.raises(ConfigError) as error:
+        Config.from_mapping(mapping)
+    assert len(error.value.lines) == 1
+    assert error.value.lines[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        ({"plan": ["lr_range", "dropout"]}, "stages.dropout: the model has no dropout module"),
+        ({"recipe": {"dropout": 0.2}}, "recipe.dropout: 0.2 is not allowed: the model has no"),
+    ],
+)
+def test_dropout_needs_a_model_that_has_it(mapping: dict[str, Any], line: str) -> None:
+    """One line before anything trains."""
+    config = Config.from_mapping(mapping)
+    with pytest.raises(ConfigError) as error:
+        config.build_stages(replace(FACTS, dropout=None))
+    assert len(error.value.lines) == 1
+    assert error.value.lines[0].startswith(line)
+
+
+def test_weight_decay_has_presets() -> None:
+    """`stages.weight_decay.preset=shallow` is all that a small net needs."""
+    config = Config.from_mapping(
+        {"plan": ["weight_decay"], "recipe": {"max_lr": 0.1}}
+        | {"stages": {"weight_decay": {"preset": "shallow"}}}
+    )
+    (stage,) = config.build_stages(FACTS)
+    assert isinstance(stage, WeightDecay)
+    assert stage.grid(Recipe()) == [1e-2, 1e-3, 1e-4]

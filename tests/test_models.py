@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from orchestrator.config import ModelConfig, OwnConfig
 from orchestrator.training.data import Data, Part
-from orchestrator.training.models import NETWORKS, ModelError, build, check
+from orchestrator.training.models import (
+    NETWORKS,
+    ModelError,
+    build,
+    check,
+    dropout_of,
+    set_dropout,
+)
 
 
 def data(*shape: int, classes: int = 10) -> Data:
@@ -144,3 +151,24 @@ def test_a_network_that_views_its_input_keeps_the_usual_layout(tmp_path: Path) -
     """`check` says so instead of failing: such networks are common in users' code."""
     found = data(2, 8, 8, classes=3)
     assert not check(build(own("Viewing"), found), found)
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "resnet18"])
+def test_every_network_has_a_dropout_module_to_set(name: str) -> None:
+    """Also at probability 0, where it does nothing and draws nothing; resnet18 only above 0."""
+    model = build(ModelConfig(name=name), data(3, 8, 8))  # type: ignore[arg-type]
+    assert dropout_of(model) == 0
+    x, state = torch.randn(8, 3, 8, 8), torch.get_rng_state()
+    model.train()(x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_of_all_modules_is_set_also_of_a_users_own() -> None:
+    """Every kind of dropout module, however deep; None leaves each as it is."""
+    own = nn.Sequential(nn.Dropout(0.1), nn.Sequential(nn.Dropout2d(0.4), nn.AlphaDropout(0.2)))
+    assert dropout_of(own) == 0.4
+    set_dropout(own, None)
+    assert [m.p for m in own.modules() if hasattr(m, "p")] == [0.1, 0.4, 0.2]
+    set_dropout(own, 0.3)
+    assert [m.p for m in own.modules() if hasattr(m, "p")] == [0.3, 0.3, 0.3]
+    assert dropout_of(nn.Linear(2, 2)) is None

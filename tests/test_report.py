@@ -19,7 +19,16 @@ from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
 from orchestrator.report import figures, html
 from orchestrator.report.snippet import pytorch
-from orchestrator.report.text import against, counts, duration, number, overrides, rate, spread
+from orchestrator.report.text import (
+    against,
+    balance,
+    counts,
+    duration,
+    number,
+    overrides,
+    rate,
+    spread,
+)
 from orchestrator.schedules import VARIANTS
 from tests import records
 
@@ -299,3 +308,36 @@ def test_a_figure_that_fails_does_not_cost_the_report(
         files = html.write(records.study(), tmp_path)
     assert files == [tmp_path / "report.html"]
     assert "no canvas" in caplog.text
+
+
+def test_the_balance_of_regularisation_names_all_that_regularises() -> None:
+    """Each with its value and the direction in which it regularises more; dropout too."""
+    study = replace(records.study(), model_dropout=0.2)
+    rows = {name: (value, more) for name, value, more in balance(study)}
+    assert rows["dropout"] == ("0.2 (the model's own)", "larger")
+    assert rows["batch_size"][1] == "smaller"
+    assert set(rows) == {
+        "max_lr",
+        "max_momentum",
+        "batch_size",
+        "weight_decay",
+        "dropout",
+        "lr / (1 - momentum)",
+        "lr x weight_decay",
+    }
+    page = html.render(study, {})
+    assert "Balance of regularisation" in page
+    assert "regularises more when" in page
+    none = {n: v for n, v, _ in balance(records.study())}
+    assert none["dropout"] == "none"
+
+
+def test_a_chosen_dropout_is_in_the_code_to_paste_and_in_the_overrides() -> None:
+    """The recipe in plain PyTorch sets the modules; without a choice it leaves them alone."""
+    chosen = replace(records.study().recipe, dropout=0.3)
+    code = pytorch(chosen, 3)
+    assert code is not None
+    assert "module.p = 0.3" in code
+    compile(code, "snippet", "exec")
+    assert "recipe.dropout=0.3" in overrides(chosen.values())
+    assert "Dropout" not in (pytorch(records.study().recipe, 3) or "")

@@ -268,7 +268,7 @@ def test_a_stage_may_not_set_what_it_does_not_give() -> None:
 
     class Greedy(Momentum):
         def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
-            return Decision(self.name, self.kind, "because", {"max_lr": -3.0})
+            return Decision(self.name, self.kind, "because", {"weight_decay": -3.0})
 
-    with pytest.raises(RuntimeError, match="stage greedy set max_lr, which is not in its `gives`"):
+    with pytest.raises(RuntimeError, match="greedy set weight_decay, which is not in its `gives`"):
         replay(Greedy(name="greedy", facts=FACTS), RECIPE, QuadraticObjective())

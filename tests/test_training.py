@@ -465,3 +465,19 @@ def test_only_the_end_of_a_run_is_measured_with_running_statistics(
     monkeypatch.setattr(Trainer, "evaluate", spy)
     train(objective(), a_run(points=3))
     assert used == [True, True, False]
+
+
+def test_a_runs_dropout_is_that_of_the_model() -> None:
+    """A run at .2 equals one of a model with .2; None keeps the model's own, and its key."""
+    plain, dropping = objective(), objective(model=ModelConfig(width=0.25, dropout=0.2))
+    assert (plain.facts.dropout, dropping.facts.dropout) == (0.0, 0.2)
+    losses = [
+        [p.held_out_loss for p in train(o, a_run(dropout=d))[0].points]
+        for o, d in ((plain, 0.2), (dropping, None), (dropping, 0.0), (plain, None))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[2] == losses[3]
+    assert "dropout" not in a_run().spec()
+    assert "dropout" not in a_run().params()
+    assert a_run(dropout=0.2).params()["dropout"] == 0.2
+    assert a_run(dropout=0.2).key({}) != a_run().key({})

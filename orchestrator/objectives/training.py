@@ -85,7 +85,8 @@ class TrainingObjective:
         make_model = partial(models.build, model, found)
         inputs = Inputs(found, where)
         with torch_device.private_random(where):
-            inputs.channels_last &= models.check(make_model(), found)
+            tried = make_model()
+            inputs.channels_last &= models.check(tried, found)
         self._setup = Setup(make_model, found, inputs, optimizer.nesterov, precision, seed)
         self.facts = Facts(
             train_examples=len(found.train),
@@ -93,6 +94,7 @@ class TrainingObjective:
             chance_loss=math.log(found.classes),
             final_epochs=final_epochs,
             metric="accuracy",
+            dropout=models.dropout_of(tried),
         )
         self.device = torch_device.describe(where, self._threads)
         self.notes = (found.source, *_asides(found, model), *self._warning())

@@ -18,6 +18,7 @@ from orchestrator.report.figures.clue_strip import clue_of
 from orchestrator.report.page import PAGE
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.text import (
+    balance,
     columns,
     counts,
     duration,
@@ -132,19 +133,23 @@ def _recipe(record: StudyRecord) -> str:
                 chosen[field], setter[field] = value, stage
     rows = []
     for field, value in record.recipe.values().items():
-        shown = rate(value) if value is not None else "not known"
+        unset = "the model's own" if field == "dropout" else "not known"
+        shown = rate(value) if value is not None else unset
         origin = _origin(setter[field], field) if field in setter else "as configured"
         rows.append((field, shown, origin))
-    r = record.recipe
-    coupling = ""
-    if r.max_lr is not None:
-        effective, decay = r.max_lr / (1 - r.max_momentum), r.max_lr * r.weight_decay
-        coupling = (
-            f'<p class="soft">lr / (1 &minus; momentum) = {rate(effective)},'
-            f" lr &times; weight decay = {rate(decay)}: they matter more than their factors."
-            " lr and momentum are per step, weight decay is coupled L2.</p>"
-        )
-    return _table(("", "value", "chosen by"), rows, numeric={1}) + coupling
+    return _table(("", "value", "chosen by"), rows, numeric={1}) + _balance(record)
+
+
+def _balance(record: StudyRecord) -> str:
+    """Return what regularises and how: whoever changes one of them has to look at the others."""
+    if not (parts := balance(record)):
+        return ""
+    return (
+        "<h3>Balance of regularisation</h3>"
+        + _table(("", "value", "regularises more when"), parts, numeric={1})
+        + '<p class="soft">Raise one and the others must give way; the products of lr matter more'
+        " than their factors. lr and momentum are per step, weight decay is coupled L2.</p>"
+    )
 
 
 def _origin(stage: StageRecord, field: str) -> str:

@@ -38,6 +38,11 @@ _BODIES = {
     "linear": _LINEAR,
     "constant": "    return MAX_LR, MAX_MOMENTUM",
 }
+_DROPOUT = """\
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = {}
+"""
 _PAGE = Template("""\
 import math
 
@@ -60,7 +65,7 @@ optimizer = torch.optim.SGD(
     weight_decay=$weight_decay,
     nesterov=$nesterov,
 )
-steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
+${dropout}steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
 for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
@@ -87,5 +92,6 @@ def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
         body=_BODIES[recipe.schedule],
+        dropout="" if recipe.dropout is None else _DROPOUT.format(recipe.dropout),
     )
     return text if "math." in text else text.removeprefix("import math\n\n")

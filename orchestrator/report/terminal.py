@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 from orchestrator.curve import Outcome, Point, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
-from orchestrator.report.text import counts, duration, measure, number, overrides, rate, results
+from orchestrator.report.text import (
+    balance,
+    counts,
+    duration,
+    measure,
+    number,
+    overrides,
+    rate,
+    results,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -191,6 +200,9 @@ def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
             text = f"{measure(record)} {score}"
             comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
             lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
+    if parts := balance(record):
+        told = ", ".join(f"{name} {value}" for name, value, _ in parts)
+        lines.append(("balance", f"of regularisation: {told}", ""))
     states = [o.state for o in record.outcomes]
     lines.append(
         (

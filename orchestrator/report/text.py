@@ -120,8 +120,31 @@ def measure(record: StudyRecord) -> str:
 
 def overrides(recipe: Mapping[str, Any]) -> list[str]:
     """Return the recipe as config overrides, at full precision; unset fields are left out."""
-    fields = ("max_lr", "min_lr", "max_momentum", "min_momentum", "weight_decay", "batch_size")
+    rates = ("max_lr", "min_lr", "max_momentum", "min_momentum")
+    fields = (*rates, "weight_decay", "batch_size", "dropout")
     return [f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None]
+
+
+def balance(record: StudyRecord) -> list[tuple[str, str, str]]:
+    """Return (name, value, "larger" or "smaller") of all that regularises, and of its products.
+
+    The last is the direction in which it regularises more: raise one, and the others must give way
+    (Smith 2018, section 3). Empty while there is no max_lr.
+    """
+    r = record.recipe
+    if r.max_lr is None:
+        return []
+    dropout = record.model_dropout if r.dropout is None else r.dropout
+    own = " (the model's own)" if r.dropout is None else ""
+    return [
+        ("max_lr", rate(r.max_lr), "larger"),
+        ("max_momentum", rate(r.max_momentum), "larger"),
+        ("batch_size", rate(r.batch_size), "smaller"),
+        ("weight_decay", rate(r.weight_decay), "larger"),
+        ("dropout", "none" if dropout is None else f"{rate(dropout)}{own}", "larger"),
+        ("lr / (1 - momentum)", rate(r.max_lr / (1 - r.max_momentum)), "larger"),
+        ("lr x weight_decay", rate(r.max_lr * r.weight_decay), "larger"),
+    ]
 
 
 def counts(states: Iterable[State]) -> str:

@@ -1,27 +1,27 @@
-"""What momentum and weight decay share: candidates against the incumbent, in complete short cycles.
+"""What momentum, weight decay and dropout share: candidates against the incumbent.
 
 The incumbent is the value that the recipe comes in with. A candidate replaces it only where it wins
 beyond the noise of the seeds and beyond a margin for the bias of short runs, which favour too large
-a momentum and too small a weight decay however many seeds they get. What is near after the short
-cycles is tried again in longer ones, with more seeds while it stays close.
+a momentum and too small a weight decay however many seeds they get. Candidates are complete short
+cycles of the final run's own schedule. What is near after the short cycles is tried again in longer
+ones, with more seeds while it stays close.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.noise import Difference, differences
+from orchestrator.stages.comparison import Comparison
+from orchestrator.stages.noise import LEAST_SEEDS, Difference
 from orchestrator.stages.stage import Stage, cycle, option
 
-Table = dict[float, dict[int, float]]  # value -> replicate -> held-out loss at the end
+MANY = 8  # candidates: above this they are halved from horizon to horizon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,77 +34,229 @@ class CandidateStage(Stage):
     seeds: int = option(2, "seeds a value starts with", ge=1)
     most_seeds: int = option(4, "seeds a close value may get", ge=1)
     horizons: tuple[float, ...] = option(
-        (0.25, 0.5), "lengths of the cycles, shares of the final run", min_length=1, item_gt=0
+        (0.25, 0.5),
+        "lengths of the cycles, shares of the final run; over 8 candidates are halved from one to"
+        " the next",
+        min_length=1,
+        item_gt=0,
     )
     margin: float = option(0.03, "loss must fall by this share beyond noise", ge=0, lt=1)
     tie: Literal["incumbent", "paper"] = option("incumbent", "who wins a tie")
 
+    # --- what a subclass may say
+
     @abstractmethod
-    def variant(self, recipe: Recipe, value: float) -> Recipe:
-        """Return the recipe with another value of the field."""
+    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+        """Return the recipe with another value of the field, and what must go with it."""
 
     def incumbent(self, recipe: Recipe) -> float:
         """Return the value that the recipe came in with."""
         return float(getattr(recipe, self.field))
 
-    def values(self, recipe: Recipe) -> list[float]:
-        """Return the values to compare, the incumbent first."""
-        return list(dict.fromkeys((self.incumbent(recipe), *map(float, self.candidates))))
+    def grid(self, recipe: Recipe) -> list[float]:
+        """Return the candidates that are there from the beginning."""
+        return [float(v) for v in self.candidates]
+
+    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+        """Return the values to compare in the shortest cycles, the incumbent first."""
+        return list(dict.fromkeys((self.incumbent(recipe), *self.grid(recipe))))
+
+    def prepare(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Return runs that must be known before candidates can be compared, [] if they are."""
+        return []
+
+    def further(self, recipe: Recipe, found: Comparison, steps: int) -> list[float]:
+        """Return values to add, now that those there are have been compared in the short cycles."""
+        return []
+
+    def trial(self, recipe: Recipe, steps: int, replicate: int, label: str) -> Run:
+        """Return the run by which a recipe is judged."""
+        return cycle(recipe, steps, replicate, label)
+
+    def judged(self, outcome: Outcome) -> bool:
+        """Whether an outcome is that of a `trial` (not of a run that `prepare` asked for)."""
+        return outcome.run.kind == "train"
+
+    def score(self, outcome: Outcome) -> float:
+        """Return the loss by which a trial is judged, inf if it was lost."""
+        return self.end_loss(outcome)
+
+    def value_of(self, run: Run) -> float:
+        """Return the value that a run tries."""
+        return float(run.params()[self.field])
+
+    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+        """Return what else is to be said of the decision for `value`, "" for nothing."""
+        return ""
+
+    # --- the rounds
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """All values in short cycles, more seeds where it is close, the best in longer ones."""
-        values, known = self.values(recipe), {o.run for o in outcomes}
-        for horizon in self.horizons:
-            steps = self.facts.steps(horizon, recipe.batch_size)
-            wanted = [
-                self._run(recipe, value, steps, replicate)
-                for replicate in range(self.seeds)
-                for value in values
-            ]
+        if first := self.prepare(recipe, outcomes):
+            return first
+        found, known = self.compared(recipe, outcomes), {o.run for o in outcomes}
+        values = self.values(recipe, outcomes)
+        many = len(values) - 1 > MANY
+        for number, horizon in enumerate(self.horizons):
+            steps, last = self._steps(recipe, horizon), number == len(self.horizons) - 1
+            wanted = self._runs(recipe, values, steps, outcomes)
             if missing := [run for run in wanted if run not in known]:
                 return missing
-            diffs = self._differences(recipe, outcomes, steps)
-            if more := self._close(recipe, values, outcomes, steps):
+            if (last or not many) and (more := self._close(recipe, values, outcomes, steps)):
                 return more
-            better = sorted((d.mean, v) for v, d in diffs.items() if d.mean < 0)
-            values = [values[0], *(v for _, v in better[:2])]  # the incumbent and the best two
-            if len(values) < 2:
-                return []
+            if number == 0 and found.longest == steps:
+                new = [v for v in self.further(recipe, found, steps) if v not in values]
+                if new:
+                    return self._runs(recipe, new, steps, outcomes)
+            values = self._survivors(recipe, values, found, steps, many)
         return []
+
+    def _steps(self, recipe: Recipe, horizon: float) -> int:
+        return self.facts.steps(horizon, recipe.batch_size)
+
+    def compared(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Comparison:
+        """Return what the trials say so far."""
+        tables: dict[int, dict[float, dict[int, float]]] = {}
+        for o in filter(self.judged, outcomes):
+            by = tables.setdefault(o.run.steps, {}).setdefault(self.value_of(o.run), {})
+            by[o.run.replicate] = self.score(o)
+        return Comparison(self.incumbent(recipe), tables)
+
+    def _runs(
+        self, recipe: Recipe, values: Sequence[float], steps: int, outcomes: Sequence[Outcome]
+    ) -> list[Run]:
+        return [
+            self._run(recipe, value, steps, replicate, outcomes)
+            for replicate in range(self.seeds)
+            for value in values
+        ]
+
+    def _run(
+        self,
+        recipe: Recipe,
+        value: float,
+        steps: int,
+        replicate: int,
+        outcomes: Sequence[Outcome],
+    ) -> Run:
+        label = f"{self.kind.replace('_', ' ')} {value:g} seed {replicate}"
+        return self.trial(self.variant(recipe, value, outcomes), steps, replicate, label)
+
+    def _close(
+        self, recipe: Recipe, values: Sequence[float], outcomes: Sequence[Outcome], steps: int
+    ) -> list[Run]:
+        """Return one more seed for the incumbent and the values that look better but not surely.
+
+        If the incumbent was lost: for the values that may replace it, until they have three.
+        """
+        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
+        if found.lost(incumbent):
+            least = min(LEAST_SEEDS, self.most_seeds)
+            heirs = [v for v in found.sound(steps) if v in values]
+            short = [(v, n) for v in heirs if (n := found.seeds(steps, v)) < least]
+            return [self._more(recipe, v, steps, n, outcomes) for v, n in short]
+        close = [
+            v
+            for v, d in found.at(steps).items()
+            if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
+        ]
+        done = found.seeds(steps, incumbent)
+        if not close or done >= self.most_seeds:
+            return []
+        return [self._more(recipe, v, steps, done, outcomes) for v in (incumbent, *close)]
+
+    def _more(
+        self,
+        recipe: Recipe,
+        value: float,
+        steps: int,
+        replicate: int,
+        outcomes: Sequence[Outcome],
+    ) -> Run:
+        """Return one more seed of a value, which goes to its end.
+
+        It is there to measure noise: a hard seed that a pruner ends, since earlier seeds were
+        better, would count as lost.
+        """
+        return replace(self._run(recipe, value, steps, replicate, outcomes), prunable=False)
+
+    def _survivors(
+        self, recipe: Recipe, values: Sequence[float], found: Comparison, steps: int, many: bool
+    ) -> list[float]:
+        """Return who goes on to longer cycles: the incumbent and the best two that look better.
+
+        Of many candidates the better half goes on (successive halving over complete cycles).
+        """
+        incumbent = self.incumbent(recipe)
+        if found.lost(incumbent):
+            return [v for v in found.sound(steps) if v in values][:2]
+        ranked = sorted((d.mean, v) for v, d in found.at(steps).items() if v in values)
+        if many:
+            keep = max(2, math.ceil((len(values) - 1) / 2))
+            best = [v for mean, v in ranked[:keep] if mean < math.inf]
+        else:
+            best = [v for mean, v in ranked[:2] if mean < 0]
+        return [incumbent, *best] if best else []
+
+    # --- the decision
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the winner at the longest horizon reached, or the incumbent."""
-        incumbent = self.incumbent(recipe)
-        steps = max((o.run.steps for o in outcomes), default=0)
-        table, diffs = self._table(outcomes, steps), self._differences(recipe, outcomes, steps)
-        finite = {v: by for v, by in table.items() if _mean(by) < math.inf}
-        if not finite:
-            reason = f"no answer: no {self.field} candidate finished"
+        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
+        if not found.answers():
+            reason = f"no answer: no {self.field} candidate finished on every seed"
             return self._decision(recipe, incumbent, reason, outcomes, answered=False)
-        if not diffs and table.keys() != {incumbent}:  # the incumbent itself was lost
-            best = min(finite, key=lambda v: _mean(finite[v]))
-            reason = f"{self.field} {best:g}: the incumbent {incumbent:g} did not finish"
-            return self._decision(recipe, best, reason, outcomes)
+        if found.lost(incumbent):
+            return self._without_incumbent(recipe, outcomes)
+        diffs = found.at(found.longest)
         winners = [v for v, d in diffs.items() if d.better_by(self.margin)]
         if winners:
             best = min(winners, key=lambda v: diffs[v].mean)
             gain = 100 * (1 - math.exp(diffs[best].mean))
             reason = (
-                f"{self.field} {best:g}: held-out loss {gain:.0f} % lower than at {incumbent:g},"
-                f" beyond noise ({diffs[best].n} paired seeds, {steps} steps)"
+                f"{self._named(recipe, best, outcomes)}: held-out loss {gain:.0f} % lower than at"
+                f" {incumbent:g}, beyond noise ({diffs[best].n} paired seeds,"
+                f" {found.longest} steps)"
             )
             return self._decision(recipe, best, reason, outcomes)
         tied = tuple(v for v, d in diffs.items() if math.isfinite(d.mean) and not d.worse_by(0))
         chosen = incumbent
         if self.tie == "paper" and tied:
             chosen = max(incumbent, *tied)
-        return self._decision(
-            recipe, chosen, self._tie_reason(chosen, incumbent, tied, diffs), outcomes, tied=tied
+        reason = self._tie_reason(self._named(recipe, chosen, outcomes), incumbent, tied, diffs)
+        return self._decision(recipe, chosen, reason, outcomes, tied=tied)
+
+    def _without_incumbent(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return the best value that trained on every seed: the incumbent did not."""
+        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
+        lost = f"was lost on {found.lost(incumbent)} of its runs"
+        heirs = next((v for s in sorted(found.tables, reverse=True) if (v := found.sound(s))), [])
+        if not heirs:
+            reason = (
+                f"{self.field} {incumbent:g} stays: it {lost}, but no other value trained on every"
+                " seed either"
+            )
+            return self._decision(recipe, incumbent, reason, outcomes)
+        reason = (
+            f"{self._named(recipe, heirs[0], outcomes)}: the incumbent {incumbent:g} {lost}, this"
+            " one trained on every seed"
         )
+        return self._decision(recipe, heirs[0], reason, outcomes)
+
+    def _named(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+        """Return field and value, and what else of the recipe goes with it."""
+        own, old = self.variant(recipe, value, outcomes), recipe.values()
+        more = [
+            f"{k} {v:.3g}"
+            for k, v in own.values().items()
+            if k == "max_lr" and k != self.field and v != old[k]
+        ]
+        return f"{self.field} {value:g}" + (f" ({', '.join(more)})" if more else "")
 
     def _tie_reason(
         self,
-        chosen: float,
+        head: str,
         incumbent: float,
         tied: tuple[float, ...],
         diffs: dict[float, Difference],
@@ -116,11 +268,11 @@ class CandidateStage(Stage):
         names = ", ".join(f"{v:g}" for v in sorted(tied))
         best = min(tied, key=lambda v: diffs[v].mean)
         change = 100 * (math.exp(diffs[best].mean) - 1)
-        noise = 100 * math.expm1(diffs[best].bound)
-        within = _noise(noise)
-        rule = "the incumbent stays" if chosen == incumbent else "the largest stable one is taken"
+        within = _noise(diffs[best].bound)
+        kept = head == f"{self.field} {incumbent:g}"
+        rule = "the incumbent stays" if kept else "the largest stable one is taken"
         return (
-            f"{self.field} {chosen:g}: a tie with {names} (best {best:g}: loss {change:+.1f} %,"
+            f"{head}: a tie with {names} (best {best:g}: loss {change:+.1f} %,"
             f" {within}, margin {100 * self.margin:.0f} %); {rule}"
         )
 
@@ -134,98 +286,33 @@ class CandidateStage(Stage):
         answered: bool = True,
         tied: tuple[float, ...] = (),
     ) -> Decision:
-        incumbent = self.incumbent(recipe)
-        changed = self.variant(recipe, value).values()
-        values = {k: v for k, v in changed.items() if v != recipe.values()[k]}
+        incumbent, old = self.incumbent(recipe), recipe.values()
+        values = {self.field: old[self.field]}
+        if value != incumbent:
+            changed = self.variant(recipe, value, outcomes).values()
+            values = {k: v for k, v in changed.items() if v != old[k]}
+            values = {self.field: values.pop(self.field), **values}  # what it is about comes first
+        more = self.remark(recipe, value, outcomes) if answered else ""
         return Decision(
             stage=self.name,
             kind=self.kind,
-            reason=reason,
-            values=values or {self.field: value},
+            reason=f"{reason}; {more}" if more else reason,
+            values=values,
             answered=answered,
             incumbent_kept=value == incumbent,
             interval=(min(value, *tied), max(value, *tied)) if tied else None,
             tied_with=tuple(v for v in (incumbent, *tied) if v != value) if tied else (),
-            evidence={"field": self.field, "rows": self._rows(recipe, outcomes)},
+            evidence=self.evidence(recipe, outcomes),
         )
 
-    def _run(self, recipe: Recipe, value: float, steps: int, replicate: int) -> Run:
-        label = f"{self.kind.replace('_', ' ')} {value:g} seed {replicate}"
-        return cycle(self.variant(recipe, value), steps, replicate, label)
-
-    def _value_of(self, run: Run) -> float:
-        return float(run.params()[self.field])
-
-    def _table(self, outcomes: Sequence[Outcome], steps: int) -> Table:
-        table: Table = defaultdict(dict)
-        for o in outcomes:
-            if o.run.steps == steps:
-                table[self._value_of(o.run)][o.run.replicate] = self.end_loss(o)
-        return dict(table)
-
-    def _differences(
-        self, recipe: Recipe, outcomes: Sequence[Outcome], steps: int
-    ) -> dict[float, Difference]:
-        """Compare the candidates at one horizon; the shorter ones help to measure the noise."""
-        shorter = {o.run.steps for o in outcomes if o.run.steps < steps}
-        also = [self._table(outcomes, s) for s in sorted(shorter)]
-        return differences(self._table(outcomes, steps), self.incumbent(recipe), also=also)
-
-    def _close(
-        self, recipe: Recipe, values: Sequence[float], outcomes: Sequence[Outcome], steps: int
-    ) -> list[Run]:
-        """Return one more seed for the incumbent and the values that look better but not surely."""
-        close = [
-            v
-            for v, d in self._differences(recipe, outcomes, steps).items()
-            if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
-        ]
-        incumbent = self.incumbent(recipe)
-        done = len(self._table(outcomes, steps).get(incumbent, {}))
-        if not close or done >= self.most_seeds:
-            return []
-        return [self._run(recipe, v, steps, done) for v in (incumbent, *close)]
-
-    def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        rows, incumbent = [], self.incumbent(recipe)
-        for steps in sorted({o.run.steps for o in outcomes}):
-            table = self._table(outcomes, steps)
-            diffs = self._differences(recipe, outcomes, steps)
-            for value, by in table.items():
-                diff = diffs.get(value)
-                finished = [x for x in by.values() if math.isfinite(x)]
-                rows.append(
-                    {
-                        self.field: value,
-                        "steps": steps,
-                        "seeds": len(by),
-                        "held_out_loss": mean(finished) if finished else None,
-                        "against incumbent": _against(diff, value == incumbent),
-                        "noise": _percent(diff.bound) if diff and diff.mean < math.inf else None,
-                    }
-                )
-        return rows
+    def evidence(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Return the numbers behind the decision, JSON-able, for the report."""
+        rows = self.compared(recipe, outcomes).rows(self.field)
+        return {"field": self.field, "rows": rows}
 
 
-def _mean(by: dict[int, float]) -> float:
-    return mean(by.values()) if by else math.inf
-
-
-def _noise(percent: float) -> str:
-    if not math.isfinite(percent):
+def _noise(bound: float) -> str:
+    if not math.isfinite(bound):
         return "noise not measured"
-    return f"noise ± {percent:.1f} %" if percent < 100 else "noise over 100 %"
-
-
-def _against(diff: Difference | None, is_incumbent: bool) -> str:
-    if is_incumbent:
-        return "incumbent"
-    if diff is None:
-        return "incumbent lost"
-    return _percent(diff.mean) if diff.mean < math.inf else "lost"
-
-
-def _percent(log_ratio: float) -> str:
-    if not math.isfinite(log_ratio):
-        return "not measured"
-    return f"{100 * math.expm1(log_ratio):+.1f} %"
+    share = 100 * math.expm1(min(bound, 1))
+    return f"noise ± {share:.1f} %" if share < 100 else "noise over 100 %"

@@ -6,9 +6,11 @@ short cycles at half and twice max_lr say whether it did.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.lr_range import round_to
@@ -24,14 +26,22 @@ class LRCheck(CandidateStage):
     field: ClassVar[str] = "max_lr"
 
     candidates: tuple[float, ...] = option(
-        (0.5, 2.0), "multiples of max_lr to try", min_length=1, item_gt=0
+        (0.5, 2.0), "multiples of max_lr to try, beside 1", min_length=1, item_gt=0
     )
+    most_seeds: int = option(6, "seeds a close value may get: near the cliff they differ", ge=1)
 
-    def variant(self, recipe: Recipe, value: float) -> Recipe:
+    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
         """Return the recipe at another max_lr; the incumbent keeps its min_lr."""
         return recipe if value == recipe.max_lr else recipe.at_lr(value)
 
-    def values(self, recipe: Recipe) -> list[float]:
-        """Return the incumbent and its multiples."""
+    def grid(self, recipe: Recipe) -> list[float]:
+        """Return the multiples of the incumbent."""
         incumbent = self.incumbent(recipe)
-        return list(dict.fromkeys((incumbent, *(round_to(f * incumbent) for f in self.candidates))))
+        return [incumbent if f == 1 else round_to(f * incumbent) for f in self.candidates]
+
+    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+        """Say whether the later choices moved max_lr."""
+        incumbent = self.incumbent(recipe)
+        if value == incumbent:
+            return "the balance of regularisation did not move max_lr"
+        return f"the balance of regularisation moved max_lr from {incumbent:g} to {value:g}"

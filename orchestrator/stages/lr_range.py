@@ -59,6 +59,7 @@ def ramp(
         points=POINTS,
         held_out_examples=held_out_share(steps * recipe.batch_size, POINTS, cost=0.4),
         stop_loss=STOP * facts.chance_loss,
+        dropout=recipe.dropout,
         prunable=False,
         label=f"{'ramp' if name == 'range_test' else 'bracket'} to {end:.2g} seed {replicate}",
     )

@@ -23,6 +23,7 @@ def measure(kind: Literal["probe", "calibrate"], recipe: Recipe, sizes: Sequence
         prunable=False,
         timed=kind == "calibrate",
         batch_sizes=ordered,
+        dropout=recipe.dropout,
         label=f"{kind} {', '.join(map(str, ordered))}",
     )
 

@@ -1,12 +1,23 @@
-"""The momentum stage: short runs at .99, .97, .95, .9. Source: Smith 2018, section 4.3."""
+"""The momentum stage: short runs at .99, .97, .95, .9. Source: Smith 2018, section 4.3.
+
+Under a schedule that holds momentum constant, momentum and lr are one choice: each candidate gets
+the max_lr that its own short ramps find, since scaling by lr / (1 - momentum) is not enough (on the
+digits the best lr / (1 - m) fell from 1.1 at .9 to .2 at .99). Under a schedule that cycles it, all
+candidates run at the same momentum where lr is highest: the range test's max_lr holds for all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import ClassVar
 
-from orchestrator.recipe import Recipe
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Recipe, Run
+from orchestrator.schedules import CYCLED
 from orchestrator.stages.candidates import CandidateStage
+from orchestrator.stages.lr_range import MARGIN, Reading, ramp, read, round_to
 from orchestrator.stages.stage import option
 
 
@@ -15,13 +26,93 @@ class Momentum(CandidateStage):
     """Chooses max_momentum; the cycle's minimum stays below it, its place hardly matters."""
 
     kind: ClassVar[str] = "momentum"
-    gives: ClassVar[tuple[str, ...]] = ("max_momentum", "min_momentum")
+    gives: ClassVar[tuple[str, ...]] = ("max_momentum", "min_momentum", "max_lr", "min_lr")
     field: ClassVar[str] = "max_momentum"
 
     candidates: tuple[float, ...] = option(
         (0.99, 0.97, 0.95, 0.9), "values of max_momentum to try", min_length=1, item_ge=0, item_lt=1
     )
+    ramps: int = option(
+        2, "range tests per candidate if momentum is constant, after a first that aims", ge=1
+    )
+    ramp_share: float = option(
+        0.1, "length of such a range test as a share of the final run", gt=0, le=1
+    )
+    least_steps: int = option(40, "and at least so many steps", ge=10)
+    lr_margin: float = option(MARGIN, "max_lr as a share of the last good lr", gt=0, le=1)
 
-    def variant(self, recipe: Recipe, value: float) -> Recipe:
-        """Return the recipe at another max_momentum."""
-        return replace(recipe, max_momentum=value, min_momentum=min(recipe.min_momentum, value))
+    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+        """Return the recipe at another max_momentum, with the max_lr that goes with it."""
+        lr = self._lr(recipe, value, outcomes)
+        at_lr = recipe if lr is None or lr == recipe.max_lr else recipe.at_lr(lr)
+        return replace(at_lr, max_momentum=value, min_momentum=min(recipe.min_momentum, value))
+
+    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+        """Return the momenta to compare: those for which there is a max_lr."""
+        values = super().values(recipe, outcomes)
+        return [v for v in values if self._lr(recipe, v, outcomes) is not None]
+
+    def prepare(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Constant momentum: a ramp per candidate that aims, then those that measure."""
+        known = {o.run for o in outcomes}
+        others = self._retested(recipe)
+        aims = [self._aim(recipe, v) for v in others]
+        if missing := [run for run in aims if run not in known]:
+            return missing
+        measures = [run for v in others for run in self._measures(recipe, v, outcomes)]
+        return [run for run in measures if run not in known]
+
+    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+        """Say which momenta were tried at which max_lr."""
+        lrs = {v: self._lr(recipe, v, outcomes) for v in self._retested(recipe)}
+        if not lrs:
+            return ""
+        told = [f"{v:g} at {lr:.3g}" if lr else f"{v:g} found none" for v, lr in lrs.items()]
+        return f"each momentum at its own max_lr ({', '.join(told)})"
+
+    def _retested(self, recipe: Recipe) -> list[float]:
+        """Return the candidates that need a max_lr of their own."""
+        if recipe.schedule in CYCLED:
+            return []
+        return [v for v in super().values(recipe, ()) if v != recipe.max_momentum]
+
+    def _aim(self, recipe: Recipe, value: float) -> Run:
+        """Return a ramp to where the incumbent's would end, at equal lr / (1 - momentum)."""
+        scale = (1 - value) / (1 - recipe.max_momentum)
+        end = round_to(3 * scale * self.incumbent_lr(recipe) / self.lr_margin)
+        return self._ramp(recipe, value, end, 0)
+
+    def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Return the ramps that end at three times the mark of the first, as the range test's do.
+
+        A first ramp that says nothing broke too soon: a tenth of its end is tried.
+        """
+        aim = self._aim(recipe, value)
+        reading = self._reading(aim, outcomes)
+        end = round_to(3 * reading.max_lr if reading else aim.schedule.max_lr / 10)
+        return [self._ramp(recipe, value, end, replicate) for replicate in range(self.ramps)]
+
+    def _ramp(self, recipe: Recipe, value: float, end: float, replicate: int) -> Run:
+        steps = max(self.least_steps, self.facts.steps(self.ramp_share, recipe.batch_size))
+        own = replace(recipe, max_momentum=value)
+        run = ramp(own, self.facts, "range_test", end / 100, end, steps, replicate)
+        return replace(run, label=f"momentum {value:g} {run.label}")
+
+    def _reading(self, run: Run, outcomes: Sequence[Outcome]) -> Reading | None:
+        found = next((o for o in outcomes if o.run == run), None)
+        return read(found, self.facts.chance_loss) if found else None
+
+    def _lr(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the max_lr of a candidate, None if its ramps found none."""
+        if value not in self._retested(recipe):
+            return recipe.max_lr
+        runs = self._measures(recipe, value, outcomes)
+        marks = [r.max_lr for run in runs if (r := self._reading(run, outcomes))]
+        return round_to(self.lr_margin * median(marks)) if marks else None
+
+    @staticmethod
+    def incumbent_lr(recipe: Recipe) -> float:
+        """Return max_lr. Raises ValueError while it is unset."""
+        if recipe.max_lr is None:
+            raise ValueError("the recipe has no max_lr yet: a range test comes before momentum")
+        return recipe.max_lr

@@ -121,6 +121,7 @@ def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any
         replicate=replicate,
         points=points,
         held_out_examples=held_out_share(steps * recipe.batch_size, points, cost=0.2),
+        dropout=recipe.dropout,
         label=label,
         **changes,
     )

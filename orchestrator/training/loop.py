@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session, StopRun
 from orchestrator.recipe import Run, run_seed
-from orchestrator.training import checkpoint
+from orchestrator.training import checkpoint, models
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
@@ -75,6 +75,7 @@ class Trainer:
         self.setup, self.run, self.step, self.seconds = setup, run, 0, 0.0
         torch.manual_seed(run_seed(setup.seed, run.replicate, "weights"))
         self.model = setup.make_model().to(setup.device).train()
+        models.set_dropout(self.model, run.dropout)
         if setup.inputs.channels_last:
             self.model.to(memory_format=torch.channels_last)
         torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout

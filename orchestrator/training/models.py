@@ -67,6 +67,26 @@ def _tried(model: nn.Module, x: Tensor) -> object:
     return model(x)
 
 
+def _dropouts(model: nn.Module) -> list[nn.modules.dropout._DropoutNd]:
+    """Return the dropout modules (nn.Dropout, Dropout2d, AlphaDropout, ...), also a user's own.
+
+    Dropout that is an argument of another module (of attention, of an LSTM) is not among them.
+    """
+    return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+
+
+def dropout_of(model: nn.Module) -> float | None:
+    """Return the largest probability of the model's dropout modules, None if it has none."""
+    return max((float(m.p) for m in _dropouts(model)), default=None)
+
+
+def set_dropout(model: nn.Module, p: float | None) -> None:
+    """Set the probability of all dropout modules to `p`; None leaves them as they are."""
+    if p is not None:
+        for module in _dropouts(model):
+            module.p = p
+
+
 def _scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
@@ -80,7 +100,7 @@ def mlp(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
-        nn.Dropout(config.dropout) if config.dropout else nn.Identity(),
+        nn.Dropout(config.dropout),
         nn.Linear(hidden, classes),
     )
 
@@ -104,7 +124,7 @@ def conv3(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Modul
         nn.ReLU(),
         nn.AvgPool2d(2, ceil_mode=True),
         nn.Flatten(),
-        nn.Dropout(config.dropout) if config.dropout else nn.Identity(),
+        nn.Dropout(config.dropout),
         nn.Linear(high * side[0] * side[1], classes),
     )
 
@@ -131,7 +151,7 @@ class MaxHead(nn.Module):
 
     def __init__(self, inputs: int, classes: int, dropout: float, scale: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(inputs, classes, bias=False)
         self.scale = scale
 
@@ -207,7 +227,7 @@ def resnet56(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Mo
         *blocks,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Dropout(config.dropout) if config.dropout else nn.Identity(),
+        nn.Dropout(config.dropout),
         nn.Linear(c, classes),
     )
     for module in net.modules():
