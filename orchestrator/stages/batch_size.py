@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import mean, median
 from typing import Any, ClassVar, Literal
 
-from orchestrator.curve import Outcome
+import numpy as np
+
+from orchestrator.curve import Floats, Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.lr_range import MARGIN, ramp, read, round_to
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
 from orchestrator.stages.stage import Stage, cycle, option
+
+LONG = 5.0  # seconds: a shorter trial's time is not known to `tolerance`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class BatchSize(Stage):
         (), "batch sizes to try; none: powers of two from 16 to `largest`", item_ge=1
     )
     largest: int = option(2048, "largest default size; nor above a 20th of the data", ge=1)
-    most: int = option(6, "at most so many of the default sizes", ge=1)
+    most: int = option(6, "of the default sizes so many are tried, by examples per second", ge=1)
     share: float = option(0.5, "time of a trial as a share of the final run's", gt=0, le=1)
     seeds: int = option(2, "seeds a size starts with", ge=1)
     most_seeds: int = option(3, "seeds a close size may get", ge=1)
@@ -42,7 +47,13 @@ class BatchSize(Stage):
         0.1, "length of a range test as a share of the final run", gt=0, le=1
     )
     least_steps: int = option(40, "a range test has at least so many steps", ge=10)
-    tolerance: float = option(0.1, "a trial's time may differ from the plan by this share", gt=0)
+    target: float | None = option(
+        None, "metric whose time is told; null: what the worst size reaches in the end"
+    )
+    tolerance: float = option(
+        0.03, "a trial's time may differ from the plan by this share (short ones by their spread)",
+        gt=0,
+    )  # fmt: skip
     margin: float = option(0.05, "a size this much worse is no tie, however noisy", ge=0, lt=1)
     tie: Literal["incumbent", "paper"] = option("paper", "who wins a tie; paper: the largest")
 
@@ -58,6 +69,7 @@ class BatchSize(Stage):
             return [calibrate]
         if measured(outcomes, "calibrate") is None:
             return []
+        sizes = self._screened(recipe, outcomes)
         ramps = [
             self._ramp(recipe, size, replicate)
             for size in sizes
@@ -183,14 +195,30 @@ class BatchSize(Stage):
         if not self.candidates:
             end = max(16, min(self.largest, n // 20))
             sizes = [2**k for k in range(4, 31) if 2**k <= min(end, n)]
-            while len(sizes) > self.most:  # keep the ends, thin out from below
-                sizes.pop(1)
         return sorted({recipe.batch_size, *sizes})
 
     def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         fits = (measured(outcomes, "probe") or {}).get("fits", {})
         own = recipe.batch_size  # it has trained before, whatever an estimate says
         return [s for s in self._sizes(recipe) if s == own or fits.get(str(s), False)]
+
+    def _screened(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
+        """Return the sizes that are trained: of the default ones the `most` that gain speed.
+
+        Left out one by one is the size that sees the fewest examples per second more than the next
+        smaller one; the smallest and the incumbent stay.
+        """
+        sizes, seconds = self._fitting(recipe, outcomes), self._seconds(outcomes)
+        while not self.candidates and len(sizes) > self.most:
+            gains = {
+                size: size / seconds[size] * seconds[smaller] / smaller
+                for smaller, size in pairwise(sizes)
+                if size != recipe.batch_size
+            }
+            if not gains:
+                break
+            sizes.remove(min(gains, key=gains.__getitem__))
+        return sizes
 
     def _ramp(self, recipe: Recipe, size: int, replicate: int) -> Run:
         """Return a linear ramp for `size`, up to four times the square-root rule's lr."""
@@ -205,7 +233,7 @@ class BatchSize(Stage):
     def _lrs(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, float]:
         """Return max_lr per size: what its ramps say, with the same margin as in the range test."""
         lrs = {recipe.batch_size: recipe.max_lr or math.nan}
-        for size in self._fitting(recipe, outcomes):
+        for size in self._screened(recipe, outcomes):
             ramps = [o for o in outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.chance_loss)) is not None]
             if size not in lrs and readings:
@@ -252,7 +280,10 @@ class BatchSize(Stage):
         return min(sound, key=lambda s: mean(sound[s][r] for r in shared))
 
     def _on_time(self, o: Outcome, outcomes: Sequence[Outcome]) -> bool:
-        """Whether a finished trial took the planned time, within `tolerance`.
+        """Whether a finished trial took the planned time.
+
+        Within `tolerance`; a short one also within three times the spread of the calibration's
+        rounds (half an interquartile range: three of them hold 95 % of what is normal).
 
         Against the median of all trials, which are made in turn: a machine that has become slower
         for all of them leaves the comparison fair.
@@ -265,11 +296,16 @@ class BatchSize(Stage):
             for trial in outcomes
             if trial.run.timed and trial.run.kind == "train" and trial.state == "finished"
         }
-        return abs(slowness[o.run] / median(slowness.values()) - 1) <= self.tolerance
+        allowed = self.tolerance
+        if o.result.seconds < LONG:
+            spread = (measured(outcomes, "calibrate") or {}).get("spread", {})
+            allowed = max(allowed, 3 * spread.get(str(o.run.batch_size), 0.0))
+        return abs(slowness[o.run] / median(slowness.values()) - 1) <= allowed
 
     def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         seconds, lrs = self._seconds(outcomes), self._lrs(recipe, outcomes)
-        rows = []
+        memory = (measured(outcomes, "probe") or {}).get("bytes", {})
+        target, rows = self._target(outcomes), []
         for size, by in sorted(self._losses(outcomes).items()):
             trials = [o for o in self._trials(outcomes) if o.run.batch_size == size]
             finished = [o for o in trials if math.isfinite(o.held_out_loss)]
@@ -285,5 +321,36 @@ class BatchSize(Stage):
             }
             if self.facts.metric:
                 row[self.facts.metric] = mean(o.metric for o in finished) if finished else None
+            if target is not None:
+                times = [t for o in finished if (t := self._reached(o, target)) is not None]
+                name = f"seconds to {self.facts.metric or 'loss'} {target:.3g}"
+                row[name] = mean(times) if times and len(times) == len(finished) else None
+            if need := memory.get(str(int(size))):
+                row["memory in MiB"] = round_to(need / 2**20)
             rows.append(row)
         return rows
+
+    def _course(self, o: Outcome) -> Floats:
+        """Return the measure by which time to target is told, larger is better: (points,)."""
+        if not self.facts.metric:
+            return -o.curve.held_out_loss
+        return o.curve.metric if self.facts.larger_is_better else -o.curve.metric
+
+    def _target(self, outcomes: Sequence[Outcome]) -> float | None:
+        """Return the target: as configured, or the mean end of the worst size that trained."""
+        if self.target is not None:
+            return self.target
+        ends: dict[int, list[float]] = {}
+        for o in self._trials(outcomes):
+            if math.isfinite(self.end_loss(o)):
+                ends.setdefault(o.run.batch_size, []).append(float(self._course(o)[-1]))
+        if not ends:
+            return None
+        worst = min(map(mean, ends.values()))
+        return worst if self.facts.metric and self.facts.larger_is_better else -worst
+
+    def _reached(self, o: Outcome, target: float) -> float | None:
+        """Return the training seconds after which the target was first reached, None if never."""
+        sign = 1 if self.facts.metric and self.facts.larger_is_better else -1
+        there = np.flatnonzero(self._course(o) >= sign * target)
+        return float(o.curve.seconds[there[0]]) if there.size else None
