@@ -12,17 +12,25 @@ nothing; `--quick` is a smoke test on the digits.
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import platform
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
+
+import numpy as np
 
 from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe
+from orchestrator.stages import suggest
 from orchestrator.stages.lr_range import LRRange, ramp, read
 from orchestrator.stages.stage import cycle
 from orchestrator.testing import execute
@@ -30,7 +38,7 @@ from orchestrator.testing import execute
 OUT = Path(__file__).parent / "results" / "lr_rules.json"
 GRID = (0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.12, 0.16, 0.2, 0.25, 0.32, 0.45, 0.7, 1.0)
 WIDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-MARGINS = (0.3, 0.5, 0.7, 1.0)
+MARGINS = (0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Workload:
     batch_size: int = 32
     schedule: str = "paper"
     grid: tuple[float, ...] = GRID
-    truth_seeds: int = 4
+    truth_seeds: int = 8
     studies: int = 6
 
     def objective(self, seed: int, cache: Path, cifar: Path | None) -> TrainingObjective:
@@ -70,8 +78,12 @@ WORKLOADS = {
     "digits_x5": Workload({**DIGITS, "scale": 5.0}, {"name": "mlp"}, 15),
     "digits_linear": Workload(DIGITS, {"name": "mlp"}, 15, schedule="linear"),
     "digits_constant": Workload(DIGITS, {"name": "mlp"}, 15, schedule="constant"),
-    "digits_bn": Workload(DIGITS, {"name": "resnet9", "width": 0.125}, 10, grid=WIDE),
-    "digits_conv3": Workload(DIGITS, {"name": "conv3"}, 15, grid=GRID[2:], studies=5),
+    "digits_bn": Workload(
+        DIGITS, {"name": "resnet9", "width": 0.125}, 10, grid=WIDE, truth_seeds=4
+    ),
+    "digits_conv3": Workload(
+        DIGITS, {"name": "conv3"}, 15, grid=GRID[2:], truth_seeds=4, studies=5
+    ),
     "cifar_conv3": Workload(CIFAR, {"name": "conv3"}, 8, grid=GRID[1:-1], truth_seeds=3, studies=4),
     "cifar_bn": Workload(
         CIFAR, {"name": "resnet9", "width": 0.125}, 5, 64, grid=WIDE, truth_seeds=2, studies=3
@@ -123,16 +135,16 @@ def rounds(workload: Workload, objective: TrainingObjective) -> Iterator[dict[st
         yield row
     if bracket is None:
         return
-    marks = []
+    read_off = []
     for name, times, factor in (("3x", 3, 1), ("3x long", 3, 2), ("1.5x", 1.5, 1)):
         for replicate in range(3):
             end = times * bracket.max_lr
             row, reading = record(name, "range_test", end, factor * steps, replicate)
             yield row
             if name == "3x" and reading:
-                marks.append(reading.max_lr)
+                read_off.append(reading.max_lr)
     for replicate in range(3):
-        yield record("again long", "range_test", 3 * median(marks), 2 * steps, replicate)[0]
+        yield record("again long", "range_test", 3 * median(read_off), 2 * steps, replicate)[0]
 
 
 def collect(workload: Workload, cifar: Path | None) -> dict[str, Any]:
@@ -153,3 +165,137 @@ def collect(workload: Workload, cifar: Path | None) -> dict[str, Any]:
         "studies": studies,
         "seconds": {"truth": middle - begin, "ramps": time.perf_counter() - middle},
     }
+
+
+def excess_of(losses: list[list[Any]]) -> Callable[[float], float]:
+    """Return lr -> share by which the final loss lies above the best of the grid."""
+    lr = np.log([lr for lr, _ in losses])
+    level = np.array([np.mean(np.log(x)) for _, x in losses])
+    return lambda at: float(np.expm1(np.interp(math.log(at), lr, level) - level.min()))
+
+
+def marks(study: list[dict[str, Any]], name: str, rule: suggest.Rule, chance: float) -> list[float]:
+    """Return what a rule reads off the ramps of one round of one study."""
+    found = []
+    for row in (r for r in study if r["round"] == name):
+        loss = np.array(row["loss"], float)
+        fine = np.isfinite(loss)
+        count = len(loss) if fine.all() else int(np.argmin(fine))
+        smooth = suggest.smooth(loss[:count])
+        if count >= 3 and smooth.min() < chance:
+            mark = rule(np.array(row["lr"][:count]), smooth, chance)
+            found += [mark] if mark else []
+    return found
+
+
+def table(curves: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per round, rule and margin: mean and worst excess by workload."""
+    rows = []
+    for name in ("exponential", "3x", "3x long", "1.5x", "again long"):
+        for rule_name, rule in suggest.RULES.items():
+            for margin in MARGINS:
+                by = {}
+                for workload, data in curves.items():
+                    excess = excess_of(data["truth"])
+                    found = [marks(s, name, rule, data["chance"]) for s in data["studies"]]
+                    values = [excess(margin * median(m)) for m in found if m]
+                    if values:
+                        by[workload] = {
+                            "mean": round(mean(values), 3),
+                            "worst": round(max(values), 3),
+                        }
+                means = [v["mean"] for v in by.values()]
+                rows.append(
+                    {
+                        "ramps": name,
+                        "rule": rule_name,
+                        "margin": margin,
+                        "mean": round(mean(means), 3),
+                        # What a workload costs that is not like the others:
+                        "worst workload": max(means),
+                        "worst study": max(v["worst"] for v in by.values()),
+                        "by workload": by,
+                    }
+                )
+    return sorted(rows, key=lambda row: row["mean"])
+
+
+def left_out(rows: list[dict[str, Any]], workloads: list[str]) -> list[dict[str, Any]]:
+    """Tune rule and margin on all workloads but one, judge on it; ramps as the stage makes them."""
+    rows = [row for row in rows if row["ramps"] == "3x"]
+    judged = []
+    for out in workloads:
+        others = [w for w in workloads if w != out]
+        best = min(rows, key=lambda r: mean(r["by workload"][w]["mean"] for w in others))
+        judged.append(
+            {
+                "left out": out,
+                **{k: best[k] for k in ("rule", "margin")},
+                **best["by workload"][out],
+            }
+        )
+    return judged
+
+
+def _lines(value: Any) -> str:
+    """Return JSON, a list with a line for each member: the table can be read and compared."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(member) for member in value) + "\n]"
+    return json.dumps(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cifar", type=Path, help="a folder with CIFAR-10 as Parquet files")
+    parser.add_argument("--curves", type=Path, help="keep what was trained here, or take it")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    todo = dict(WORKLOADS)
+    if args.quick:
+        quick = replace(WORKLOADS["digits_mlp"], epochs=4, grid=GRID[::3], truth_seeds=2, studies=2)
+        todo = {"digits_mlp": quick}
+    if args.cifar is None:
+        todo = {name: w for name, w in todo.items() if w.data["name"] != "cifar10"}
+    curves: dict[str, Any] = {}
+    if args.curves and args.curves.exists():
+        curves = json.loads(args.curves.read_text())
+    for name, workload in todo.items():
+        if name not in curves:
+            curves[name] = collect(workload, args.cifar)
+            print(name, {k: round(v) for k, v in curves[name]["seconds"].items()}, flush=True)
+            if args.curves:
+                args.curves.write_text(json.dumps(curves))
+    rows = table(curves)
+    result = {
+        "machine": f"{platform.machine()}, one thread",
+        "versions": {name: version(name) for name in ("torch", "numpy")},
+        "seconds": {name: data["seconds"] for name, data in curves.items()},
+        "truth": {
+            name: {lr: round(math.exp(np.mean(np.log(x))), 4) for lr, x in data["truth"]}
+            for name, data in curves.items()
+        },
+        "seeds": {
+            name: {"truth": len(data["truth"][0][1]), "studies": len(data["studies"])}
+            for name, data in curves.items()
+        },
+        "left out": left_out(rows, list(curves)),
+        "table": rows,
+    }
+    print(
+        f"{'ramps':12}{'rule':18}{'margin':>6}{'mean':>7}{'worst workload':>16}{'worst study':>13}"
+    )
+    for row in rows[:25]:
+        print(
+            f"{row['ramps']:12}{row['rule']:18}{row['margin']:6}{row['mean']:7.2f}"
+            f"{row['worst workload']:16.2f}{row['worst study']:13.2f}"
+        )
+    for row in result["left out"]:
+        print(row)
+    if not args.quick:
+        lines = [f"{json.dumps(key)}: {_lines(value)}" for key, value in result.items()]
+        args.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.schedules import Schedule as Schedule
     from orchestrator.training.lr_scheduler import ScheduleLR as ScheduleLR
+    from orchestrator.training.range_result import LRRangeResult as LRRangeResult
+    from orchestrator.training.range_test import lr_range_test as lr_range_test
 
 # The public names and where they live: fetched on first use, for torch alone takes seconds.
 _HOMES = {
     "Schedule": "orchestrator.schedules",
     "ScheduleLR": "orchestrator.training.lr_scheduler",
+    "LRRangeResult": "orchestrator.training.range_result",
+    "lr_range_test": "orchestrator.training.range_test",
 }
 
 

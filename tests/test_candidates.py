@@ -172,7 +172,7 @@ def test_weight_decay_by_range_tests_is_the_papers_figure() -> None:
 
 
 def momentum_world(best_lr: dict[float, float], level: dict[float, float]) -> Callable[[Run], Any]:
-    """Ramps break at three times the best lr of their momentum; cycles pay for a wrong lr."""
+    """Ramps break at twice the best lr of their momentum; cycles pay for a wrong lr."""
 
     def do(run: Run) -> Outcome:
         m = run.schedule.max_momentum
@@ -181,7 +181,7 @@ def momentum_world(best_lr: dict[float, float], level: dict[float, float]) -> Ca
             for step in run.report_steps():
                 lr, _ = run.schedule.at(step / run.steps)
                 x = lr / best_lr[m]
-                loss = 2.2 - 1.7 * min(x, 1) if x < 1.5 else 3.5
+                loss = 2.2 - 1.7 * min(x, 1) if x < 2 else 3.5
                 points.append(Point(step, step / run.steps, lr, m, loss, loss))
             return Outcome(run, "", "finished", Curve.of(points), Result())
         wrong = abs(math.log(run.schedule.max_lr / best_lr[m]))

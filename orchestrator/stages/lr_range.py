@@ -8,10 +8,11 @@ hand-off between the ramps, and that no answer is an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -21,8 +22,17 @@ from orchestrator.schedules import CYCLED, Schedule
 from orchestrator.stages import suggest
 from orchestrator.stages.stage import Stage, held_out_share, option
 
+# Why a bracket is no good: it broke before it had three points; it neither fell nor broke; it fell
+# too little; it did not break.
+Problem = Literal["at once", "flat", "too little", "open"]
 POINTS = 40
-MARGIN = 0.7  # of the last good lr: twice the best rate loses everything, half costs little
+COST = 0.4  # of all evaluations of a ramp, as a share of its training: half is too much
+# Of the last good lr, measured (benchmarks/lr_rules.py): twice the best rate loses everything, half
+# of it costs little, and a short ramp reads the edge of a net that has learnt little as too high.
+MARGIN = 0.5
+FLAT = 0.02  # a ramp that falls by less than this share of chance loss has not moved
+HAND_OFF = 3  # x the bracket's mark: where the linear ramps end
+LONGER = 4  # no ramp is made more than so many times as long as planned: twice two
 STOP = 1.3  # x chance loss: above this a ramp has nothing more to say
 
 
@@ -49,6 +59,7 @@ def ramp(
     momentum = recipe.max_momentum
     if recipe.schedule in CYCLED:
         momentum = min(recipe.min_momentum, recipe.max_momentum)
+    points, held_out = held_out_share(steps * recipe.batch_size, POINTS, cost=COST)
     return Run(
         kind="ramp",
         schedule=Schedule(name, start, end, momentum, momentum),
@@ -56,8 +67,8 @@ def ramp(
         batch_size=recipe.batch_size,
         steps=steps,
         replicate=replicate,
-        points=POINTS,
-        held_out_examples=held_out_share(steps * recipe.batch_size, POINTS, cost=0.4),
+        points=points,
+        held_out_examples=held_out,
         stop_loss=STOP * facts.chance_loss,
         dropout=recipe.dropout,
         prunable=False,
@@ -67,15 +78,10 @@ def ramp(
 
 def read(outcome: Outcome, chance_loss: float) -> Reading | None:
     """Return what a ramp says, None if it has no three finite points or never fell below chance."""
-    curve = outcome.curve
-    fine = np.isfinite(curve.held_out_loss) & (curve.held_out_loss > 0)
-    count = len(curve) if fine.all() else int(np.argmin(fine))
-    if count < 3:
+    lr, loss = _usable(outcome)
+    if len(lr) < 3 or loss.min() >= chance_loss:
         return None
-    lr, loss = curve.lr[:count], suggest.smooth(curve.held_out_loss[:count])
-    if loss.min() >= chance_loss:
-        return None
-    broke = count < len(curve) or outcome.reason != "" or bool(loss[-1] > chance_loss)
+    broke = _stopped(outcome) or bool(loss[-1] > chance_loss)
     max_lr = suggest.within_drop(lr, loss, chance_loss) or float(lr[0])
     return Reading(
         lr=lr,
@@ -87,6 +93,19 @@ def read(outcome: Outcome, chance_loss: float) -> Reading | None:
     )
 
 
+def _usable(outcome: Outcome) -> tuple[Floats, Floats]:
+    """Return lr and smoothed held-out loss of the points before the first that is not finite."""
+    curve = outcome.curve
+    fine = np.isfinite(curve.held_out_loss) & (curve.held_out_loss > 0)
+    count = len(curve) if fine.all() else int(np.argmin(fine))
+    return curve.lr[:count], suggest.smooth(curve.held_out_loss[:count])
+
+
+def _stopped(outcome: Outcome) -> bool:
+    """Whether a ramp ended before its time: by its stop rule, or because the loss was lost."""
+    return outcome.reason != "" or len(_usable(outcome)[0]) < len(outcome.curve)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LRRange(Stage):
     """Finds max_lr (and min_lr, a tenth of it)."""
@@ -94,6 +113,7 @@ class LRRange(Stage):
     kind: ClassVar[str] = "lr_range"
     needs: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
+    more_steps: ClassVar[str] = "most_steps, share"  # what the user sets for longer ramps
 
     start_lr: float = option(1e-5, "first lr of the bracket", gt=0)
     end_lr: float = option(10.0, "last lr of the bracket", gt=0)
@@ -111,21 +131,28 @@ class LRRange(Stage):
         if not brackets:
             return [self._bracket(recipe)]
         if not linear:
-            last = brackets[-1]
-            reading = read(last, self.facts.chance_loss)
-            if len(brackets) == 1 and (reading is None or self._weak(reading) or not reading.broke):
-                return [self._again(last.run, reading)]
-            if reading is None:
-                return []
-            return self._linear(recipe, self._hand_off(reading), last.run.steps)
-        if len(linear) == self.ramps:  # look once more, further or longer, if most say too little
-            readings = [read(o, self.facts.chance_loss) for o in linear]
-            if sum(r is not None and r.at_end for r in readings) * 2 > len(readings):
-                run = linear[0].run
-                return self._linear(recipe, 3 * run.schedule.max_lr, run.steps)
-            if sum(self._weak(r) for r in readings) * 2 > len(readings):
-                run = linear[0].run
-                return self._linear(recipe, run.schedule.max_lr, 2 * run.steps)
+            return self._after_bracket(recipe, brackets)
+        return self._after_linear(recipe, linear) if len(linear) == self.ramps else []
+
+    def _after_bracket(self, recipe: Recipe, brackets: Sequence[Outcome]) -> list[Run]:
+        last = brackets[-1]
+        problem = self._problem(last)
+        if problem and len(brackets) == 1:
+            return [self._again(last.run, problem)]
+        if problem in ("at once", "flat", "open"):
+            return []
+        return self._linear(recipe, self._hand_off(last), last.run.steps)
+
+    def _after_linear(self, recipe: Recipe, linear: Sequence[Outcome]) -> list[Run]:
+        """Look once more, further, nearer or longer, if most of the ramps say too little."""
+        end, steps = linear[0].run.schedule.max_lr, linear[0].run.steps
+        readings = [read(o, self.facts.chance_loss) for o in linear]
+        if _most(r is not None and r.at_end for r in readings):
+            return self._linear(recipe, HAND_OFF * end, steps)
+        if _most(self._problem(o) == "at once" for o in linear):
+            return self._linear(recipe, end / 10, steps)
+        if _most(self._weak(r) for r in readings):
+            return self._linear(recipe, end, 2 * steps)
         return []
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
@@ -136,7 +163,7 @@ class LRRange(Stage):
         good = [r for r in readings if r is not None and not self._weak(r) and not r.at_end]
         evidence = self._evidence(ramps, [r for r in readings if r is not None])
         if len(good) * 2 <= self.ramps:
-            reason = f"no answer: {self._why_not(ramps)}"
+            reason = f"no answer: {self._why_not(ramps, linear)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         marks = sorted(round_to(self.margin * r.max_lr) for r in good)
         max_lr = round_to(median(marks))
@@ -174,46 +201,79 @@ class LRRange(Stage):
             for replicate in range(self.ramps)
         ]
 
-    def _again(self, run: Run, reading: Reading | None) -> Run:
-        """Return the bracket once more: higher if it never broke, lower if it broke at once."""
-        schedule = run.schedule
-        if reading is None:
-            schedule = replace(schedule, min_lr=schedule.min_lr / 1000)
-        elif not reading.broke:
-            schedule = replace(schedule, max_lr=schedule.max_lr * 100)
+    def _again(self, run: Run, problem: Problem) -> Run:
+        """Return the bracket once more, longer; lower if it broke at once, higher if never."""
+        low, high = run.schedule.min_lr, run.schedule.max_lr
+        schedule = replace(run.schedule, max_lr=high * (100 if problem in ("flat", "open") else 1))
+        if problem == "at once":
+            schedule = replace(schedule, min_lr=low / 1000, max_lr=min(high, 100 * low))
         return replace(run, schedule=schedule, steps=2 * run.steps, label=run.label + " again")
 
-    def _hand_off(self, bracket: Reading) -> float:
+    def _hand_off(self, bracket: Outcome) -> float:
         """Return the end of the linear ramps: 3 x the bracket's mark.
 
         A linear ramp spends most of its steps at high rates; one that ends much too high has not
-        learnt anything when it comes to the rates that matter, and reads too high.
+        learnt anything when it comes to the rates that matter, and reads too high. A bracket that
+        never fell below chance is read where it breaks.
         """
-        return round_to(3 * bracket.max_lr)
+        reading = read(bracket, self.facts.chance_loss)
+        mark = (reading and reading.max_lr) or suggest.within_drop(*_usable(bracket), math.inf)
+        return round_to(HAND_OFF * (mark or bracket.run.schedule.min_lr))
 
     def _weak(self, reading: Reading | None) -> bool:
         return reading is None or reading.drop < self.least_drop
 
-    def _why_not(self, outcomes: Sequence[Outcome]) -> str:
-        if all(o.state == "failed" for o in outcomes):
+    def _problem(self, outcome: Outcome) -> Problem | None:
+        """Return why a ramp says too little about where the edge is, None if it says enough."""
+        reading = read(outcome, self.facts.chance_loss)
+        if len(_usable(outcome)[0]) < 3:
+            return "at once"
+        if not _stopped(outcome) and (reading is None or reading.drop < FLAT):
+            return "flat"
+        if reading is not None and reading.at_end:
+            return "open"
+        return "too little" if self._weak(reading) else None
+
+    def _why_not(self, outcomes: Sequence[Outcome], linear: Sequence[Outcome]) -> str:
+        """Return why there is no answer, with numbers and a way out."""
+        if not outcomes or all(o.state == "failed" for o in outcomes):
             return "every ramp failed"
-        readings = [read(o, self.facts.chance_loss) for o in outcomes]
-        some = [r for r in readings if r is not None]
-        if not some:
-            first = outcomes[0].curve
+        if not linear:
+            return self._why_no_bracket(outcomes[-1])
+        readings = [read(o, self.facts.chance_loss) for o in linear]
+        fell = [0.0 if r is None else 100 * max(0.0, r.drop) for r in readings]
+        if _most(r is not None and r.at_end for r in readings):
+            return self._nothing_broke(linear[0].run.schedule.max_lr)
+        if _most(self._weak(r) for r in readings):
             return (
-                f"held-out loss never fell below chance ({self.facts.chance_loss:.3g});"
-                f" at the lowest rate, {first.lr[0]:.2g}, it was {first.held_out_loss[0]:.3g}"
+                f"the ramps fell too little, by {max(fell):.0f} % of chance loss at most where"
+                f" {100 * self.least_drop:.0f} % are needed: allow more steps ({self.more_steps})"
             )
-        best = max(some, key=lambda r: r.drop)
-        if best.drop < self.least_drop:
+        return (
+            "the ramps disagree: they fell by "
+            + ", ".join(f"{share:.0f} %" for share in fell)
+            + f" of chance loss, {sum(r is not None and r.at_end for r in readings)} of them did"
+            f" not break: allow more steps ({self.more_steps}) or more ramps"
+        )
+
+    def _why_no_bracket(self, bracket: Outcome) -> str:
+        curve, chance, problem = bracket.curve, self.facts.chance_loss, self._problem(bracket)
+        if problem == "open":
+            return self._nothing_broke(float(curve.lr[-1]))
+        if problem == "flat":
             return (
-                f"the ramps fell by {100 * best.drop:.0f} % of chance loss at most,"
-                f" {100 * self.least_drop:.0f} % are needed: allow longer ones (most_steps, share)"
+                f"held-out loss is flat: from lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} it stayed"
+                f" between {curve.held_out_loss.min():.4g} and {curve.held_out_loss.max():.4g}"
+                f" (chance: {chance:.4g}): does this model learn from these data at all?"
             )
-        if not any(r.broke for r in some):
-            return f"nothing broke up to lr {max(float(r.lr[-1]) for r in some):.2g}: raise end_lr"
-        return "the ramps disagree on whether the loss falls at all"
+        return (
+            f"it diverges at once: at lr {curve.lr[0]:.2g} held-out loss was"
+            f" {curve.held_out_loss[0]:.3g} (chance: {chance:.3g}): scale the inputs, or lower"
+            " start_lr"
+        )
+
+    def _nothing_broke(self, lr: float) -> str:
+        return f"it never diverges, nothing broke up to lr {lr:.2g}: raise end_lr"
 
     def _evidence(self, outcomes: Sequence[Outcome], linear: Sequence[Reading]) -> dict[str, Any]:
         chance = self.facts.chance_loss
@@ -239,6 +299,11 @@ class LRRange(Stage):
                 for name, lr in rules.items()
             ],
         }
+
+
+def _most(said: Iterable[bool]) -> bool:
+    answers = list(said)
+    return 2 * sum(answers) > len(answers)
 
 
 def round_to(value: float, digits: int = 3) -> float:

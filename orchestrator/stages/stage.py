@@ -99,19 +99,24 @@ def schedule_of(recipe: Recipe) -> Schedule:
     )
 
 
-def held_out_share(examples: int, points: int, cost: float) -> int:
-    """Return how many held-out examples each of `points` reports may use.
+def held_out_share(examples: int, points: int, cost: float) -> tuple[int, int]:
+    """Return how often to report (at most `points` times) and on how many held-out examples.
 
     An evaluation costs about a third of a training step per example (forward against forward and
-    backward), so this many keep all reports below `cost` of the training of `examples`. The least
-    is 50: fewer say nothing.
+    backward), so these keep all reports together below `cost` of the training of `examples`. Fewer
+    than 50 examples say little: a short run reports less often instead, though ten times at least,
+    as long as there is an example for each.
     """
-    return max(50, int(3 * cost * examples / points))
+    allowed = max(1, int(3 * cost * examples))
+    points = min(points, max(10, allowed // 50), allowed)
+    return points, allowed // points
 
 
 def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
     """Return a complete cycle of the recipe's own schedule in `steps` steps."""
-    points = changes.pop("points", 20)
+    points, held_out = held_out_share(
+        steps * recipe.batch_size, changes.pop("points", 20), cost=0.2
+    )
     return Run(
         kind="train",
         schedule=schedule_of(recipe),
@@ -120,7 +125,7 @@ def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any
         steps=steps,
         replicate=replicate,
         points=points,
-        held_out_examples=held_out_share(steps * recipe.batch_size, points, cost=0.2),
+        held_out_examples=held_out,
         dropout=recipe.dropout,
         label=label,
         **changes,

@@ -33,7 +33,8 @@ def evaluate(
     pieces = -(-len(part) // PIECE)
     total = torch.zeros(2, device=inputs.device)
     model.eval()
-    with autocast or nullcontext(), _batch_statistics(model) if batch_statistics else nullcontext():
+    statistics = using_batch_statistics(model) if batch_statistics else nullcontext()
+    with autocast or nullcontext(), statistics:
         for x, y in zip(part.x.chunk(pieces), part.y.chunk(pieces), strict=True):
             scores = model(inputs.normalised(x)).float()
             total[0] += F.cross_entropy(scores, y, reduction="sum")
@@ -44,7 +45,7 @@ def evaluate(
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[None]:
+def using_batch_statistics(model: nn.Module) -> Iterator[None]:
     """Take the running statistics away, so that batch norm uses the batch's even in eval mode."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     kept = [(m.running_mean, m.running_var) for m in layers]

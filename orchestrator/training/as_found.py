@@ -1,0 +1,108 @@
+"""Use what belongs to somebody else, and leave it as it was found."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from orchestrator.training.device import private_random
+
+
+class ModelAsFound:
+    """What a model was: parameters, buffers, gradients, and each module's training mode.
+
+    `restart` brings the weights back, `put_back` everything, into the very same tensors. Costs the
+    memory of one more copy of the weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modes = [(module, module.training) for module in model.modules()]
+        # A module may put another tensor in a buffer's place: the places are kept, and the values.
+        tables = [t for m in model.modules() for t in (m._parameters, m._buffers)]
+        self._places: list[tuple[dict[str, Any], dict[str, Any]]] = [(t, dict(t)) for t in tables]
+        tensors = [*model.parameters(), *model.buffers()]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Bring back parameters and buffers; there are no gradients."""
+        for table, kept in self._places:
+            table.clear()
+            table.update(kept)
+        for tensor, value in self._values:
+            tensor.copy_(value)
+        for parameter, _ in self._grads:
+            parameter.grad = None
+
+    def put_back(self) -> None:
+        """Bring back everything."""
+        self.restart()
+        for parameter, grad in self._grads:
+            parameter.grad = grad
+        for module, mode in self._modes:
+            module.training = mode
+
+
+class OptimizerAsFound:
+    """What an optimiser was: its state and its param groups.
+
+    `restart` gives it a copy of the state it had, `put_back` the very state itself.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._state = dict(optimizer.state)
+        self._groups = [dict(group) for group in optimizer.param_groups]
+
+    def restart(self) -> None:
+        """Bring back a copy of the state, and the groups."""
+        self._bring({key: copy.deepcopy(value) for key, value in self._state.items()})
+
+    def put_back(self) -> None:
+        """Bring back everything."""
+        self._bring(self._state)
+
+    def _bring(self, state: dict[Any, Any]) -> None:
+        self._optimizer.state.clear()
+        self._optimizer.state.update(state)
+        for group, kept in zip(self._optimizer.param_groups, self._groups, strict=True):
+            group.clear()
+            group.update(kept)
+
+
+@contextmanager
+def randomness_as_found(
+    device: torch.device, generators: Iterable[torch.Generator] = ()
+) -> Iterator[None]:
+    """Return a context after which all random states are what they were before.
+
+    Python's, numpy's, torch's on the CPU and on `device`, and those of `generators`.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the user's, not ours)
+    kept = [(generator, generator.get_state()) for generator in generators]
+    try:
+        with private_random(device):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for generator, state in kept:
+            generator.set_state(state)
+
+
+def seed_all(seed: int, generators: Iterable[torch.Generator] = ()) -> None:
+    """Seed (31 bits) everything that `randomness_as_found` keeps."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    for generator in generators:
+        generator.manual_seed(seed)

@@ -1,0 +1,241 @@
+"""The range test's decisions, on made-up curves."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.curve import Curve, Outcome, Point, Result
+from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
+from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.stages import suggest
+from orchestrator.stages.lr_range import LRRange, ramp, read
+from orchestrator.stages.stage import held_out_share, walk
+from orchestrator.testing import replay
+
+CHANCE = 2.3
+FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=CHANCE, final_epochs=10)
+Loss = Callable[[float, Run], float]
+
+
+def made_up(run: Run, loss: Loss) -> Outcome:
+    """Return the outcome of a ramp whose held-out loss is a function of lr."""
+    points: list[Point] = []
+    for step in run.report_steps():
+        rates = run.schedule.at((step - 1) / run.steps)
+        value = loss(rates.lr, run)
+        points.append(Point(step, step / run.steps, rates.lr, rates.momentum, value, value))
+        if run.stop_loss is not None and not value <= run.stop_loss:
+            return Outcome.stopped(run, run.label, points, "stop rule", pruned=False)
+    return Outcome(run, run.label, "finished", Curve.of(points), Result(1.0, run.examples))
+
+
+def answer(loss: Loss, **options: float) -> tuple[Decision, tuple[Outcome, ...]]:
+    """Return the decision on ramps of this loss, and the ramps."""
+    stage = LRRange(name="lr_range", facts=FACTS, **options)  # type: ignore[arg-type]
+    return walk(stage, Recipe(), lambda runs: [made_up(run, loss) for run in runs])
+
+
+def valley(edge: float, drop: float = 0.6, broken: float = math.nan) -> Loss:
+    """Return a loss that falls by `drop` of chance over two decades up to `edge`, then breaks."""
+
+    def loss(lr: float, run: Run) -> float:
+        if lr > edge:
+            return broken
+        return CHANCE * (1 - drop * float(np.clip(math.log10(lr / edge) / 2 + 1, 0, 1)))
+
+    return loss
+
+
+def shapes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the ramps' kinds in short."""
+    return [{"exponential_ramp": "b", "range_test": "l"}[o.run.schedule.name] for o in outcomes]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 100.0])
+def test_reads_the_edge_whatever_lies_beyond_it(broken: float) -> None:
+    """NaN, inf and a large loss end a ramp; max_lr is the margin's share of the last good rate."""
+    decision, outcomes = answer(valley(0.2, broken=broken))
+    assert shapes(outcomes) == ["b", "l", "l", "l"]
+    assert all(o.reason for o in outcomes)
+    assert decision.values["max_lr"] == pytest.approx(0.5 * 0.2, rel=0.1)
+    assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
+
+
+def test_interval_is_what_the_single_ramps_say() -> None:
+    """The median counts; lowest and highest reading bound the interval."""
+    edges = {0: 0.1, 1: 0.15, 2: 0.2}
+    decision, _ = answer(lambda lr, run: valley(edges[run.replicate])(lr, run))
+    assert decision.interval == pytest.approx((0.05, 0.1), rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.075, rel=0.1)
+
+
+def test_linear_ramps_end_at_three_times_the_brackets_mark() -> None:
+    """The hand-off is bounded: one that ends far too high reads too high."""
+    _, outcomes = answer(valley(0.2))
+    mark = read(outcomes[0], CHANCE)
+    assert mark is not None
+    ends = [o.run.schedule.max_lr for o in outcomes[1:]]
+    assert ends == pytest.approx([3 * mark.max_lr] * 3, rel=0.01)
+
+
+def test_says_that_the_ramps_fell_too_little() -> None:
+    """A drop of 5 %: bracket and ramps are made longer, once each, then a plain no with numbers."""
+    decision, outcomes = answer(valley(0.2, drop=0.05))
+    assert shapes(outcomes) == ["b"] * 2 + ["l"] * 6
+    assert [o.run.steps // outcomes[0].run.steps for o in outcomes] == [1, 2, 2, 2, 2, 4, 4, 4]
+    assert not decision.answered
+    assert decision.reason == (
+        "no answer: the ramps fell too little, by 5 % of chance loss at most where 10 % are needed:"
+        " allow more steps (most_steps, share)"
+    )
+
+
+def test_a_slow_start_is_answered_by_longer_ramps() -> None:
+    """What falls too little in a short ramp and enough in a longer one is answered."""
+    decision, outcomes = answer(lambda lr, run: valley(0.2, 5e-4 * run.steps)(lr, run))
+    assert outcomes[-1].run.steps > outcomes[0].run.steps
+    assert decision.values["max_lr"] == pytest.approx(0.1, rel=0.1)
+
+
+def test_says_that_the_loss_is_flat() -> None:
+    """Neither falls nor breaks: a wider and longer bracket, then a plain no; no linear ramps."""
+    decision, outcomes = answer(lambda lr, run: CHANCE)
+    assert shapes(outcomes) == ["b", "b"]
+    assert outcomes[1].run.schedule.max_lr == 100 * outcomes[0].run.schedule.max_lr
+    assert not decision.answered
+    assert decision.reason.startswith("no answer: held-out loss is flat: from lr 1")
+    assert "it stayed between 2.3 and 2.3 (chance: 2.3)" in decision.reason
+
+
+def test_says_that_it_diverges_at_once() -> None:
+    """Broken from the first rate on: a bracket a thousand times lower, then a plain no."""
+    decision, outcomes = answer(lambda lr, run: math.inf)
+    assert shapes(outcomes) == ["b", "b"]
+    assert outcomes[1].run.schedule.min_lr == pytest.approx(1e-8)
+    assert decision.reason.startswith("no answer: it diverges at once: at lr 1.2e-08 held-out loss")
+    assert decision.reason.endswith("scale the inputs, or lower start_lr")
+
+
+def test_an_edge_below_the_bracket_is_found() -> None:
+    """Inputs so large that only tiny rates work: the bracket goes there."""
+    decision, _ = answer(valley(1e-6))
+    assert decision.values["max_lr"] == pytest.approx(5e-7, rel=0.2)
+
+
+def test_says_that_it_never_diverges() -> None:
+    """Falls to the last rate of a wider bracket too: a plain no, without linear ramps."""
+    decision, outcomes = answer(lambda lr, run: CHANCE * (lr / 1e-6) ** -0.1)
+    assert shapes(outcomes) == ["b", "b"]
+    assert decision.reason.startswith("no answer: it never diverges, nothing broke up to lr ")
+    assert decision.reason.endswith("raise end_lr")
+
+
+def test_an_edge_above_the_bracket_is_found() -> None:
+    """The bracket goes further once."""
+    decision, outcomes = answer(valley(40.0))
+    assert shapes(outcomes) == ["b", "b", "l", "l", "l"]
+    assert decision.values["max_lr"] == pytest.approx(20, rel=0.2)
+
+
+def test_linear_ramps_that_do_not_break_go_further_once() -> None:
+    """An edge that the linear ramps see ten times higher than the bracket is still found."""
+    edges = {"exponential_ramp": 0.05, "range_test": 0.3}
+    decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
+    assert shapes(outcomes) == ["b"] + ["l"] * 6
+    assert decision.values["max_lr"] == pytest.approx(0.15, rel=0.1)
+
+
+def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
+    """A bracket that read a plateau far too high does not end the test."""
+    edges = {"exponential_ramp": 1.0, "range_test": 0.05}
+    decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
+    assert shapes(outcomes) == ["b"] + ["l"] * 6
+    assert decision.values["max_lr"] == pytest.approx(0.025, rel=0.2)
+
+
+def test_ramps_that_disagree_give_no_answer() -> None:
+    """One of three falls, one does not, one does not break: no majority for anything."""
+
+    def loss(lr: float, run: Run) -> float:
+        if run.schedule.name == "exponential_ramp":
+            return valley(0.1)(lr, run)
+        return [valley(0.1), valley(0.1, drop=0.01), valley(9.0)][run.replicate](lr, run)
+
+    decision, _ = answer(loss)
+    assert not decision.answered
+    assert decision.reason.startswith("no answer: the ramps disagree: they fell by 60 %, 1 %, ")
+
+
+def test_the_quadratic_that_cannot_learn_gets_no_answer() -> None:
+    """Nearly all of the loss is floor: there is nothing to learn, and that is said."""
+    objective = QuadraticObjective(Quadratic(floor=50.0, start_loss=0.2, noise=0.1))
+    decision, _ = replay(LRRange(name="lr_range", facts=objective.facts), Recipe(), objective)
+    assert not decision.answered
+    assert "fell too little" in decision.reason
+
+
+def test_all_rules_stand_side_by_side_in_the_evidence() -> None:
+    """Every rule has its mark, without a margin; the chosen one is named; it is plain JSON."""
+    decision, _ = answer(valley(0.2))
+    assert set(decision.evidence["rules"]) == set(suggest.RULES)
+    assert [r["rule"] for r in decision.evidence["rows"] if r["chosen"]] == ["within_drop"]
+    assert decision.evidence["rules"]["within_drop"] == pytest.approx(0.2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "momentum"),
+    [("paper", 0.85), ("fastai", 0.85), ("linear", 0.95), ("constant", 0.95)],
+)
+def test_ramps_have_the_momentum_of_the_schedules_peak(schedule: str, momentum: float) -> None:
+    """Where momentum is cycled it is lowest at the highest lr, else at its maximum."""
+    recipe = Recipe(schedule=schedule, max_momentum=0.95, min_momentum=0.85)
+    run = ramp(recipe, FACTS, "range_test", 0.01, 1.0, 100, 0)
+    assert {run.schedule.at(p).momentum for p in (0.0, 0.5, 1.0)} == {momentum}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8, 32, 512])
+@pytest.mark.parametrize("steps", [10, 80, 400])
+def test_evaluations_cost_at_most_half_of_the_training(batch_size: int, steps: int) -> None:
+    """A held-out example costs a third of a training example; small ramps report less often."""
+    run = ramp(Recipe(batch_size=batch_size), FACTS, "range_test", 0.01, 1.0, steps, 0)
+    evaluated = len(run.report_steps()) * run.held_out_examples
+    assert run.held_out_examples >= 1
+    assert evaluated / 3 <= 0.5 * run.examples
+    assert len(run.report_steps()) >= 10
+
+
+def test_short_runs_report_less_often_rather_than_on_too_few_examples() -> None:
+    """Fifty examples at least, as long as ten reports are left."""
+    assert held_out_share(12_800, 40, cost=0.4) == (40, 384)
+    assert held_out_share(1_000, 40, cost=0.4) == (24, 50)
+    assert held_out_share(100, 40, cost=0.4) == (10, 12)
+    assert held_out_share(2, 40, cost=0.4) == (2, 1)
+
+
+def test_a_ramp_of_the_training_objective_evaluates_no_more_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted: the held-out examples that really go through the network, a third each."""
+    from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig
+    from orchestrator.objectives.training import TrainingObjective
+    from orchestrator.testing import execute
+    from orchestrator.training import loop
+
+    counted: list[int] = []
+    evaluate = loop.evaluate
+
+    def counting(model, inputs, part, **more):  # type: ignore[no-untyped-def]
+        counted.append(len(part))
+        return evaluate(model, inputs, part, **more)
+
+    monkeypatch.setattr(loop, "evaluate", counting)
+    objective = TrainingObjective(
+        DataConfig(), ModelConfig(width=0.1), OptimizerConfig(), threads=1, cache=tmp_path
+    )
+    run = ramp(Recipe(batch_size=16), objective.facts, "range_test", 1e-4, 1e-2, 80, 0)
+    outcome = execute(objective, run)
+    assert outcome.result.examples == run.examples
+    assert 0 < sum(counted) / 3 <= 0.5 * run.examples

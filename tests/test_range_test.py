@@ -1,0 +1,432 @@
+"""`orchestrator.lr_range_test`: models, loaders and optimisers of the user's own."""
+
+import doctest
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from orchestrator import LRRangeResult, lr_range_test
+from orchestrator.stages.lr_range import POINTS
+from orchestrator.training import loaders, range_loop, range_test
+
+CLASSES, FEATURES, BATCH = 3, 6, 16
+LOSS = nn.CrossEntropyLoss()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a network is fastest on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def examples(count: int = 480, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return inputs (n, 6) and their classes, which a linear layer can learn."""
+    x = torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(seed))
+    return x, (2 * x[:, :CLASSES]).argmax(1)
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*examples()), batch_size=BATCH, shuffle=True, **options)
+
+
+def network(*more: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(FEATURES, 16), *more, nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def short(model: nn.Module, **options: Any) -> LRRangeResult:
+    """Return the answer of a test with short ramps."""
+    given = {"loss": LOSS, "train": loader(), "held_out": examples(120, seed=1), "steps": 40}
+    return lr_range_test(model, **{**given, **options})
+
+
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> list[Any]:
+    """Return all that has to be left as found, comparable by `same`."""
+    state = [] if optimizer is None else [optimizer.state_dict()["state"], optimizer.param_groups]
+    return [
+        [t.detach().clone() for t in (*model.parameters(), *model.buffers())],
+        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        [m.training for m in model.modules()],
+        [[{k: v for k, v in g.items() if k != "params"} for g in s] for s in state[1:]],
+        [{i: dict(entry) for i, entry in s.items()} for s in state[:1]],
+        torch.get_rng_state(),
+        random.getstate(),
+        np.random.get_state(),  # noqa: NPY002
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def used(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> Any:
+    """Return a model and its optimiser in the middle of a training: state, gradients, modes."""
+    model = network(nn.BatchNorm1d(16), nn.Dropout(0.2))
+    optimizer = kind(model.parameters(), **options)
+    for x, y in list(loader())[:3]:
+        optimizer.zero_grad()
+        LOSS(model(x), y).backward()
+        optimizer.step()
+    model[1].eval()  # a batch norm that its user has frozen
+    return model, optimizer
+
+
+def test_finds_a_rate_that_trains() -> None:
+    """The default: one bracket and three linear ramps; the answer lies in its interval."""
+    found = short(network())
+    assert found.answered
+    assert [r.shape for r in found.ramps] == ["exponential", "linear", "linear", "linear"]
+    assert found.interval is not None
+    assert found.max_lr is not None
+    assert found.interval[0] <= found.max_lr <= found.interval[1]
+    assert 0.01 < found.max_lr < 2
+    assert found.min_lr == pytest.approx(found.max_lr / 10)
+    assert set(found.rules) >= {"within_drop", "steepest", "valley", "minimum_tenth"}
+    assert found.initial_loss == pytest.approx(np.log(CLASSES), rel=0.3)
+
+
+def test_same_seed_same_answer() -> None:
+    """The answer does not depend on the random state that the caller happens to have."""
+    model = network()
+    first = short(model)
+    torch.rand(7)
+    assert short(model).max_lr == first.max_lr
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {"lr": 0.03, "momentum": 0.9}),
+        (torch.optim.Adam, {"lr": 0.003}),
+        (torch.optim.AdamW, {"lr": torch.tensor(0.003)}),
+    ],
+)
+def test_leaves_everything_as_found(kind: Any, options: dict[str, Any]) -> None:
+    """Weights, buffers, gradients, modes, optimiser and random states: bit by bit, same objects."""
+    model, optimizer = used(kind, **options)
+    before, grads = everything(model, optimizer), [p.grad for p in model.parameters()]
+    groups = list(optimizer.param_groups)
+    assert short(model, optimizer=optimizer).ramps
+    assert same(everything(model, optimizer), before)
+    assert all(a is p.grad for a, p in zip(grads, model.parameters(), strict=True))
+    assert all(a is b for a, b in zip(groups, optimizer.param_groups, strict=True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_leaves_everything_as_found_after_an_interruption(error: type[BaseException]) -> None:
+    """An error in the user's loss, or Ctrl-C, in the middle of a ramp."""
+    model, optimizer = used(torch.optim.SGD, lr=0.03, momentum=0.9)
+    before, calls = everything(model, optimizer), []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 100:
+            raise error
+        return LOSS(outputs, targets)
+
+    with pytest.raises(error):
+        short(model, loss=loss, optimizer=optimizer)
+    assert same(everything(model, optimizer), before)
+
+
+def test_a_loaders_own_generator_is_left_as_found() -> None:
+    """It drives the order of the ramps, and is where it was afterwards."""
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    found = short(network(), train=loader(generator=generator))
+    assert torch.equal(generator.get_state(), before)
+    linear = [r.held_out_loss.tolist() for r in found.ramps if r.shape == "linear"]
+    assert linear[0] != linear[1]  # another order for each ramp
+
+
+def test_a_buffer_that_a_module_replaces_is_put_back() -> None:
+    """The very tensor, not only its values."""
+
+    class Counting(nn.Module):
+        seen: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.seen + 1
+            return x
+
+    counting = Counting()
+    seen = counting.seen
+    short(network(counting))
+    assert counting.seen is seen
+    assert float(seen) == 0
+
+
+def test_a_given_optimizer_is_used_as_it_is_set() -> None:
+    """Only lr is ramped; groups keep their ratios, and max_lr is that of the first."""
+    model = network()
+    seen: list[tuple[float, float, float]] = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            first, second = self.param_groups
+            seen.append((first["lr"], second["lr"], first["momentum"]))
+            return super().step(closure)
+
+    optimizer = Watched(
+        [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[2].parameters()}],
+        lr=0.02,
+        momentum=0.5,
+    )
+    found = short(model, optimizer=optimizer)
+    assert {m for _, _, m in seen} == {0.5}
+    assert all(second == pytest.approx(first / 10) for first, second, _ in seen)
+    assert max(first for first, _, _ in seen) == pytest.approx(
+        max(float(r.lr[-1]) for r in found.ramps), rel=0.5
+    )
+
+
+def test_evaluations_cost_at_most_half_of_the_training() -> None:
+    """Counted: examples that go through the model without a gradient, a third each."""
+    counted = {True: 0, False: 0}
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            counted[torch.is_grad_enabled()] += len(x)
+            return x
+
+    found = short(network(Counting()), held_out=examples(5000, seed=1))
+    first = 5000  # once, before any training: at most all that is given
+    assert counted[False] - first <= 1.5 * counted[True]
+    assert all(len(r.lr) <= POINTS for r in found.ramps)
+
+
+def test_batch_norm_is_measured_with_batch_statistics() -> None:
+    """Running statistics far off the mark do not make every rate look bad."""
+    model = network(nn.BatchNorm1d(16))
+    model[1].running_mean.fill_(50.0)
+    found = short(model)
+    assert found.answered
+    assert found.initial_loss < 2
+
+
+def test_regression_is_answered_in_its_own_unit() -> None:
+    """Mean squared error of targets around 100: chance is what the model starts with."""
+    x, _ = examples()
+    y = 100 + 30 * x[:, :1]
+    train = DataLoader(TensorDataset(x[:400], y[:400]), batch_size=BATCH, shuffle=True)
+    model = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 1))
+    found = short(model, loss=nn.MSELoss(), train=train, held_out=(x[400:], y[400:]))
+    assert found.initial_loss > 5000
+    assert found.answered
+
+
+def test_a_list_of_batches_and_a_stream_are_loaders_too() -> None:
+    """A list comes in another order each time; any iterable that starts over will do."""
+
+    class Stream:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(loader())
+
+    found = short(network(), train=list(loader()), held_out=list(loader()))
+    linear = [r.held_out_loss.tolist() for r in found.ramps if r.shape == "linear"]
+    assert linear[0] != linear[1]
+    assert short(network(), train=Stream()).ramps
+
+
+def test_inputs_may_be_nests_of_tensors() -> None:
+    """A model that takes a dict of tensors gets one."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, batch: dict[str, Tensor]) -> Any:
+            return self.net(batch["features"])
+
+    batches = [({"features": x}, y) for x, y in loader()]
+    assert short(Named(), train=batches, held_out=batches[:5]).answered
+
+
+def test_an_epoch_is_the_length_of_a_ramp_within_bounds() -> None:
+    """80 to 400 steps, 100 without a length."""
+    assert range_test._steps(loader()) == 80
+    assert range_test._steps([0] * 123) == 123
+    assert range_test._steps([0] * 1000) == 400
+    assert range_test._steps(iter(())) == 100
+
+
+def test_the_held_out_subset_is_stratified_and_frozen() -> None:
+    """Data sorted by class, as folders of images are: every class has its share."""
+    x, y = examples(900)
+    order = torch.argsort(y)
+    data = TensorDataset(x[order], y[order])
+    for held_out in ((x[order], y[order]), DataLoader(data, batch_size=50)):
+        batches = loaders.frozen_subset(held_out, 120, seed=0)
+        labels = torch.cat([y for _, y in batches])
+        assert len(labels) == 120
+        assert torch.bincount(labels[:60]).min() > 10
+        again = loaders.frozen_subset(held_out, 120, seed=0)
+        assert same([list(b) for b in batches], [list(b) for b in again])
+
+
+class Stuck(nn.Module):
+    """Learns nothing: its output does not depend on its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Any:
+        return 0 * self.layer(x)
+
+
+class Exploding:
+    """A loss that is lost as soon as there is training."""
+
+    def __init__(self) -> None:
+        self.trained = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.trained |= torch.is_grad_enabled()
+        return LOSS(outputs, targets) * (torch.inf if self.trained else 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        (Stuck(), {}, "no answer: held-out loss is flat"),
+        (network(), {"loss": Exploding()}, "no answer: it diverges at once"),
+    ],
+)
+def test_no_answer_is_said_plainly(model: nn.Module, options: dict[str, Any], reason: str) -> None:
+    """`answered` is False, the numbers are None, and there still is a figure."""
+    found = short(model, **options)
+    assert found.reason.startswith(reason)
+    assert str(found) == found.reason
+    assert (found.answered, found.max_lr, found.min_lr, found.interval) == (False, *[None] * 3)
+    assert "no answer" in found._repr_html_()
+
+
+def frozen() -> nn.Module:
+    return network().requires_grad_(False)
+
+
+def optimizer_of_another() -> torch.optim.Optimizer:
+    return torch.optim.SGD(network().parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": frozen()}, "the model has no parameters that can be trained (requires_grad)"),
+        ({"model": nn.LazyLinear(3)}, "lazy parameters: call it on one batch first"),
+        ({"optimizer": optimizer_of_another()}, "trains none of this model's parameters"),
+        ({"train": []}, "train has no batches"),
+        ({"held_out": []}, "held_out has no batches"),
+        ({"held_out": examples(0)}, "held_out has 0 inputs for 0 targets"),
+        ({"train": iter(loader())}, "train can be read only once"),
+        ({"train": (b for b in loader())}, "train can be read only once (generator)"),
+        ({"train": examples()}, "train must give batches (x, y)"),
+        ({"train": 3}, "train must give batches (x, y)"),
+        ({"train": [torch.zeros(2, 6)]}, "batches of train must be pairs (x, y), got Tensor"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
+        ({"loss": lambda o, t: LOSS(o, t) - 5}, "it must stay above 0"),
+        ({"loss": lambda o, t: LOSS(o, t) * torch.nan}, "is nan before any training"),
+        ({"start_lr": 1.0, "end_lr": 0.1}, "need 0 < start_lr < end_lr < inf"),
+        ({"end_lr": float("nan")}, "need 0 < start_lr < end_lr < inf"),
+        ({"steps": 3}, "a ramp needs 10 steps or more, got steps=3"),
+        ({"ramps": 0}, "need ramps >= 1"),
+        ({"margin": 1.5}, "0 < margin <= 1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> None:
+    """ValueError, before or instead of training, that says what is wrong."""
+    model = options.pop("model", None) or network()
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        short(model, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_reads_well_in_a_terminal_and_in_a_notebook() -> None:
+    """The numbers, the sentence and the other rules; in HTML with the figure."""
+    found = short(network())
+    lines = str(found).splitlines()
+    assert lines[0].startswith("max_lr ")
+    assert "min_lr" in lines[0]
+    assert "held-out loss stays near its minimum" in lines[1]
+    assert lines[2].startswith("rules, without a margin: within drop ")
+    html = found._repr_html_()
+    assert "max_lr" in html
+    assert 'src="data:image/png;base64,' in html
+
+
+def test_plot_draws_into_given_axes() -> None:
+    """log lr axis, a line per ramp and kind of loss, the interval, the rules named."""
+    from matplotlib.figure import Figure
+
+    found, ax = short(network()), Figure().add_subplot()
+    assert found.plot(ax) is ax
+    assert ax.get_xscale() == "log"
+    assert len(ax.patches) == 1
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert f"max_lr {found.max_lr:.3g}" in labels
+    assert any(label.startswith("valley ") for label in labels)
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    """As it stands there."""
+    test = doctest.DocTestFinder().find(
+        range_test.lr_range_test,
+        "lr_range_test",
+        globs={**vars(torch.nn), "torch": torch, "nn": nn, "DataLoader": DataLoader}
+        | {"lr_range_test": lr_range_test},
+    )[0]
+    from matplotlib import pyplot
+
+    torch.manual_seed(0)
+    result = doctest.DocTestRunner().run(test)
+    pyplot.close("all")
+    assert result.attempted >= 6
+    assert result.failed == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_works_on_a_gpu_and_leaves_its_random_state() -> None:
+    """Batches are moved there; CUDA's random state is put back."""
+    model = network(nn.Dropout(0.2)).cuda()
+    before = torch.cuda.get_rng_state()
+    assert short(model).ramps
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_loop_does_not_touch_modes_its_user_has_set() -> None:
+    """A batch norm in eval mode in a model that trains stays so during the ramps."""
+    model, optimizer = used(torch.optim.SGD, lr=0.03)
+    mean = model[1].running_mean.clone()
+    original = range_loop.RampLoop._advance
+
+    def advance(self: Any, *args: Any) -> float:
+        assert not model[1].training
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_loop.RampLoop, "_advance", advance)
+        short(model, optimizer=optimizer)
+    assert torch.equal(model[1].running_mean, mean)
