@@ -1,0 +1,71 @@
+"""Device and data of the GPU parts: CUDA and CIFAR-10, or a CPU and a few made-up images."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
+from orchestrator.objectives.training import TrainingObjective
+
+
+def device(options: argparse.Namespace) -> str:
+    """Return where to train."""
+    return "cpu" if options.cpu_check else "cuda"
+
+
+def left(options: argparse.Namespace) -> float:
+    """Return the seconds that are left for this part and all after it."""
+    return float(options.deadline - time.monotonic())
+
+
+@cache
+def folder() -> Path:
+    """Return a folder for this process's files: decoded images, made-up images."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def data(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """Return the data section: all of CIFAR-10, or with `--cpu-check` 32x32 images by the dozen."""
+    if not options.cpu_check:
+        return {"name": "cifar10", "path": options.cifar, "augment": True, **more}
+    return {"name": "arrays", "path": str(_images()), "augment": True}
+
+
+@cache
+def _images() -> Path:
+    """Return a file with made-up images of ten classes, told apart by their mean colours."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 160), ("test", 40)):
+        y = np.arange(count) % 10
+        mean = 80 + 10 * y[:, None, None, None] * np.array([1, -0.5, 0.3]).reshape(3, 1, 1)
+        x = np.clip(mean + rng.normal(0, 30, (count, 3, 32, 32)), 0, 255)
+        arrays |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
+    file = folder() / "images.npz"
+    np.savez(file, **arrays)
+    return file
+
+
+def objective(
+    options: argparse.Namespace, model: dict[str, Any], *, precision: str, **more: Any
+) -> TrainingObjective:
+    """Return the training objective; `model` is a config section, `more` goes to the data."""
+    own = "_target_" in model
+    return TrainingObjective(
+        DataConfig.model_validate(data(options, **more)),
+        OwnConfig.model_validate(model) if own else ModelConfig.model_validate(model),
+        OptimizerConfig(),
+        device=device(options),
+        precision="float32" if options.cpu_check else precision,
+        cache=folder(),
+    )

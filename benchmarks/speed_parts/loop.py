@@ -1,0 +1,108 @@
+"""Our training loop beside others that train the same: networks, data, reports, evaluations."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import bench
+
+from speed_parts import by_hand, frameworks
+from speed_parts.contest import Case, Task, alternate, compare, ours
+
+HAND, OURS = "by hand (the floor)", "orchestrator"
+DIGITS = {"name": "digits"}
+CIFAR = {
+    "name": "cifar10",
+    "train_examples": 4000,
+    "held_out_examples": 1000,
+    "test_examples": 100,
+    "augment": True,
+}
+SMALL = {**CIFAR, "image_size": 16}
+CPU = (
+    Case("mlp, digits, batch 32", DIGITS, {"name": "mlp"}, 32, 8000),
+    Case("resnet9 x 1/8, digits, batch 32", DIGITS, {"name": "resnet9", "width": 0.125}, 32, 1000),
+    Case("conv3, CIFAR-10 at 16x16, batch 32", SMALL, {"name": "conv3"}, 32, 1000),
+    Case("conv3, CIFAR-10 at 32x32, batch 128", CIFAR, {"name": "conv3"}, 128, 60),
+    Case("resnet9 x 1/4, CIFAR-10, batch 128", CIFAR, {"name": "resnet9", "width": 0.25}, 128, 50),
+)
+FULL = {**CIFAR, "train_examples": 45000, "held_out_examples": 5000}
+GPU = (
+    Case("conv3, CIFAR-10, batch 128", FULL, {"name": "conv3"}, 128, 2000),
+    Case("resnet9, CIFAR-10, batch 512, bfloat16", FULL, {"name": "resnet9"}, 512, 300, "bfloat16"),
+)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Time all cases on the CPU."""
+    cases = [c for c in CPU if options.cifar or c.data["name"] != "cifar10"]
+    if options.quick:
+        cases = [replace(c, steps=max(20, c.steps // 20)) for c in cases]
+    result = timed(cases, options, "cpu", options.threads, 2 if options.quick else 9)
+    left_out = [c.name for c in CPU if not (options.cifar or c.data["name"] != "cifar10")]
+    return {**result, "left_out": [*result["left_out"], *left_out]}
+
+
+def timed(
+    cases: list[Case], options: argparse.Namespace, device: str, threads: int, repeats: int
+) -> dict[str, Any]:
+    """Time the cases with all contenders."""
+    contenders = {HAND: by_hand.train, OURS: ours, **frameworks.present()}
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        task = Task(case, options.cifar, device=device, threads=threads)
+        rows += compare(task, alternate(task, contenders, repeats), OURS)
+        print(f"  {case.name}: done", flush=True)
+    return {
+        "device": f"{device}, {threads} thread{'s' if threads > 1 else ''}",
+        "rows": rows,
+        "left_out": [f"{name} (not installed)" for name in frameworks.missing()],
+        "goals": _goals(rows),
+    }
+
+
+def _goals(rows: list[dict[str, Any]]) -> list[bench.Goal]:
+    goals = []
+    for row in rows:
+        if row["contender"] != OURS:
+            least = 0.98 if row["contender"] == HAND else 1.0
+            what = f"our speed against {row['contender']}: {row['case']}"
+            goals.append(bench.Goal(what, row["ratio"][1], least, least=True))
+    return goals
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the tables."""
+    rows = [
+        (
+            row["case"],
+            row["contender"],
+            _range(row["examples_per_second"]),
+            "" if row["contender"] == OURS else _range(row["ratio"]),
+            ""
+            if row["contender"] == OURS or not row["ratio_steps"]
+            else _range(row["ratio_steps"]),
+            row["repeats"],
+        )
+        for row in result["rows"]
+    ]
+    head = ("case", "loop", "examples/s", "ours is x times as fast", "in its steps alone", "n")
+    left_out = result["left_out"]
+    return "\n".join(
+        [
+            f"On {result['device']}. Medians (quartiles). A run counts as a whole: network made,"
+            " steps, ten reports with evaluation; ratios are taken within each round.",
+            "",
+            bench.markdown(head, rows),
+            "",
+            bench.goals(result["goals"]),
+            *([f"\nLeft out: {'; '.join(left_out)}."] if left_out else []),
+        ]
+    )
+
+
+def _range(values: list[float]) -> str:
+    low, middle, high = (bench.shown(v) for v in values)
+    return f"{middle} ({low} to {high})"

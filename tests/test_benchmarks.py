@@ -1,0 +1,150 @@
+"""The benchmark commands: that they run from end to end, and the arithmetic that they rest on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+HOME = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HOME / "benchmarks"))
+
+
+def command(script: str, *arguments: str) -> str:
+    """Run a benchmark as a user does, return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(HOME)}
+    done = subprocess.run(
+        [sys.executable, str(HOME / "benchmarks" / script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_everything_that_needs_a_gpu_runs_on_a_cpu_with_tiny_sizes(tmp_path: Path) -> None:
+    """`gpu.py --cpu-check` goes through the code of every part and leaves a result of each."""
+    parts = import_module("gpu").PARTS
+    printed = command("gpu.py", "--cpu-check", "--out", str(tmp_path))
+    for part, title in parts.items():
+        assert f"## {title}" in printed
+        result = json.loads((tmp_path / f"gpu_{part}.json").read_text())
+        assert result["command"].endswith("--cpu-check")
+    memory = json.loads((tmp_path / "gpu_memory.json").read_text())
+    assert all(memory["ok"].values())
+    study = json.loads((tmp_path / "gpu_study.json").read_text())
+    assert study["sealed"]
+    assert study["missing"] == []
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs(tmp_path: Path) -> None:
+    """`speed.py --quick` measures every part; all functions that it times are still there."""
+    parts = import_module("speed").PARTS
+    command("speed.py", "--quick", "--out", str(tmp_path))
+    results = {part: json.loads((tmp_path / f"speed_{part}.json").read_text()) for part in parts}
+    assert {row["contender"] for row in results["loop"]["rows"]} >= {"orchestrator"}
+    assert results["profile"]["missing"] == []
+    assert "## Where the seconds" in (tmp_path / "speed.md").read_text()
+
+
+# --- what they rest on
+
+
+def test_each_second_counts_in_one_room() -> None:
+    """A room's seconds are without those of the rooms that are entered from it."""
+    rooms = import_module("speed_parts.rooms").Rooms()
+    inner = rooms.timed("inner", "inner room", lambda: time.sleep(0.05))
+    outer = rooms.timed("outer", "outer room", lambda: (time.sleep(0.02), inner()))
+    outer()
+    assert rooms.seconds["inner room"] >= 0.05
+    assert 0.02 <= rooms.seconds["outer room"] < rooms.seconds["inner room"]
+    assert len(rooms.calls["inner room"]) == 1
+
+
+def test_a_missed_goal_says_by_how_much() -> None:
+    """The verdict is in per cent of the limit, on the side where the limit is broken."""
+    bench = import_module("bench")
+    table = bench.goals([bench.Goal("a", 1.2, 1.0), bench.Goal("b", 0.99, 0.98, least=True)])
+    assert table.splitlines()[2:] == [
+        "| a | at most 1 | 1.2 | no, by 20 % |",
+        "| b | at least 0.98 | 0.99 | yes |",
+    ]
+
+
+def test_airbench_in_the_units_of_a_mean_loss() -> None:
+    """lr 11.5 per 1,024 examples, decoupled from momentum .85, is 1.5 for torch's Nesterov SGD."""
+    recipe = import_module("gpu_parts.airbench").Recipe94()
+    assert recipe.mean_lr == pytest.approx(1.5, abs=1e-3)
+    assert recipe.mean_lr * recipe.mean_decay == pytest.approx(0.0153 / 7.6667, rel=1e-4)
+    assert recipe.steps(50_000) == recipe.steps(49_500) == 476
+
+
+def test_airbench_schedule() -> None:
+    """The triangle of the source: .2 at the start, the top at 23 %, .07 at the end."""
+    airbench = import_module("gpu_parts.airbench")
+    heights = [airbench.height(p) for p in (0, 0.115, 0.23, 0.615, 1)]
+    assert heights == pytest.approx([0.2, 0.6, 1.0, 0.535, 0.07])
+
+
+def test_a_norms_bias_learns_at_its_own_rate_without_a_parameter_group() -> None:
+    """SGD on bias / 8 moves the bias as SGD with 64 times the lr and 1/64 of the decay does."""
+    airbench = import_module("gpu_parts.airbench")
+    moved = []
+    for gain, rate in ((8.0, 1.0), (1.0, 64.0)):
+        torch.manual_seed(0)
+        norm = airbench.Norm(3, gain)
+        nn.init.constant_(norm.bias, 0.5 / gain)
+        sgd: Any = torch.optim.SGD(
+            [norm.bias], 0.01 * rate, momentum=0.85, nesterov=True, weight_decay=0.1 / rate
+        )
+        x = torch.randn(4, 3, 2, 2)
+        for _ in range(3):
+            sgd.zero_grad()
+            norm(x).pow(2).sum().backward()
+            sgd.step()
+        moved.append((norm.bias * gain).detach())
+    assert torch.allclose(*moved, rtol=1e-5)
+    assert not torch.allclose(moved[0], torch.full((3,), 0.5))
+
+
+def test_airbench_starts_whitened() -> None:
+    """The first convolution's responses to the images that it was fitted to have variance 1."""
+    airbench = import_module("gpu_parts.airbench")
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 8, 8) @ torch.randn(8, 8) + 0.5
+    layer = airbench.Whitening(steps=1)
+    maps = layer(x)
+    assert maps.detach().pow(2).mean((0, 2, 3)) == pytest.approx(1.0, abs=0.02)
+    assert maps.requires_grad
+    assert not layer(x).requires_grad  # its bias has learnt for as long as it may
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet9"])
+def test_the_loop_by_hand_trains_what_ours_trains(name: str) -> None:
+    """Both learn the digits about as well: neither leaves out work."""
+    contest = import_module("speed_parts.contest")
+    by_hand = import_module("speed_parts.by_hand")
+    before = torch.get_num_threads()
+    model = {"name": name, "width": 0.0625 if name == "resnet9" else 1.0}
+    case = contest.Case("digits", {"name": "digits"}, model, 32, 80)
+    task = contest.Task(case, None, device="cpu", threads=1)
+    timings = contest.alternate(task, {"hand": by_hand.train, "ours": contest.ours}, repeats=2)
+    torch.set_num_threads(before)
+    hand, ours = (timings[n][-1].loss for n in ("hand", "ours"))
+    assert hand == pytest.approx(ours, rel=0.5)
+    assert ours < 2.2  # chance is 2.3
