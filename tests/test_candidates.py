@@ -198,7 +198,7 @@ def test_under_constant_momentum_each_candidate_is_judged_at_its_own_lr() -> Non
     decision, outcomes = walk(stage, CONSTANT, lambda runs: [do(run) for run in runs])
     assert list(decision.values) == ["max_momentum", "max_lr", "min_lr"]
     assert decision.values["max_momentum"] == 0.95
-    assert decision.values["max_lr"] == pytest.approx(0.01, rel=0.3)
+    assert decision.values["max_lr"] == pytest.approx(0.01, rel=0.5)
     assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
     assert decision.reason.startswith("max_momentum 0.95 (max_lr ")
     assert "each momentum at its own max_lr (0.99 at" in decision.reason
@@ -359,3 +359,17 @@ def test_seeds_that_are_added_to_settle_a_comparison_are_not_pruned() -> None:
     assert added
     assert not any(run.prunable for run in added)
     assert all(o.run.prunable for o in outcomes if o.run.replicate < 2)
+
+
+def test_a_value_that_is_far_worse_is_no_tie_however_erratic() -> None:
+    """Twice the loss, one seed three times worse than the other: not called a tie."""
+
+    def loss(run: Run) -> float:
+        if run.schedule.max_momentum != 0.99:
+            return 0.3 * noise(run) * (2 if run.schedule.max_momentum > 0.9 else 1)
+        return 0.4 if run.replicate else 1.2
+
+    decision, _ = decide(Momentum(name="momentum", facts=FACTS, tie="paper"), loss)
+    assert decision.values == {"max_momentum": 0.9}
+    assert decision.tied_with == ()
+    assert "much worse, or too erratic to say how much" in decision.reason

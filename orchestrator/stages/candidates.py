@@ -220,10 +220,16 @@ class CandidateStage(Stage):
                 f" {found.longest} steps)"
             )
             return self._decision(recipe, best, reason, outcomes)
-        tied = tuple(v for v, d in diffs.items() if math.isfinite(d.mean) and not d.worse_by(0))
+        # Where noise was not measured, and for the paper's rule, a tie needs closeness too.
+        near = {v for v, d in diffs.items() if d.mean < -math.log1p(-self.margin)}
+        tied = tuple(
+            v
+            for v, d in diffs.items()
+            if v in near or (math.isfinite(d.bound) and not d.worse_by(0))
+        )
         chosen = incumbent
-        if self.tie == "paper" and tied:
-            chosen = max(incumbent, *tied)
+        if self.tie == "paper":
+            chosen = max([incumbent, *(v for v in tied if v in near)])
         reason = self._tie_reason(self._named(recipe, chosen, outcomes), incumbent, tied, diffs)
         return self._decision(recipe, chosen, reason, outcomes, tied=tied)
 
@@ -264,7 +270,9 @@ class CandidateStage(Stage):
         if not diffs:
             return f"{self.field} {incumbent:g} stays: there was nothing to compare it with"
         if not tied:
-            return f"{self.field} {incumbent:g} stays: every other value is worse beyond noise"
+            unclear = any(math.isinf(d.bound) for d in diffs.values())
+            how = "much worse, or too erratic to say how much" if unclear else "worse beyond noise"
+            return f"{self.field} {incumbent:g} stays: every other value is {how}"
         names = ", ".join(f"{v:g}" for v in sorted(tied))
         best = min(tied, key=lambda v: diffs[v].mean)
         change = 100 * (math.exp(diffs[best].mean) - 1)

@@ -36,9 +36,9 @@ class Momentum(CandidateStage):
         2, "range tests per candidate if momentum is constant, after a first that aims", ge=1
     )
     ramp_share: float = option(
-        0.1, "length of such a range test as a share of the final run", gt=0, le=1
+        0.15, "length of such a range test as a share of the final run", gt=0, le=1
     )
-    least_steps: int = option(40, "and at least so many steps", ge=10)
+    least_steps: int = option(80, "and at least so many steps", ge=10)
     lr_margin: float = option(MARGIN, "max_lr as a share of the last good lr", gt=0, le=1)
 
     def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
@@ -78,9 +78,12 @@ class Momentum(CandidateStage):
 
     def _aim(self, recipe: Recipe, value: float) -> Run:
         """Return a ramp to where the incumbent's would end, at equal lr / (1 - momentum)."""
-        scale = (1 - value) / (1 - recipe.max_momentum)
-        end = round_to(3 * scale * self.incumbent_lr(recipe) / self.lr_margin)
+        end = round_to(3 * self._scaled(recipe, value) / self.lr_margin)
         return self._ramp(recipe, value, end, 0)
+
+    def _scaled(self, recipe: Recipe, value: float) -> float:
+        """Return the incumbent's max_lr at equal lr / (1 - momentum)."""
+        return self.incumbent_lr(recipe) * (1 - value) / (1 - recipe.max_momentum)
 
     def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:
         """Return the ramps that end at three times the mark of the first, as the range test's do.
@@ -103,12 +106,20 @@ class Momentum(CandidateStage):
         return read(found, self.facts.chance_loss) if found else None
 
     def _lr(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the max_lr of a candidate, None if its ramps found none."""
+        """Return the max_lr of a candidate, None if its ramps found none.
+
+        A larger momentum gets no more than the scaled rate: its velocity builds up over
+        1 / (1 - momentum) steps, so that a short ramp breaks too late and reads too high.
+        """
         if value not in self._retested(recipe):
             return recipe.max_lr
         runs = self._measures(recipe, value, outcomes)
         marks = [r.max_lr for run in runs if (r := self._reading(run, outcomes))]
-        return round_to(self.lr_margin * median(marks)) if marks else None
+        if not marks:
+            return None
+        lr = self.lr_margin * median(marks)
+        larger = value > recipe.max_momentum
+        return round_to(min(lr, self._scaled(recipe, value)) if larger else lr)
 
     @staticmethod
     def incumbent_lr(recipe: Recipe) -> float:
