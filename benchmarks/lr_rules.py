@@ -279,7 +279,7 @@ def main() -> None:
             name: {"truth": len(data["truth"][0][1]), "studies": len(data["studies"])}
             for name, data in curves.items()
         },
-        "left out": left_out(rows, list(curves)),
+        "left out": left_out(rows, list(curves)) if len(curves) > 1 else [],
         "table": rows,
     }
     print(
