@@ -51,8 +51,8 @@ def lr_range_test(
 
     One exponential ramp brackets the useful rates, then `ramps` short linear ramps measure, all
     from the weights that `model` has now; the order of the data and the dropout differ between
-    them. Each is read on held-out loss. It trains for 4 x `steps` steps, fewer where ramps break early,
-    9 x where the first says too little, and 21 x at the very most.
+    them. Each is read on held-out loss. It trains for 4 x `steps` steps, fewer where ramps
+    break early, 9 x where the first says too little, and 21 x at the very most.
 
     `model`: on its device; batches are moved there, and called as `model(x)`.
     `loss(outputs, targets)`: a scalar tensor, the mean over the batch. It must stay above 0, as
