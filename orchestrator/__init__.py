@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.pruners import CluePruner as CluePruner
+    from orchestrator.pruners import ClueRules as ClueRules
+    from orchestrator.pruners import report_cycles as report_cycles
     from orchestrator.schedules import Schedule as Schedule
     from orchestrator.training.lr_scheduler import ScheduleLR as ScheduleLR
     from orchestrator.training.range_result import LRRangeResult as LRRangeResult
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 # The public names and where they live: fetched on first use, for torch alone takes seconds.
 _HOMES = {
+    "CluePruner": "orchestrator.pruners",
+    "ClueRules": "orchestrator.pruners",
+    "report_cycles": "orchestrator.pruners",
     "Schedule": "orchestrator.schedules",
     "ScheduleLR": "orchestrator.training.lr_scheduler",
     "LRRangeResult": "orchestrator.training.range_result",

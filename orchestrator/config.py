@@ -10,10 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SerializeAsAny
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    create_model,
+)
 
 from orchestrator import checks, own
 from orchestrator.errors import ConfigError
@@ -27,12 +35,13 @@ from orchestrator.options import (
     options_of,
     read,
     shown,
+    signature_of,
 )
 from orchestrator.recipe import Facts, Recipe
 
 if TYPE_CHECKING:
     from orchestrator.objectives import Objective
-    from orchestrator.pruners import ClueRules
+    from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
 
 __all__ = ["Config", "ConfigError", "DataConfig", "ModelConfig", "OptimizerConfig", "OwnConfig"]
@@ -273,9 +282,21 @@ class Config(Section):
 
         return QuadraticObjective(_build(self.objective), **told)
 
-    def build_rules(self) -> ClueRules | None:
-        """Return the rules of the clue pruner, None if every run is to go to its end."""
-        return None if isinstance(self.pruner, NoPruner) else _build(self.pruner)
+    def build_pruner(self, chance_loss: float) -> CluePruner | None:
+        """Return the pruner, None if every run is to go to its end."""
+        if isinstance(self.pruner, NoPruner):
+            return None
+        from orchestrator.pruners import CluePruner
+
+        also = getattr(self.pruner, "also", None)
+        return CluePruner(
+            _build(self.pruner), _optunas_pruner(also) if also else None, chance_loss=chance_loss
+        )
+
+    @property
+    def audit(self) -> float:
+        """Share of the pruned runs that are let to their end all the same."""
+        return float(getattr(self.pruner, "audit", 0.0))
 
 
 def _build(entry: BaseModel, **offered: Any) -> Any:
@@ -309,14 +330,58 @@ def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
 
         return options_of(Quadratic, "name")
 
-    def clue() -> type[BaseModel]:
-        from orchestrator.pruners import ClueRules
-
-        return options_of(ClueRules, "name")
-
     if key == "objective":
         return {"training": lambda: TrainingConfig, "quadratic": quadratic}
-    return {"clue": clue, "none": lambda: NoPruner} if key == "pruner" else {}
+    return {"clue": _clue_options, "none": lambda: NoPruner} if key == "pruner" else {}
+
+
+@cache
+def _clue_options() -> type[Options]:
+    """Return the model of the clue pruner: its rules, and what is not a rule."""
+    from orchestrator.pruners import ClueRules
+
+    made: type[Options] = create_model(
+        "ClueOptions",
+        __base__=options_of(ClueRules, "name"),
+        also=(SerializeAsAny[BaseModel] | None, None),
+        audit=(Annotated[Real, Field(ge=0, le=1)], 0.0),
+    )
+    return made
+
+
+def _also(given: Any, path: str, lines: list[str], inner: bool = False) -> BaseModel | None:
+    """Check one of Optuna's pruners: its name, its own arguments, and that it works."""
+    from orchestrator.pruners.optunas import OPTUNAS, WRAPPED
+
+    if given is None or isinstance(given, BaseModel):
+        return given
+    if not isinstance(given, Mapping):
+        return read(Section, given, path, lines)
+    known = len(lines)
+    cls = choose(WRAPPED if inner else OPTUNAS, {"name": None, **given}, "name", path, lines)
+    if cls is None:
+        return None
+    nested = ("wrapped_pruner",) if cls is OPTUNAS["patient"] else ()
+    inners = {n: _also(given.get(n), f"{path}.{n}", lines, inner=True) for n in nested}
+    made = read(signature_of(cls, "name", nested), {**given, **inners}, path, lines)
+    if made is not None and len(lines) == known:
+        try:
+            _optunas_pruner(made)
+        except ValueError as error:
+            lines.append(f"{path}: {error}")
+    return made
+
+
+def _optunas_pruner(entry: BaseModel) -> Any:
+    """Make the pruner of Optuna's that an entry describes."""
+    from orchestrator.pruners import optunas
+
+    assert isinstance(entry, Options)
+    arguments = entry.as_arguments()
+    inner = arguments.get("wrapped_pruner")
+    if inner is not None:
+        arguments["wrapped_pruner"] = _optunas_pruner(inner)
+    return optunas.build(entry.builds, arguments)
 
 
 def _section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
@@ -327,6 +392,8 @@ def _section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
         return read(SECTIONS[key], given, key, lines)
     given = {"name": next(iter(variants)), **(given or {})}
     model = choose(variants, given, "name", key, lines)
+    if "also" in given:
+        given["also"] = _also(given["also"], f"{key}.also", lines)
     return read(model(), given, key, lines) if model else None
 
 

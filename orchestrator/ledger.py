@@ -83,7 +83,8 @@ def journal(path: Path) -> BaseStorage:
 class Ledger:
     """Runs and outcomes of one study, in one Optuna storage.
 
-    `pruner` names the pruner and its settings: a pruned outcome is known only to the same pruner.
+    `pruner` names the pruner and its settings: a pruned outcome is known only to the same pruner
+    that saw the same (`seen`, a name of what it compared the run with).
     """
 
     def __init__(self, storage: BaseStorage, study: str, pruner: str = "") -> None:
@@ -92,7 +93,7 @@ class Ledger:
         self._study = study
         self._pruner = pruner
         self._studies: dict[str, optuna.Study] = {}
-        self._known: dict[str, FrozenTrial] = {}
+        self._known: dict[tuple[str, str], FrozenTrial] = {}  # by key, and pruner if pruned
         self.id = ""
         for name in optuna.get_all_study_names(storage):
             if name.startswith(f"{study}/"):
@@ -105,8 +106,14 @@ class Ledger:
         for trial in study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and not _alive(trial.user_attrs.get("owner", "")):
                 study.tell(trial.number, state=TrialState.FAIL)
-            elif "outcome" in trial.user_attrs and trial.state != TrialState.FAIL:
-                self._known[trial.user_attrs["key"]] = trial
+            else:
+                self._remember(trial)
+
+    def _remember(self, trial: FrozenTrial) -> None:
+        attrs = trial.user_attrs
+        if "outcome" in attrs and trial.state != TrialState.FAIL:
+            pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
+            self._known[attrs["key"], pruner] = trial
 
     def study(self, stage: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
         """Return the Optuna study of a stage, made if missing."""
@@ -123,18 +130,20 @@ class Ledger:
             self._studies[stage] = study
         return self._studies[stage]
 
-    def find(self, key: str, run: Run) -> Outcome | None:
+    def find(self, key: str, run: Run, seen: str = "", *, prunable: bool = True) -> Outcome | None:
         """Return the outcome of the run with this key, None if it has to be trained.
 
-        Failed runs are never found: the next command tries them again.
+        Failed runs are never found: the next command tries them again. Of a run that was pruned and
+        has finished elsewhere since, the pruned outcome is found, so that a study repeats what it
+        did; unless the run may not be pruned.
         """
-        trial = self._known.get(key)
+        trial = None
+        if prunable and run.prunable:
+            trial = self._known.get((key, self._named(seen)))
+        trial = trial or self._known.get((key, ""))
         if trial is None:
             return None
         stored = json.loads(trial.user_attrs["outcome"])
-        same = run.prunable and trial.user_attrs["pruner"] == self._pruner
-        if stored["state"] == "pruned" and not same:
-            return None
         return Outcome(
             run=run,
             key=key,
@@ -144,14 +153,17 @@ class Ledger:
             reason=stored["reason"],
         )
 
-    def ask(self, stage: str, run: Run, key: str) -> optuna.Trial:
+    def _named(self, seen: str) -> str:
+        return f"{self._pruner} {seen}".rstrip()
+
+    def ask(self, stage: str, run: Run, key: str, seen: str = "") -> optuna.Trial:
         """Open a trial for a run, with the run's hyper-parameters as its parameters."""
         study = self.study(stage)
         attrs = {
             "key": key,
             "label": run.label,
             "kind": run.kind,
-            "pruner": self._pruner,
+            "pruner": self._named(seen),
             "owner": _owner(),
         }
         params = run.params()
@@ -177,9 +189,7 @@ class Ledger:
             trial.set_user_attr("reason", outcome.reason)
         study, state = self.study(stage), STATES[outcome.state]
         values = None if outcome.state != "finished" else [outcome.value]
-        frozen = study.tell(trial, values, state=state)
-        if outcome.state != "failed":
-            self._known[outcome.key] = frozen
+        self._remember(study.tell(trial, values, state=state))
 
     def abandon(self, stage: str, trial: optuna.Trial) -> None:
         """Close a trial whose run was interrupted; the next command trains it again."""

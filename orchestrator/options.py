@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -28,6 +29,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     ValidationError,
     create_model,
 )
@@ -88,6 +90,8 @@ class Options(Section):
 
     def as_arguments(self) -> dict[str, Any]:
         """Return the options as keyword arguments for `builds`."""
+        if not dataclasses.is_dataclass(self.builds):
+            return {name: getattr(self, name) for name in list(type(self).model_fields)[1:]}
         return {name: getattr(self, name) for name in _declared(self.builds)}
 
 
@@ -128,6 +132,23 @@ def options_of(cls: type, head: str) -> type[Options]:
             default["default_factory"] = field.default_factory
         about: Any = Field(description=field.metadata.get("doc"), **default)
         made[name] = (_annotate(hints[name], limits), about)
+    model = create_model(f"{cls.__name__}Options", __base__=Options, **made)
+    model.builds = cls
+    return model
+
+
+@cache
+def signature_of(cls: type, head: str, nested: tuple[str, ...] = ()) -> type[Options]:
+    """Return the pydantic model of the arguments that another package's class takes.
+
+    `head` is the key that chose the class; arguments named in `nested` are models or None.
+    """
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]  # of this very class
+    made: dict[str, Any] = {head: (str, ...)}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        made[name] = (_annotate(hints[name], {}), ... if required else parameter.default)
+    made |= dict.fromkeys(nested, (SerializeAsAny[BaseModel] | None, None))
     model = create_model(f"{cls.__name__}Options", __base__=Options, **made)
     model.builds = cls
     return model

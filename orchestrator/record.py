@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orchestrator.audit import Audit
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe
 
@@ -18,13 +19,15 @@ SCHEMA = 1
 class StageRecord:
     """A stage that decided: what it ran (as proposed), what it said, the recipe after it.
 
-    `clues` names the shape of each outcome's curve, by the outcome's key.
+    `clues` names the shape of each outcome's curve, by the outcome's key. `audits`: those of its
+    pruned runs that were let to their end after it had decided.
     """
 
     decision: Decision
     recipe: Recipe
     outcomes: tuple[Outcome, ...]
     clues: Mapping[str, str] = field(default_factory=dict)
+    audits: tuple[Audit, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -51,6 +54,11 @@ class StageRecord:
             "reason": d.reason,
             "clues": dict(Counter(self.clues.values())),
             "trials": {s: states[s] for s in ("finished", "pruned", "failed")},
+            "pruned": [
+                {"run": o.run.label, "progress": _share(o), "reason": o.reason}
+                for o in self.outcomes
+                if o.state == "pruned"
+            ],
             "examples": self.examples,
             "seconds": round(self.seconds, 3),
         }
@@ -83,6 +91,11 @@ class StudyRecord:
         return list({o.key: o for s in self.stages for o in s.outcomes}.values())
 
     @property
+    def audits(self) -> list[Audit]:
+        """All audits; that of a run that two stages share counts once."""
+        return list({a.pruned.key: a for s in self.stages for a in s.audits}.values())
+
+    @property
     def final(self) -> StageRecord | None:
         """The record of the final stage, None if it did not run."""
         return next((s for s in self.stages if s.decision.kind == "final"), None)
@@ -103,10 +116,11 @@ class StudyRecord:
             "stages": [s.summary() for s in self.stages],
             "final": self._final(),
             "cost": {
-                "examples": sum(o.result.examples for o in self.outcomes),
-                "training_seconds": round(sum(o.result.seconds for o in self.outcomes), 3),
+                "examples": self._examples(),
+                "training_seconds": round(self._seconds(), 3),
                 "total_seconds": round(self.total_seconds, 3),
                 "pruned_saving": self._pruned_saving(),
+                "audit": self._audit(),
             },
         }
 
@@ -123,11 +137,41 @@ class StudyRecord:
             "baselines": evidence.get("baselines", []),
         }
 
+    def _examples(self) -> int:
+        """Training examples of all runs, audits included."""
+        audits = sum(a.examples for a in self.audits)
+        return audits + sum(o.result.examples for o in self.outcomes)
+
+    def _seconds(self) -> float:
+        """Training seconds of all runs, audits included."""
+        audits = sum(a.seconds for a in self.audits)
+        return audits + sum(o.result.seconds for o in self.outcomes)
+
+    def _audit(self) -> dict[str, Any]:
+        """How many runs were pruned, let to their end all the same, and pruned wrongly."""
+        audits = self.audits
+        return {
+            "pruned": sum(o.state == "pruned" for o in self.outcomes),
+            "audited": len(audits),
+            "wrong": sum(a.wrong for a in audits),
+            "within_margin": sum(a.near for a in audits),
+            "examples": sum(a.examples for a in audits),
+            "training_seconds": round(sum(a.seconds for a in audits), 3),
+        }
+
     def _pruned_saving(self) -> float:
-        """Share of all planned training examples that pruned runs did not use."""
+        """Share of all planned training examples that pruned runs did not use.
+
+        As if nothing had been audited: what an audit costs stands beside it.
+        """
         planned = saved = 0
         for outcome in self.outcomes:
             planned += outcome.run.examples
             if outcome.state == "pruned":
                 saved += outcome.run.examples - outcome.result.examples
         return round(saved / planned, 4) if planned else 0.0
+
+
+def _share(outcome: Outcome) -> float | None:
+    """Return how far a run came, as a share of its steps."""
+    return round(float(outcome.curve.progress[-1]), 4) if len(outcome.curve) else None

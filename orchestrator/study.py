@@ -19,19 +19,19 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml  # comes with Hydra
 
-from orchestrator import clues, ledger
+from orchestrator import audit, clues, ledger
 from orchestrator.config import Config
 from orchestrator.curve import Outcome, Point
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
-from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.report.terminal import Terminal
@@ -72,8 +72,7 @@ class _Study:
         self.folder = folder
         self.terminal = terminal
         self.records: list[StageRecord] = []
-        rules = config.build_rules()
-        pruner = CluePruner(rules, chance_loss=objective.facts.chance_loss) if rules else None
+        pruner = config.build_pruner(objective.facts.chance_loss)
         storage = ledger.open_storage(config.storage.name, config.storage.url, folder)
         self.ledger = Ledger(storage, config.study_name, pruner=repr(pruner))
         self.tracker = _tracker(config, objective, folder)
@@ -131,7 +130,16 @@ class _Study:
         self.terminal.decided(decision)
         self.tracker.decided(decision, after.values())
         log.info("%s: %s", stage.name, decision.reason)
+        self._audit(stage.name)
         return self.records[-1]
+
+    def _audit(self, stage: str) -> None:
+        """Let some of the stage's pruned runs go on to their ends, now that it has decided."""
+        record = self.records[-1]
+        if pruned := audit.chosen(record.outcomes, self.config.audit):
+            self.watch.round_started(len(pruned))
+            audits = self.executor.audit(stage, pruned)
+            self.records[-1] = replace(record, audits=tuple(audits))
 
     @staticmethod
     def _goes_on(decision: Decision, recipe: Recipe, needed: set[str]) -> bool:

@@ -153,11 +153,12 @@ def test_the_quadratic_objective_takes_its_options() -> None:
 
 
 def test_the_pruner_can_be_tuned_and_switched_off() -> None:
-    """`build_rules` gives the clue pruner's rules, None for `none`."""
-    tuned = Config.from_mapping({"pruner": {"stuck_points": 5}}).build_rules()
+    """`build_pruner` gives the clue pruner with its rules, None for `none`."""
+    tuned = Config.from_mapping({"pruner": {"stuck_points": 5}}).build_pruner(2.3)
     assert tuned is not None
-    assert tuned.stuck_points == 5
-    assert Config.from_mapping({"pruner": {"name": "none"}}).build_rules() is None
+    assert tuned.rules.stuck_points == 5
+    assert tuned.chance_loss == 2.3
+    assert Config.from_mapping({"pruner": {"name": "none"}}).build_pruner(2.3) is None
 
 
 def test_a_study_name_of_digits_is_a_name() -> None:

@@ -1,9 +1,13 @@
 import math
+import pickle
+from collections.abc import Sequence
 
+import numpy as np
 import optuna
 import pytest
 
-from orchestrator.pruners import CluePruner
+import orchestrator
+from orchestrator.pruners import CluePruner, ClueRules, report_cycles
 
 CHANCE = math.log(10)
 
@@ -25,22 +29,175 @@ def test_plain_optuna_trials_are_judged_by_their_own_curve(
     """With `trial.report` alone; a rise below 1.3 x chance, however steep, prunes nothing."""
     pruner = CluePruner(chance_loss=CHANCE, total_steps=len(losses) - 1)
     study = optuna.create_study(pruner=pruner)
+    number, stopped = told(study, losses)
+    assert stopped == pruned_at
+    assert pruner.reason(number).startswith(why)
+
+
+def told(study: optuna.Study, losses: Sequence[float]) -> tuple[int, int | None]:
+    """Report the losses at steps 0, 1, ... as a new trial; return it and where it was pruned."""
     trial = study.ask()
-    stopped = None
     for step, loss in enumerate(losses):
         trial.report(loss, step)
         if trial.should_prune():
-            stopped = step
-            break
-    assert stopped == pruned_at
-    assert pruner.reason(trial.number).startswith(why)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return trial.number, step
+    study.tell(trial, losses[-1])
+    return trial.number, None
 
 
 def test_the_first_value_stands_in_for_an_unknown_chance_loss() -> None:
     """Without `chance_loss` a loss that climbs 30 % above its start is lost."""
     study = optuna.create_study(pruner=CluePruner())
-    trial = study.ask()
-    trial.report(1.0, 0)
-    assert not trial.should_prune()
-    trial.report(1.4, 1)
-    assert trial.should_prune()
+    assert told(study, [1.0, 1.4, 1.0]) == (0, 1)
+
+
+GOOD = [2.0, 1.5, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3, 0.28]  # steps 0 to 10
+
+
+@pytest.mark.parametrize(
+    ("losses", "pruned_at"),
+    [
+        ([2.0] * 8 + [0.5, 0.4, 0.3], None),  # far behind in the middle, near at the end
+        ([2.0] * 8 + [0.9, 0.8, 0.7], 8),  # 0.9 > 1.5 x 0.35
+        ([2.0] * 8 + [0.5, 0.46, 0.45], 9),  # 0.46 > 1.5 x 0.3
+        ([2.0] * 8 + [0.5, 0.44, 0.9], None),  # at the end nothing is saved
+    ],
+)
+def test_late_in_a_run_the_best_finished_one_of_its_length_is_the_measure(
+    losses: list[float], pruned_at: int | None
+) -> None:
+    """From 75 % on, at the same step, and by a factor of 1.5: mid-run order misleads."""
+    pruner = CluePruner(ClueRules(behind=1.5), chance_loss=CHANCE, total_steps=10)
+    study = optuna.create_study(pruner=pruner)
+    told(study, GOOD)
+    number, stopped = told(study, losses)
+    assert stopped == pruned_at
+    if pruned_at is not None:
+        assert pruner.reason(number).startswith("behind: held-out loss")
+        assert "1.5 x that of the best finished run" in pruner.reason(number)
+
+
+def test_trials_of_another_length_are_no_measure() -> None:
+    """Without `total_steps` the length is that of all complete trials, if they agree."""
+    pruner = CluePruner(ClueRules(behind=1.5), chance_loss=CHANCE)
+    study = optuna.create_study(pruner=pruner)
+    told(study, GOOD)
+    assert told(study, [2.0] * 8 + [0.9, 0.8])[1] == 8
+    told(study, [2.0, 1.5, 1.0, 0.9])  # a shorter one: what is late is not known any more
+    assert told(study, [2.0] * 8 + [0.9, 0.8])[1] is None
+
+
+def test_behind_can_be_switched_off() -> None:
+    """`behind=None`: a trial's own curve is all."""
+    pruner = CluePruner(ClueRules(behind=None), chance_loss=CHANCE, total_steps=10)
+    study = optuna.create_study(pruner=pruner)
+    told(study, GOOD)
+    assert told(study, [2.0] * 11)[1] is None
+
+
+def test_a_study_that_maximizes_is_refused_with_the_next_step() -> None:
+    """An accuracy is not a loss: nothing is judged silently the wrong way round."""
+    study = optuna.create_study(direction="maximize", pruner=CluePruner())
+    with pytest.raises(ValueError, match="report the loss in a study that minimizes, or hand"):
+        told(study, [0.1, 0.9])
+
+
+def test_another_pruner_is_asked_where_the_clues_are_silent() -> None:
+    """The reason names who pruned; a trial that the clues stop does not get that far."""
+    median = optuna.pruners.MedianPruner(n_startup_trials=1)
+    pruner = CluePruner(also=median, chance_loss=CHANCE)
+    study = optuna.create_study(pruner=pruner)
+    told(study, GOOD)
+    number, stopped = told(study, [2.1, 2.0])
+    assert (pruner.reason(number), stopped) == ("pruned by MedianPruner at step 0", 0)
+    number, _ = told(study, [math.nan])
+    assert pruner.reason(number) == "diverged: held-out loss is not finite (step 0)"
+
+
+def test_a_users_loop_prunes_with_reasons() -> None:
+    """As in the docs: gradient descent that diverges at a large rate, each prune said twice."""
+    data = np.random.default_rng(0).standard_normal((50, 5)) * np.array([0.01, 1, 1, 2, 3])
+    curvature = data.T @ data / len(data)
+    pruner = orchestrator.CluePruner()
+
+    def objective(trial: optuna.Trial) -> float:
+        lr = trial.suggest_float("lr", 1e-3, 10, log=True)
+        weights, loss = np.ones(5), math.inf
+        for step in range(20):
+            weights = weights - lr * curvature @ weights
+            loss = float(weights @ curvature @ weights)
+            trial.report(loss, step)
+            pruner.check(trial)
+        return loss
+
+    study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=20)
+    pruned = study.get_trials(states=[optuna.trial.TrialState.PRUNED])
+    reasons = {t.params["lr"]: t.user_attrs["reason"] for t in pruned}
+    assert list(reasons.values()) == [pruner.reason(t.number) for t in pruned]
+    stable = 2 / np.linalg.eigvalsh(curvature).max()
+    for lr, reason in reasons.items():
+        assert reason.startswith("diverged: held-out loss" if lr > stable else "behind: held-out")
+    assert {lr for lr in reasons if lr > stable} == {
+        t.params["lr"] for t in study.trials if t.params["lr"] > stable
+    }
+    assert study.best_trial.user_attrs == {}
+
+
+def test_halving_over_cycle_length_trains_few_long_cycles() -> None:
+    """Complete cycles are compared at their ends; the longest is never pruned."""
+    trained: list[int] = []
+
+    def train(quality: float, length: int) -> float:
+        trained.append(length)
+        return quality + 1 / length
+
+    halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=10, reduction_factor=2)
+    study = optuna.create_study(pruner=halving)
+    for quality in (0.5, 0.9, 0.3, 0.8, 0.7, 0.2, 0.6, 0.4):
+        study.enqueue_trial({"quality": quality})
+
+    def objective(trial: optuna.Trial) -> float:
+        quality = trial.suggest_float("quality", 0, 1)
+        return report_cycles(trial, [10, 20, 40], lambda length: train(quality, length))
+
+    study.optimize(objective, n_trials=8)
+    assert study.best_params == {"quality": 0.2}
+    assert trained.count(10) == 8
+    assert trained.count(10) > trained.count(20) >= trained.count(40)
+    states = {t.state for t in study.trials if t.last_step == 40}
+    assert states == {optuna.trial.TrialState.COMPLETE}
+    assert sum(trained) < 8 * 40
+
+
+@pytest.mark.parametrize("lengths", [[], [20, 10], [10, 10], [0, 10]])
+def test_cycle_lengths_have_to_grow(lengths: list[int]) -> None:
+    """Anything else is a mistake, and said."""
+    with pytest.raises(ValueError, match="must be positive and grow"):
+        report_cycles(optuna.create_study().ask(), lengths, lambda length: 0.0)
+
+
+def test_a_pickled_pruner_keeps_its_settings_and_leaves_its_trials() -> None:
+    """A worker process gets its own: trials in progress belong to the process that has them."""
+    pruner = CluePruner(
+        ClueRules(behind=2.0), optuna.pruners.HyperbandPruner(), chance_loss=CHANCE, total_steps=10
+    )
+    told(optuna.create_study(pruner=pruner), [math.nan])
+    assert pruner.reason(0)
+    copy = pickle.loads(pickle.dumps(pruner))
+    assert repr(copy) == repr(pruner)
+    assert (copy.chance_loss, copy.total_steps) == (CHANCE, 10)
+    assert copy.reason(0) == ""
+    assert told(optuna.create_study(pruner=copy), [2.3, math.nan]) == (0, 1)
+
+
+def test_settings_are_the_same_text_in_every_process() -> None:
+    """A pruned run is known again by them: no addresses, whatever the other pruner is."""
+    inner = optuna.pruners.MedianPruner(n_warmup_steps=3)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        patient = optuna.pruners.PatientPruner(inner, patience=2)
+    text = repr(CluePruner(also=patient))
+    assert "also=PatientPruner(" in text
+    assert "n_warmup_steps=3" in text
+    assert "0x" not in text

@@ -17,7 +17,8 @@ from orchestrator.recipe import Run
 class TrialSession:
     """The session of one trial (see `objectives.Session`).
 
-    `watch` is called with every point. `folder` holds `<key>.checkpoint` and `<key>.model`.
+    `pruner` None: the run goes to its end. `watch` is called with every point. `folder` holds
+    `<key>.checkpoint` and `<key>.model`.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class TrialSession:
         run: Run,
         key: str,
         trial: optuna.Trial,
-        pruner: optuna.pruners.BasePruner,
+        pruner: CluePruner | None,
         folder: Path,
         watch: Callable[[Point], None],
     ) -> None:
@@ -41,7 +42,7 @@ class TrialSession:
         """Take one point; raises `StopRun` if the run is to end here."""
         self.points.append(point)
         self._watch(point)
-        if isinstance(self._pruner, CluePruner):
+        if self._pruner is not None:
             self._pruner.observe(self._trial.number, point)
         self._trial.report(point.held_out_loss, point.step)
         stop = self._run.stop_loss
@@ -49,13 +50,8 @@ class TrialSession:
             raise StopRun(
                 f"held-out loss {point.held_out_loss:.3g} passed {stop:.3g}", pruned=False
             )
-        if self._run.prunable and self._trial.should_prune():
-            raise StopRun(self._reason(), pruned=True)
-
-    def _reason(self) -> str:
-        if isinstance(self._pruner, CluePruner):
-            return self._pruner.reason(self._trial.number)
-        return f"pruned by {type(self._pruner).__name__}"
+        if self._pruner is not None and self._trial.should_prune():
+            raise StopRun(self._pruner.reason(self._trial.number), pruned=True)
 
     def save(self, state: bytes) -> None:
         """Keep a checkpoint."""

@@ -18,6 +18,7 @@ from orchestrator.report.figures.clue_strip import clue_of
 from orchestrator.report.page import PAGE
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.text import (
+    audited,
     balance,
     columns,
     counts,
@@ -65,6 +66,7 @@ def render(record: StudyRecord, pictures: Mapping[str, bytes]) -> str:
         _answer(record),
         *(_stage(s, pictures.get(s.decision.stage)) for s in record.stages),
         _cost(record),
+        _audits(record),
         _reproduce(record),
     ]
     return PAGE.substitute(title=escape(f"Study {record.study}"), body="\n".join(parts))
@@ -233,6 +235,10 @@ def _cost(record: StudyRecord) -> str:
         )
         for s in record.stages
     ]
+    if record.audits:
+        audit, states = cost["audit"], counts(a.end.state for a in record.audits)
+        spent = duration(audit["training_seconds"])
+        rows.append(("audit", states, f"{audit['examples']:,}", spent))
     states = counts(o.state for o in record.outcomes)
     rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
     saved = f" Pruning saved {cost['pruned_saving']:.1%} of the planned training."
@@ -241,6 +247,31 @@ def _cost(record: StudyRecord) -> str:
         + _table(("stage", "runs", "training examples", "training time"), rows, numeric={2, 3})
         + f"<p>{duration(cost['total_seconds'])} in all, evaluation and waiting included."
         + f"{saved if cost['pruned_saving'] else ''}</p>"
+    )
+
+
+def _audits(record: StudyRecord) -> str:
+    """Return what became of pruned runs that were let to their end, nothing without an audit."""
+    if not record.audits:
+        return ""
+    rows = [
+        (
+            a.pruned.run.label or a.pruned.run.kind,
+            f"{100 * a.pruned.curve.progress[-1]:.0f} %",
+            a.pruned.reason,
+            number(float(a.pruned.curve.held_out_loss[-1])),
+            number(a.end.held_out_loss),
+            number(a.best),
+            "wrong" if a.wrong else "right, but close" if a.near else "right",
+        )
+        for a in record.audits
+    ]
+    head = ("run", "pruned at", "because", "loss then", "loss at its end", "best", "pruned")
+    return (
+        f"<h2>Audit of the pruner</h2><p>{escape(audited(record))}.</p>"
+        + _table(head, rows, numeric={1, 3, 4, 5})
+        + '<p class="soft">Held-out losses; best: that of the best finished run of the same stage'
+        " and length. The ends took no part in any decision.</p>"
     )
 
 

@@ -17,6 +17,7 @@ from orchestrator.curve import Outcome, Point, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.text import (
+    audited,
     balance,
     counts,
     duration,
@@ -212,6 +213,8 @@ def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
             "",
         )
     )
+    if said := audited(record):
+        lines.append(("audit", said, ""))
     names = ("report.html", "recipe.yaml", "model.pt", "summary.json")
     found = [name for name in names if (folder / name).exists()]
     if found:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.audit import MARGIN
 from orchestrator.curve import State
 from orchestrator.record import StudyRecord
 
@@ -153,6 +154,17 @@ def counts(states: Iterable[State]) -> str:
     total = count.total()
     parts = [f"{total} run{'s' if total != 1 else ''}"]
     return ", ".join(parts + [f"{count[s]} {s}" for s in ("pruned", "failed") if count[s]])
+
+
+def audited(record: StudyRecord) -> str:
+    """Say what audits found of the pruned runs, "" without an audit."""
+    found = record.summary()["cost"]["audit"]
+    if not found["audited"]:
+        return ""
+    wrong = f"{found['wrong']} of them pruned wrongly" if found["wrong"] else "none pruned wrongly"
+    near = found["within_margin"] - found["wrong"]
+    close = f", {near} within {100 * MARGIN:.0f} % of the best" if near else ""
+    return f"{found['audited']} of {found['pruned']} pruned runs let to their end: {wrong}{close}"
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

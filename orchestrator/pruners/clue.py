@@ -1,0 +1,228 @@
+"""The clue pruner: judges a run by its own curve, then by what it may be compared with."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator import clues
+from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.pruners.optunas import name_of, settings_of
+from orchestrator.pruners.peers import Peers
+from orchestrator.pruners.views import View, view
+from orchestrator.recipe import Run
+from orchestrator.stages.stage import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClueRules:
+    """When a run is lost. The first three look at its own curve, and are safe while lr is high."""
+
+    above_chance: float = option(1.3, "stop when rising above this x chance loss", gt=1)
+    stuck_after: float = option(0.25, "share of the run after which chance is lost", ge=0, le=1)
+    stuck_points: int = option(3, "points in a row at chance that stop a run", ge=1)
+    behind: float | None = option(
+        1.5, "stop above this x the best finished run at the same progress; null: never", gt=1
+    )
+    behind_after: float = option(
+        0.75, "share of the run after which it is compared: mid-run order misleads", ge=0, le=1
+    )
+
+
+class CluePruner(optuna.pruners.BasePruner):
+    """Prunes a trial by its own curve: not finite, above chance and rising, or stuck at chance.
+
+    Needs no other trials, so it works in a stage of four candidates, where Optuna's median pruner
+    can never act (it waits for five finished trials). Late in a run it is also compared with the
+    best finished one of the same length (`rules.behind`). `also`, a pruner of Optuna's, is asked
+    where our rules let the trial go on. `reason` says who pruned and why.
+
+    In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
+    minimize. `chance_loss` is the loss of a model that knows nothing (ln C for C classes); None:
+    the first reported value stands in for it. `total_steps` is the step of the last report; None:
+    that of the study's complete trials if it is the same in all, else nothing is stuck or behind. A
+    caller with more to say (train loss, lr, progress) hands it over by `observe` before reporting.
+
+    In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
+    run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
+    """
+
+    def __init__(
+        self,
+        rules: ClueRules | None = None,
+        also: optuna.pruners.BasePruner | None = None,
+        *,
+        chance_loss: float | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        self.rules = rules or ClueRules()
+        self.also = also
+        self.chance_loss = chance_loss
+        self.total_steps = total_steps
+        self._peers = Peers()
+        self._points: dict[int, list[Point]] = defaultdict(list)
+        self._runs: dict[int, Run] = {}
+        self._views: dict[int, View] = {}
+        self._reasons: dict[int, str] = {}
+
+    def __repr__(self) -> str:
+        also = f", also={settings_of(self.also)}" if self.also else ""
+        return f"CluePruner({self.rules}{also})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trials in progress behind: they are another process's."""
+        fresh = CluePruner(self.rules, self.also)
+        kept = ("chance_loss", "total_steps", "_peers")
+        return {**vars(fresh), **{name: getattr(self, name) for name in kept}}
+
+    # --- what it is told
+
+    def observe(self, trial_number: int, point: Point) -> None:
+        """Take one measurement of a trial, more than Optuna's own report can carry."""
+        self._points[trial_number].append(point)
+
+    def compare_with(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of a stage's completed rounds, in the order proposed."""
+        self._peers = Peers(outcomes)
+
+    def start(self, trial_number: int, run: Run, place: int) -> None:
+        """Say which run a trial is, and its place in its round (from 0)."""
+        self._runs[trial_number] = run
+        if self.also is not None:
+            self._views[trial_number] = view(self.also, self._peers.of(run), run, place)
+
+    def seen(self, run: Run, place: int) -> str:
+        """Name all that decides whether `run` is pruned beside these settings, "" for nothing."""
+        if self.also is not None:
+            return f"{self._peers.digest(run)}#{place}"
+        return self._peers.digest(run) if self.rules.behind is not None else ""
+
+    def forget(self, trial_number: int) -> None:
+        """Drop what is kept of a trial that has ended."""
+        for kept in (self._points, self._runs, self._views, self._reasons):
+            kept.pop(trial_number, None)
+
+    # --- what it says
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether the trial is lost; `reason` then says why.
+
+        Never at the end of a run: nothing is saved there, and its end is worth knowing. Raises
+        ValueError for a study that maximizes and whose losses were not handed over by `observe`.
+        """
+        points = self._points.get(trial.number) or self._reported(study, trial)
+        if not points:
+            return False
+        running = trial.number in self._runs
+        if points[-1].progress >= 1 and (running or self.total_steps is not None):
+            return False
+        reason = self._lost(points) or self._behind(study, trial, points[-1])
+        if not reason and self.also is not None:
+            reason = self._other(self.also, study, trial, points[-1])
+        if reason:
+            self._reasons[trial.number] = reason
+        return bool(reason)
+
+    def reason(self, trial_number: int) -> str:
+        """Return why the trial was pruned, "" if it was not."""
+        return self._reasons.get(trial_number, "")
+
+    def check(self, trial: optuna.Trial) -> None:
+        """In plain Optuna: raise TrialPruned if the trial is lost, its reason a user attribute."""
+        if trial.should_prune():
+            trial.set_user_attr("reason", self.reason(trial.number))
+            raise optuna.TrialPruned(self.reason(trial.number))
+
+    # --- how it judges
+
+    def _lost(self, points: Sequence[Point]) -> str:
+        curve, chance = Curve.of(points), self.chance_loss
+        if chance is None or not math.isfinite(chance):
+            chance = points[0].held_out_loss
+        clue = clues.diverged(curve, chance, self.rules.above_chance) or clues.stuck(
+            curve, chance, self.rules.stuck_after, self.rules.stuck_points
+        )
+        return f"{clue.label}: {clue.reason}" if clue else ""
+
+    def _behind(self, study: optuna.Study, trial: FrozenTrial, point: Point) -> str:
+        factor = self.rules.behind
+        if factor is None or not self.rules.behind_after <= point.progress < 1:
+            return ""
+        if run := self._runs.get(trial.number):
+            best = _at_step(self._peers.best(run), point.step)
+        else:
+            best = self._best_complete(study, point.step)
+        if not point.held_out_loss > factor * best > 0:  # NaN: nothing to compare with
+            return ""
+        return (
+            f"behind: held-out loss {point.held_out_loss:.3g} is above {factor:g} x that of the"
+            f" best finished run ({best:.3g}) at {100 * point.progress:.0f} % of the run"
+        )
+
+    def _other(
+        self,
+        also: optuna.pruners.BasePruner,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        point: Point,
+    ) -> str:
+        if seen := self._views.get(trial.number):
+            return seen.verdict(point)
+        if also.prune(study, trial):
+            return f"pruned by {name_of(also)} at step {trial.last_step}"
+        return ""
+
+    # --- plain Optuna
+
+    def _best_complete(self, study: optuna.Study, step: int) -> float:
+        """Return the loss at `step` of the complete trial that ended lowest, NaN without one."""
+        length = self._length(study)
+        ended = [t for t in _complete(study) if t.last_step == length]
+        best = min(ended, key=lambda t: t.intermediate_values[length or 0], default=None)
+        return best.intermediate_values.get(step, math.nan) if best else math.nan
+
+    def _length(self, study: optuna.Study) -> int | None:
+        """Return the last step of a whole run, None if it is not known."""
+        if self.total_steps is not None:
+            return self.total_steps
+        lasts = {t.last_step for t in _complete(study)}
+        return lasts.pop() if len(lasts) == 1 else None
+
+    def _reported(self, study: optuna.Study, trial: FrozenTrial) -> list[Point]:
+        if study.direction == StudyDirection.MAXIMIZE:
+            raise ValueError(
+                "CluePruner reads held-out losses, and this study maximizes: report the loss in a"
+                " study that minimizes, or hand the loss over by `observe` before `trial.report`"
+            )
+        total = self._length(study)
+        return [
+            Point(
+                step=step,
+                progress=min(1.0, step / total) if total else 0.0,
+                lr=math.nan,
+                momentum=math.nan,
+                train_loss=math.nan,
+                held_out_loss=loss,
+            )
+            for step, loss in sorted(trial.intermediate_values.items())
+        ]
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [t for t in trials if t.intermediate_values]
+
+
+def _at_step(outcome: Outcome | None, step: int) -> float:
+    """Return the loss of a run that ended at one of its steps, NaN if it did not report there."""
+    if outcome is None:
+        return math.nan
+    found = outcome.curve.held_out_loss[outcome.curve.step == step]
+    return float(found[0]) if len(found) else math.nan

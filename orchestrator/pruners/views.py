@@ -1,0 +1,140 @@
+"""A stage as Optuna's own pruners should see it: small studies in memory, made for one run each.
+
+The stage's real Optuna study is no good for that. Its trials have different lengths, and a step of
+one is not comparable with the same step of another; and what stands in it depends on interruptions
+and on audits. So a pruner is shown only the peers of the run, replayed in the order proposed. It is
+a fresh copy each time, since Optuna's pruners keep what they saw first.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Protocol
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.pruners.optunas import halves, name_of
+from orchestrator.recipe import Run
+
+MOST_RUNGS = 8  # 1, 2, 4 ... 64 per cent, and one that says yes
+
+
+class View(Protocol):
+    """One run as one of Optuna's pruners sees it."""
+
+    def verdict(self, point: Point) -> str:
+        """Take the run's next point; return why the pruner would stop here, "" if it would not."""
+
+
+def view(pruner: optuna.pruners.BasePruner, peers: Sequence[Outcome], run: Run, place: int) -> View:
+    """Return the view that suits `pruner`; `place` is the run's place in its round, from 0."""
+    if isinstance(pruner, optuna.pruners.WilcoxonPruner):
+        return Seeds(pruner, peers, run)
+    return Curves(pruner, peers, place)
+
+
+class Curves:
+    """A trial is a run, a step is a per cent of its cycle (0 to 100)."""
+
+    def __init__(
+        self, pruner: optuna.pruners.BasePruner, peers: Sequence[Outcome], place: int
+    ) -> None:
+        self._name = name_of(pruner)
+        study = _study(pruner)
+        for peer in peers:
+            trial = study.ask()
+            for percent, loss in _percents(peer.curve).items():
+                trial.report(loss, percent)
+                _mark(trial)
+            if peer.state == "finished" and len(peer.curve):
+                study.tell(trial, peer.held_out_loss)
+            else:
+                state = TrialState.PRUNED if peer.state == "pruned" else TrialState.FAIL
+                study.tell(trial, state=state)
+        for _ in range(place):  # the others of its round: not seen, but counted by Hyperband
+            study.add_trial(create_trial(state=TrialState.FAIL))
+        self._trial = study.ask()
+
+    def verdict(self, point: Point) -> str:
+        """Report the point and ask."""
+        percent = _percent(point.progress)
+        if not _asked(self._trial, percent, point.held_out_loss):
+            return ""
+        return f"pruned by {self._name} at {percent} % of the cycle"
+
+
+class Seeds:
+    """A trial is a candidate, a step is a seed, a value the held-out loss at the end of its run.
+
+    This is what a Wilcoxon test is for: it pairs independent instances. Points of one curve are
+    not independent, and a test over them would be sure of anything. A run is asked about once, at
+    its first point: what counts are its candidate's earlier seeds.
+    """
+
+    def __init__(
+        self, pruner: optuna.pruners.BasePruner, peers: Sequence[Outcome], run: Run
+    ) -> None:
+        losses: dict[Run, dict[int, float]] = defaultdict(dict)
+        for peer in peers:
+            if peer.state == "finished":
+                losses[_candidate(peer.run)][peer.run.replicate] = peer.held_out_loss
+        own = losses.pop(_candidate(run), {})
+        study = _study(pruner)
+        for seeds in losses.values():
+            study.add_trial(create_trial(value=mean(seeds.values()), intermediate_values=seeds))
+        trial, lost = study.ask(), False
+        for seed, loss in own.items():
+            lost = _asked(trial, seed, loss)
+        self._reason = f"pruned by {name_of(pruner)} after {len(own)} other seeds" if lost else ""
+
+    def verdict(self, point: Point) -> str:
+        """Return what the earlier seeds say."""
+        return self._reason
+
+
+def _study(pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    # Hyperband draws a trial's bracket from the study's name and the trial's number.
+    return optuna.create_study(study_name="stage", pruner=copy.deepcopy(pruner))
+
+
+def _asked(trial: optuna.Trial, step: int, loss: float) -> bool:
+    with warnings.catch_warnings():  # of steps reported twice, seeds without a partner...
+        warnings.simplefilter("ignore")
+        trial.report(loss, step)
+        return trial.should_prune()
+
+
+def _mark(trial: optuna.Trial) -> None:
+    """Have halving mark a run that went on at all rungs up to its last point.
+
+    Halving marks one rung for each time it says no. Marked later, with a later and lower loss, a
+    peer would look better than it was, and the reports are further apart than the first rungs.
+    Pruners that keep no marks are not asked: it takes them long for nothing.
+    """
+    if halves(trial.study.pruner):
+        for _ in range(MOST_RUNGS):
+            if not trial.should_prune():
+                return
+
+
+def _percents(curve: Curve) -> dict[int, float]:
+    """Return the losses by per cent; of points within the same one the first, as Optuna has it."""
+    losses: dict[int, float] = {}
+    for progress, loss in zip(curve.progress, curve.held_out_loss, strict=True):
+        losses.setdefault(_percent(progress), float(loss))
+    return losses
+
+
+def _percent(progress: float) -> int:
+    return int(100 * progress + 1e-9)
+
+
+def _candidate(run: Run) -> Run:
+    return replace(run, replicate=0)

@@ -1,0 +1,243 @@
+"""Optuna's own pruners beside the clue rules: by config, and as they see a stage."""
+
+import math
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from orchestrator.config import Config, ConfigError
+from orchestrator.curve import Curve, Outcome, Point, Result, State
+from orchestrator.pruners import CluePruner
+from orchestrator.recipe import Run
+from orchestrator.schedules import Schedule
+
+CHANCE = math.log(10)
+CONF = Path(__file__).parent.parent / "conf/pruner"
+
+
+def a_run(lr: float, replicate: int = 0, steps: int = 200, schedule: str = "paper") -> Run:
+    return Run("train", Schedule(schedule, lr / 10, lr, 0.85, 0.9), 1e-3, 64, steps, replicate)
+
+
+def points(run: Run, end: float) -> list[Point]:
+    """Return a curve that falls from chance to `end`."""
+    shares = [step / run.steps for step in run.report_steps()]
+    losses = [CHANCE * (end / CHANCE) ** share for share in shares]
+    return [
+        Point(step, share, 0.1, 0.9, loss, loss)
+        for step, share, loss in zip(run.report_steps(), shares, losses, strict=True)
+    ]
+
+
+def ended(run: Run, end: float, state: State = "finished", upto: int = 20) -> Outcome:
+    curve = Curve.of(points(run, end)[:upto])
+    key = f"{run.schedule.max_lr} {run.replicate} {run.steps}"
+    return Outcome(run, key, state, curve, Result(1.0, run.examples))
+
+
+def pruner_of(also: dict[str, Any] | None, **rules: Any) -> CluePruner:
+    config = Config.from_mapping({"pruner": {"behind": None, **rules, "also": also}})
+    made = config.build_pruner(CHANCE)
+    assert made is not None
+    return made
+
+
+def judged(
+    pruner: CluePruner, peers: Sequence[Outcome], run: Run, end: float, place: int = 0
+) -> tuple[int | None, str]:
+    """Train a run as an executor does; return the per cent at which it was pruned, and why."""
+    pruner.compare_with(peers)
+    study = optuna.create_study(pruner=pruner)
+    trial = study.ask()
+    pruner.start(trial.number, run, place)
+    for point in points(run, end):
+        pruner.observe(trial.number, point)
+        trial.report(point.held_out_loss, point.step)
+        if trial.should_prune():
+            return round(100 * point.progress), pruner.reason(trial.number)
+    return None, ""
+
+
+PEERS = [ended(a_run(0.1 * (i + 1)), 0.3 + 0.05 * i) for i in range(6)]
+MEDIAN = {"name": "median", "n_warmup_steps": 75}
+
+
+@pytest.mark.parametrize(
+    ("also", "at", "who"),
+    [
+        ({"name": "median"}, 5, "MedianPruner"),
+        (MEDIAN, 75, "MedianPruner"),
+        ({"name": "percentile", "percentile": 25.0, "n_warmup_steps": 50}, 50, "PercentilePruner"),
+        ({"name": "hyperband", "min_resource": 30}, 90, "HyperbandPruner"),  # by its bracket
+        ({"name": "successive_halving", "min_resource": 60}, 60, "SuccessiveHalvingPruner"),
+        ({"name": "successive_halving"}, 5, "SuccessiveHalvingPruner"),
+        ({"name": "threshold", "upper": 1.0, "n_warmup_steps": 40}, 40, "ThresholdPruner"),
+        ({"name": "patient", "patience": 3, "wrapped_pruner": MEDIAN}, None, ""),
+        ({"name": "patient", "patience": 3}, None, ""),
+        ({"name": "wilcoxon"}, None, ""),
+    ],
+)
+def test_a_bad_run_is_pruned_at_the_per_cent_that_the_pruner_means(
+    also: dict[str, Any], at: int | None, who: str
+) -> None:
+    """A step is a per cent of the cycle, whatever the number of training steps."""
+    for steps in (200, 1000):
+        peers = [ended(a_run(o.run.schedule.max_lr, steps=steps), o.held_out_loss) for o in PEERS]
+        reason = f"pruned by {who} at {at} % of the cycle" if at else ""
+        assert judged(pruner_of(also), peers, a_run(9.0, steps=steps), 1.5) == (at, reason)
+        assert judged(pruner_of(also), peers, a_run(9.0, steps=steps), 0.2)[0] is None
+
+
+def test_patience_stops_a_run_that_no_longer_improves_and_asks_what_it_wraps() -> None:
+    """Without a wrapped pruner it stops by itself; with one, only where that one would too."""
+    run = a_run(9.0)
+
+    def at(also: dict[str, Any], peers: Sequence[Outcome]) -> int | None:
+        pruner = pruner_of(also)
+        pruner.compare_with(peers)
+        trial = optuna.create_study(pruner=pruner).ask()
+        pruner.start(trial.number, run, 0)
+        for i, point in enumerate(points(run, 0.8)):
+            loss = point.held_out_loss if i < 5 else 1.9
+            pruner.observe(trial.number, Point(point.step, point.progress, 0.1, 0.9, loss, loss))
+            trial.report(loss, point.step)
+            if trial.should_prune():
+                return round(100 * point.progress)
+        return None
+
+    alone = {"name": "patient", "patience": 3}
+    assert at(alone, []) == 45  # the fourth point without an improvement
+    assert at({**alone, "wrapped_pruner": MEDIAN}, PEERS) == 75
+    assert at({**alone, "wrapped_pruner": MEDIAN}, []) is None
+
+
+@pytest.mark.parametrize("also", [{"name": "median"}, {"name": "successive_halving"}])
+def test_runs_of_another_length_or_schedule_are_not_seen(also: dict[str, Any]) -> None:
+    """A step of one is no step of the other; by the clue rules neither."""
+    pruner = pruner_of(also, behind=1.5)
+    for run in (a_run(9.0, steps=400), a_run(9.0, schedule="linear")):
+        assert judged(pruner, PEERS, run, 1.5) == (None, "")
+
+
+def test_a_run_far_behind_the_best_finished_one_is_pruned_late() -> None:
+    """From 75 % of the cycle on, against the curve of the best of the earlier rounds."""
+    pruner = pruner_of(None, behind=1.5)
+    at, reason = judged(pruner, PEERS, a_run(9.0), 1.5)
+    assert at == 75
+    assert reason.startswith("behind: held-out loss 1.67 is above 1.5 x that of the best finished")
+    assert judged(pruner, PEERS, a_run(9.0), 0.4) == (None, "")
+    pruned = [ended(a_run(0.1), 0.3, "pruned", upto=16)]
+    assert judged(pruner, pruned, a_run(9.0), 1.5) == (None, "")
+
+
+def test_a_candidate_whose_seeds_are_surely_worse_gets_no_further_one() -> None:
+    """Wilcoxon pairs seeds, not points: it needs four of each at p = 0.1, and asks at the start."""
+    good = [ended(a_run(0.1, seed), 0.3 + 0.01 * seed) for seed in range(5)]
+    bad = [ended(a_run(0.5, seed), 0.4 + 0.013 * seed) for seed in range(5)]  # no ties: slow
+    pruner = pruner_of({"name": "wilcoxon", "p_threshold": 0.1})
+    assert judged(pruner, good + bad[:4], a_run(0.5, 4), 0.4) == (
+        5,
+        "pruned by WilcoxonPruner after 4 other seeds",
+    )
+    assert judged(pruner, good + bad[:3], a_run(0.5, 3), 0.4) == (None, "")
+    assert judged(pruner, good[:4] + bad, a_run(0.1, 4), 0.3) == (None, "")
+    unpaired = [ended(a_run(0.5, seed), 0.4) for seed in range(5, 9)]
+    assert judged(pruner, good + unpaired, a_run(0.5, 4), 0.4) == (None, "")
+
+
+def test_a_verdict_depends_on_nothing_but_the_earlier_rounds() -> None:
+    """Asked twice, after another stage, or in another process: the same run has the same fate."""
+    rng = np.random.default_rng(0)
+    peers = [ended(a_run(0.01 * (i + 1)), float(rng.uniform(0.2, 1.5))) for i in range(9)]
+    runs = [(a_run(1 + i), float(rng.uniform(0.2, 1.5)), i) for i in range(5)]
+    for also in ({"name": "hyperband"}, {"name": "percentile", "percentile": 40.0}):
+        used = pruner_of(also)
+        first = [judged(used, peers, *run) for run in runs]
+        assert len({at for at, _ in first}) > 1
+        judged(used, PEERS, a_run(3.0, steps=50), 1.0)
+        judged(used, [], a_run(3.0), 1.0)
+        assert [judged(used, peers, *run) for run in reversed(runs)] == first[::-1]
+        sent = pickle.loads(pickle.dumps(used))
+        assert [judged(sent, peers, *run) for run in runs] == first
+
+
+# --- config
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_pruner_that_ships_can_be_chosen(file: Path) -> None:
+    """pruner=<name> composes, and its values make the same config again."""
+    import yaml
+
+    config = Config.from_mapping({"pruner": yaml.safe_load(file.read_text())})
+    assert Config.from_mapping(config.as_mapping()) == config
+    made = config.build_pruner(CHANCE)
+    if file.stem in ("clue", "none"):
+        assert getattr(made, "also", None) is None
+    else:
+        assert made is not None
+        name = type(made.also).__name__.removesuffix("Pruner").lower()
+        assert name == file.stem.replace("_", "")
+
+
+@pytest.mark.parametrize(
+    ("pruner", "line"),
+    [
+        (
+            {"also": {"name": "medan"}},
+            "pruner.also.name: 'medan' is not allowed: must be one of median, percentile, hyperband"
+            ", successive_halving, wilcoxon, patient, threshold; did you mean median?",
+        ),
+        ({"also": {}}, "pruner.also.name: None is not allowed: must be one of median"),
+        ({"also": "median"}, "pruner.also: 'median' is not allowed: must be a mapping of keys"),
+        (
+            {"also": {"name": "hyperband", "max_resorce": 100}},
+            "pruner.also.max_resorce: unknown key: must be one of name, min_resource, max_resource,"
+            " reduction_factor, bootstrap_count; did you mean max_resource",
+        ),
+        (
+            {"also": {"name": "hyperband", "reduction_factor": "three"}},
+            "pruner.also.reduction_factor: 'three' is not allowed: must be a whole number",
+        ),
+        (
+            {"also": {"name": "hyperband", "min_resource": 50, "max_resource": 20}},
+            "pruner.also: min_resource=50 is above max_resource=20",
+        ),
+        (
+            {"also": {"name": "hyperband", "reduction_factor": 1}},
+            "pruner.also: Optuna's HyperbandPruner(min_resource=1, max_resource='auto', reduct",
+        ),
+        (
+            {"also": {"name": "successive_halving", "min_resource": 500}},
+            "pruner.also: min_resource=500: a step is a per cent of the cycle here, so choose 1 to"
+            " 100",
+        ),
+        ({"also": {"name": "percentile"}}, "pruner.also.percentile: missing: must be given"),
+        (
+            {"also": {"name": "percentile", "percentile": 150}},
+            "pruner.also: Optuna's PercentilePruner(percentile=150.0",
+        ),
+        (
+            {"also": {"name": "threshold"}},
+            "pruner.also: Optuna's ThresholdPruner(lower=None, upper",
+        ),
+        (
+            {"also": {"name": "patient", "patience": 2, "wrapped_pruner": {"name": "wilcoxon"}}},
+            "pruner.also.wrapped_pruner.name: 'wilcoxon' is not allowed: must be one of median",
+        ),
+        ({"audit": 1.5}, "pruner.audit: 1.5 is not allowed: must be at most 1"),
+        ({"behind": 1}, "pruner.behind: 1 is not allowed: must be greater than 1"),
+    ],
+)
+def test_each_mistake_in_a_pruner_is_one_line(pruner: dict[str, Any], line: str) -> None:
+    """Where, what, and what is allowed; nothing runs and no stack trace is shown."""
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping({"pruner": pruner})
+    (problem,) = caught.value.lines
+    assert problem.startswith(line)
+    assert "\n" not in problem
