@@ -11,7 +11,7 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import suggest
-from orchestrator.stages.lr_range import LRRange, ramp, read
+from orchestrator.stages.lr_range import MARGIN, LRRange, ramp, read
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.testing import replay
 
@@ -60,7 +60,7 @@ def test_reads_the_edge_whatever_lies_beyond_it(broken: float) -> None:
     decision, outcomes = answer(valley(0.2, broken=broken))
     assert shapes(outcomes) == ["b", "l", "l", "l"]
     assert all(o.reason for o in outcomes)
-    assert decision.values["max_lr"] == pytest.approx(0.5 * 0.2, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.2, rel=0.1)
     assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
 
 
@@ -68,8 +68,8 @@ def test_interval_is_what_the_single_ramps_say() -> None:
     """The median counts; lowest and highest reading bound the interval."""
     edges = {0: 0.1, 1: 0.15, 2: 0.2}
     decision, _ = answer(lambda lr, run: valley(edges[run.replicate])(lr, run))
-    assert decision.interval == pytest.approx((0.05, 0.1), rel=0.1)
-    assert decision.values["max_lr"] == pytest.approx(0.075, rel=0.1)
+    assert decision.interval == pytest.approx((0.1 * MARGIN, 0.2 * MARGIN), rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.15 * MARGIN, rel=0.1)
 
 
 def test_linear_ramps_end_at_three_times_the_brackets_mark() -> None:
@@ -97,7 +97,7 @@ def test_a_slow_start_is_answered_by_longer_ramps() -> None:
     """What falls too little in a short ramp and enough in a longer one is answered."""
     decision, outcomes = answer(lambda lr, run: valley(0.2, 5e-4 * run.steps)(lr, run))
     assert outcomes[-1].run.steps > outcomes[0].run.steps
-    assert decision.values["max_lr"] == pytest.approx(0.1, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.2 * MARGIN, rel=0.1)
 
 
 def test_says_that_the_loss_is_flat() -> None:
@@ -122,7 +122,7 @@ def test_says_that_it_diverges_at_once() -> None:
 def test_an_edge_below_the_bracket_is_found() -> None:
     """Inputs so large that only tiny rates work: the bracket goes there."""
     decision, _ = answer(valley(1e-6))
-    assert decision.values["max_lr"] == pytest.approx(5e-7, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(1e-6 * MARGIN, rel=0.2)
 
 
 def test_says_that_it_never_diverges() -> None:
@@ -137,7 +137,7 @@ def test_an_edge_above_the_bracket_is_found() -> None:
     """The bracket goes further once."""
     decision, outcomes = answer(valley(40.0))
     assert shapes(outcomes) == ["b", "b", "l", "l", "l"]
-    assert decision.values["max_lr"] == pytest.approx(20, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(40 * MARGIN, rel=0.2)
 
 
 def test_linear_ramps_that_do_not_break_go_further_once() -> None:
@@ -145,7 +145,7 @@ def test_linear_ramps_that_do_not_break_go_further_once() -> None:
     edges = {"exponential_ramp": 0.05, "range_test": 0.3}
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
     assert shapes(outcomes) == ["b"] + ["l"] * 6
-    assert decision.values["max_lr"] == pytest.approx(0.15, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.3 * MARGIN, rel=0.1)
 
 
 def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
@@ -153,7 +153,7 @@ def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
     edges = {"exponential_ramp": 1.0, "range_test": 0.05}
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
     assert shapes(outcomes) == ["b"] + ["l"] * 6
-    assert decision.values["max_lr"] == pytest.approx(0.025, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(0.05 * MARGIN, rel=0.2)
 
 
 def test_ramps_that_disagree_give_no_answer() -> None:

@@ -66,7 +66,7 @@ def variants(task: Task, stage: str, recipe: Recipe) -> list[Recipe]:
     """Return what the stage chooses between."""
     made = task.stages[stage]
     if isinstance(made, CandidateStage):
-        return [made.variant(recipe, value, []) for value in made.values(recipe)]
+        return [made.variant(recipe, value, []) for value in made.values(recipe, [])]
     lr = recipe.max_lr or math.nan  # batch sizes: each with the rates that its own ramps may give
     own = recipe.batch_size
     return [

@@ -20,6 +20,8 @@ from orchestrator.pruners.views import View, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
+LEAST_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nobody is behind it
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClueRules:
@@ -29,19 +31,19 @@ class ClueRules:
     stuck_after: float = option(0.25, "share of the run after which chance is lost", ge=0, le=1)
     stuck_points: int = option(3, "points in a row at chance that stop a run", ge=1)
     behind: float | None = option(
-        1.5, "stop above this x the best finished run at the same progress; null: never", gt=1
+        2.0, "stop where the best finished run had fallen this x as far; null: never", gt=1
     )
-    behind_after: float = option(
-        0.75, "share of the run after which it is compared: mid-run order misleads", ge=0, le=1
-    )
+    behind_after: float = option(0.25, "share of the run after which it is compared", ge=0, le=1)
 
 
 class CluePruner(optuna.pruners.BasePruner):
     """Prunes a trial by its own curve: not finite, above chance and rising, or stuck at chance.
 
     Needs no other trials, so it works in a stage of four candidates, where Optuna's median pruner
-    can never act (it waits for five finished trials). Late in a run it is also compared with the
-    best finished one of the same length (`rules.behind`). `also`, a pruner of Optuna's, is asked
+    can never act (it waits for five finished trials). It is also compared with the best finished
+    one of the same length (`rules.behind`): by how far the loss has fallen from chance so far, at
+    its lowest and in logarithms. That forgives what misleads in mid-run, the bump of a high
+    learning rate, where loss against loss kills winners. `also`, a pruner of Optuna's, is asked
     where our rules let the trial go on. `reason` says who pruned and why.
 
     In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
@@ -123,7 +125,7 @@ class CluePruner(optuna.pruners.BasePruner):
         running = trial.number in self._runs
         if points[-1].progress >= 1 and (running or self.total_steps is not None):
             return False
-        reason = self._lost(points) or self._behind(study, trial, points[-1])
+        reason = self._lost(points) or self._behind(study, trial, points)
         if not reason and self.also is not None:
             reason = self._other(self.also, study, trial, points[-1])
         if reason:
@@ -143,27 +145,32 @@ class CluePruner(optuna.pruners.BasePruner):
     # --- how it judges
 
     def _lost(self, points: Sequence[Point]) -> str:
-        curve, chance = Curve.of(points), self.chance_loss
-        if chance is None or not math.isfinite(chance):
-            chance = points[0].held_out_loss
+        curve, chance = Curve.of(points), self._chance(points)
         clue = clues.diverged(curve, chance, self.rules.above_chance) or clues.stuck(
             curve, chance, self.rules.stuck_after, self.rules.stuck_points
         )
         return f"{clue.label}: {clue.reason}" if clue else ""
 
-    def _behind(self, study: optuna.Study, trial: FrozenTrial, point: Point) -> str:
-        factor = self.rules.behind
+    def _chance(self, points: Sequence[Point]) -> float:
+        known = self.chance_loss is not None and math.isfinite(self.chance_loss)
+        return self.chance_loss if known and self.chance_loss else points[0].held_out_loss
+
+    def _behind(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
+        factor, point = self.rules.behind, points[-1]
         if factor is None or not self.rules.behind_after <= point.progress < 1:
             return ""
         if run := self._runs.get(trial.number):
-            best = _at_step(self._peers.best(run), point.step)
+            best = self._peers.best(run, point.step)
         else:
             best = self._best_complete(study, point.step)
-        if not point.held_out_loss > factor * best > 0:  # NaN: nothing to compare with
-            return ""
+        chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
+        lead = _fallen(chance, best)
+        if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
+            return ""  # this way round: NaN is nothing to compare with
         return (
-            f"behind: held-out loss {point.held_out_loss:.3g} is above {factor:g} x that of the"
-            f" best finished run ({best:.3g}) at {100 * point.progress:.0f} % of the run"
+            f"behind: held-out loss is down to {lowest:.3g} from chance ({chance:.3g}) at"
+            f" {100 * point.progress:.0f} % of the run, the best finished run was at {best:.3g}:"
+            f" more than {factor:g} x as far in logarithms"
         )
 
     def _other(
@@ -182,11 +189,12 @@ class CluePruner(optuna.pruners.BasePruner):
     # --- plain Optuna
 
     def _best_complete(self, study: optuna.Study, step: int) -> float:
-        """Return the loss at `step` of the complete trial that ended lowest, NaN without one."""
+        """Return the lowest loss up to `step` of the complete trial that ended lowest, or NaN."""
         length = self._length(study)
         ended = [t for t in _complete(study) if t.last_step == length]
         best = min(ended, key=lambda t: t.intermediate_values[length or 0], default=None)
-        return best.intermediate_values.get(step, math.nan) if best else math.nan
+        losses = best.intermediate_values if best else {}
+        return min((loss for at, loss in losses.items() if at <= step), default=math.nan)
 
     def _length(self, study: optuna.Study) -> int | None:
         """Return the last step of a whole run, None if it is not known."""
@@ -220,9 +228,6 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in trials if t.intermediate_values]
 
 
-def _at_step(outcome: Outcome | None, step: int) -> float:
-    """Return the loss of a run that ended at one of its steps, NaN if it did not report there."""
-    if outcome is None:
-        return math.nan
-    found = outcome.curve.held_out_loss[outcome.curve.step == step]
-    return float(found[0]) if len(found) else math.nan
+def _fallen(chance: float, loss: float) -> float:
+    """Return how far `loss` is below `chance`, in logarithms; NaN for what has no logarithm."""
+    return max(math.log(chance / loss), 0.0) if chance > 0 and loss > 0 else math.nan

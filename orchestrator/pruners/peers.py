@@ -14,24 +14,33 @@ class Peers:
     """The outcomes of a stage's earlier rounds, in the order proposed.
 
     Completed rounds only: what a run is compared with then depends neither on which run of its own
-    round ended first nor on an interruption.
+    round ended first nor on an interruption. Same seed only: a stage compares candidates seed by
+    seed, and one that loses a run is lost, so a bad seed must not be held against a good one
+    (measured on digits: across seeds, half of the runs that were pruned belonged to candidates
+    within 10 % of the best).
     """
 
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
         self._outcomes = tuple(outcomes)
 
     def of(self, run: Run) -> list[Outcome]:
-        """Return those that `run` may be compared with: same schedule, steps and reports."""
+        """Return those that `run` may be compared with: same schedule, length and seed."""
+        return [o for o in self.of_all_seeds(run) if o.run.replicate == run.replicate]
+
+    def of_all_seeds(self, run: Run) -> list[Outcome]:
+        """Return those of the same schedule, steps and reports."""
         return [o for o in self._outcomes if _shape(o.run) == _shape(run)]
 
-    def best(self, run: Run) -> Outcome | None:
-        """Return the finished one with the lowest loss at the end, None without one."""
+    def best(self, run: Run, step: int) -> float:
+        """Return the lowest loss up to `step` of the finished one that ended lowest, else NaN."""
         ends = [o for o in self.of(run) if math.isfinite(o.held_out_loss)]
-        return min(ends, key=lambda o: o.held_out_loss, default=None)
+        best = min(ends, key=lambda o: o.held_out_loss, default=None)
+        losses = best.curve.held_out_loss[best.curve.step <= step] if best else ()
+        return float(min(losses, default=math.nan))
 
     def digest(self, run: Run) -> str:
         """Return a hash that names what `run` would be compared with, "" for nothing."""
-        seen = [(o.key, o.state, len(o.curve)) for o in self.of(run)]
+        seen = [(o.key, o.state, len(o.curve)) for o in self.of_all_seeds(run)]
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:12] if seen else ""
 
 

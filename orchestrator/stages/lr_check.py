@@ -13,6 +13,7 @@ from typing import ClassVar
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe
 from orchestrator.stages.candidates import CandidateStage
+from orchestrator.stages.comparison import Comparison
 from orchestrator.stages.lr_range import round_to
 from orchestrator.stages.stage import option
 
@@ -29,6 +30,7 @@ class LRCheck(CandidateStage):
         (0.5, 2.0), "multiples of max_lr to try, beside 1", min_length=1, item_gt=0
     )
     most_seeds: int = option(6, "seeds a close value may get: near the cliff they differ", ge=1)
+    reach: int = option(2, "further steps beyond the edge while it is clearly the best", ge=0)
 
     def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
         """Return the recipe at another max_lr; the incumbent keeps its min_lr."""
@@ -38,6 +40,26 @@ class LRCheck(CandidateStage):
         """Return the multiples of the incumbent."""
         incumbent = self.incumbent(recipe)
         return [incumbent if f == 1 else round_to(f * incumbent) for f in self.candidates]
+
+    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+        """Return the multiples and those beyond the edge that were tried."""
+        tried = [self.value_of(o.run) for o in outcomes]
+        return list(dict.fromkeys((*super().values(recipe, outcomes), *tried)))
+
+    def further(self, recipe: Recipe, found: Comparison, steps: int) -> list[float]:
+        """Return the next step beyond the edge, [] where the best is no edge or not surely best.
+
+        Surely: better than the incumbent by more than the margin, beyond noise.
+        """
+        diffs = found.at(steps)
+        grid = {self.incumbent(recipe), *self.grid(recipe)}
+        if not diffs or len(diffs) + 1 - len(grid) >= self.reach:
+            return []
+        best, known = min(diffs, key=lambda v: diffs[v].mean), sorted((*diffs, found.incumbent))
+        if best not in (known[0], known[-1]) or not diffs[best].better_by(self.margin):
+            return []
+        neighbour = known[1] if best == known[0] else known[-2]
+        return [round_to(best * best / neighbour)]
 
     def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
         """Say whether the later choices moved max_lr."""

@@ -28,8 +28,8 @@ Problem = Literal["at once", "flat", "too little", "open"]
 POINTS = 40
 COST = 0.4  # of all evaluations of a ramp, as a share of its training: half is too much
 # Of the last good lr, measured (benchmarks/lr_rules.py): twice the best rate loses everything, half
-# of it costs little, and a short ramp reads the edge of a net that has learnt little as too high.
-MARGIN = 0.5
+# of it costs little, and `lr_check` finds what was left on the table.
+MARGIN = 0.4
 FLAT = 0.02  # a ramp that falls by less than this share of chance loss has not moved
 HAND_OFF = 3  # x the bracket's mark: where the linear ramps end
 LONGER = 4  # no ramp is made more than so many times as long as planned: twice two
