@@ -18,6 +18,7 @@ BUILTIN = next(
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf")
     if (folder / "orchestrator.yaml").is_file()
 )
+QUOTE = "put what holds more than letters, digits and -./:_ in quotes, as in 'key=\"a value\"'"
 EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1, "interrupted": 130}
 
 HELP = """\
@@ -109,6 +110,12 @@ def _understand(arguments: Sequence[str]) -> list[str]:
     known = parser.parse_args(arguments)
     if known.multirun:
         raise ConfigError("--multirun is not possible yet: run one study a command")
+    for flag in ("info", "hydra_help", "shell_completion", "experimental_rerun"):
+        if getattr(known, flag):  # the last would unpickle a file
+            raise ConfigError(f"--{flag.replace('_', '-')} is not offered (see --help)")
+    if not known.cfg and (known.package or known.resolve):
+        raise ConfigError("--package and --resolve say what --cfg shows: add --cfg job")
+    _refuse_hydras_own(known.overrides)
     groups = {
         folder.name for conf in _conf_folders() for folder in conf.iterdir() if folder.is_dir()
     }
@@ -133,35 +140,66 @@ def _conf_folders() -> list[Path]:
 
 
 def _compose(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Return the composed config as plain values, None if Hydra was only to show something.
+    """Return the composed config as plain values, None if it was only to be shown.
 
-    Raises ConfigError, one line, for whatever Hydra finds wrong.
+    Hydra composes and does nothing else: its launchers, callbacks and loggers would call whatever
+    a config names, and make folders of their own. Raises ConfigError, one line, for all mistakes.
     """
-    import hydra
-    from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-    from omegaconf import OmegaConf
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path, get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
 
-    class LocalConf(SearchPathPlugin):  # the user's ./conf wins over ours
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for folder in _conf_folders()[:-1]:
-                search_path.prepend("local", f"file://{folder}")
-
-    composed: list[Any] = []  # nothing runs inside Hydra: it adds lines to every error in there
-    Plugins.instance().register(LocalConf)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing them
-    sys.argv[1:] = arguments
-    main = hydra.main(version_base="1.3", config_path=str(BUILTIN), config_name="orchestrator")
+    known = get_args_parser().parse_args(arguments)
+    name, overrides = known.config_name or "orchestrator", known.overrides
+    version.setbase("1.3")
+    path = create_config_search_path(f"file://{Path(known.config_path or BUILTIN).absolute()}")
+    for folder in _conf_folders()[:-1]:  # the user's ./conf wins over ours
+        path.prepend("local", f"file://{folder}")
+    if known.config_dir:
+        path.append("command-line", f"file://{_folder(known.config_dir)}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "provider=")  # a search path that does not exist
-            main(composed.append)()
-        if not composed:
+            hydra = Hydra.create_main_hydra2("orchestrator", path)
+            config = hydra.compose_config(name, overrides, RunMode.RUN)
+        HydraConfig.instance().set_config(config)  # for ${hydra:...} in a config of the user
+        if known.cfg:
+            part = known.package
+            if part not in (None, "_global_") and OmegaConf.select(config, part) is None:
+                raise ConfigError(f"--package {part}: the config has no such part")
+            hydra.show_cfg(name, overrides, known.cfg, known.package, known.resolve)
             return None
-        return OmegaConf.to_container(composed[0], resolve=True, throw_on_missing=True)  # type: ignore[return-value]  # its keys are text
+        with open_dict(config):
+            del config["hydra"]
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]  # its keys are text
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(_one_line(error, arguments)) from None
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"Additional config directory '{folder}' not found")
+    return folder
+
+
+def _refuse_hydras_own(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for settings of Hydra itself: it only composes, they would do nothing."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.replace("/", ".").split(".")[0] == "hydra" and key != "hydra.searchpath":
+            raise ConfigError(
+                f"{key} is not allowed: of Hydra's own settings only hydra.searchpath can be given;"
+                " results go to runs/<study_name>/"
+            )
 
 
 def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
@@ -171,14 +209,23 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
     while cause is not None:
         text = " ".join(str(cause).split("Config search path:")[0].split())
         text = text.split(" 3. To sweep over it")[0]  # Hydra's hint at --multirun leads nowhere
+        if text.startswith("LexerNoViableAltException: "):
+            text = f"cannot read {text.split(': ', 1)[1].split(' ^ See')[0]}: {QUOTE}"
+        text = text.replace("'++", "'").replace("cannot read ++", "cannot read ")
         if text and text not in " ".join(told):
-            told.append(text.replace("'++", "'"))
+            told.append(text)
         cause = cause.__cause__
     if type(error).__module__ == "builtins":  # one that Hydra did not expect: says not where
         told.insert(0, f"cannot compose {' '.join(arguments)}")
     elif (override := getattr(error, "override", None)) and override not in told[0]:
         told.insert(0, f"cannot read {override.removeprefix('++')}")
-    return ": ".join(told)
+    return _short(": ".join(told))
+
+
+def _short(text: str, most: int = 600) -> str:
+    """Return `text` as one line that can be read: printable, and no longer than `most`."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 # --- help
