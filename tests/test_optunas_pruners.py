@@ -117,20 +117,21 @@ def test_patience_stops_a_run_that_no_longer_improves_and_asks_what_it_wraps() -
 
 
 @pytest.mark.parametrize("also", [{"name": "median"}, {"name": "successive_halving"}])
-def test_runs_of_another_length_or_schedule_are_not_seen(also: dict[str, Any]) -> None:
+def test_runs_of_another_length_schedule_or_seed_are_not_seen(also: dict[str, Any]) -> None:
     """A step of one is no step of the other; by the clue rules neither."""
     pruner = pruner_of(also, behind=1.5)
-    for run in (a_run(9.0, steps=400), a_run(9.0, schedule="linear")):
+    for run in (a_run(9.0, steps=400), a_run(9.0, schedule="linear"), a_run(9.0, replicate=3)):
         assert judged(pruner, PEERS, run, 1.5) == (None, "")
 
 
-def test_a_run_far_behind_the_best_finished_one_is_pruned_late() -> None:
-    """From 75 % of the cycle on, against the curve of the best of the earlier rounds."""
-    pruner = pruner_of(None, behind=1.5)
+def test_a_run_far_behind_the_best_finished_one_of_its_seed_is_pruned() -> None:
+    """Paired, as the stages compare; a pruned peer is no measure."""
+    pruner = pruner_of(None, behind=2.0)
     at, reason = judged(pruner, PEERS, a_run(9.0), 1.5)
-    assert at == 75
-    assert reason.startswith("behind: held-out loss 1.67 is above 1.5 x that of the best finished")
-    assert judged(pruner, PEERS, a_run(9.0), 0.4) == (None, "")
+    assert at == 25
+    assert reason.startswith("behind: held-out loss is down to 2.07 from chance (2.3) at 25 %")
+    assert judged(pruner, PEERS, a_run(9.0), 0.8) == (None, "")
+    assert judged(pruner, PEERS, a_run(9.0, replicate=1), 1.5) == (None, "")
     pruned = [ended(a_run(0.1), 0.3, "pruned", upto=16)]
     assert judged(pruner, pruned, a_run(9.0), 1.5) == (None, "")
 

@@ -52,40 +52,50 @@ def test_the_first_value_stands_in_for_an_unknown_chance_loss() -> None:
     assert told(study, [1.0, 1.4, 1.0]) == (0, 1)
 
 
-GOOD = [2.0, 1.5, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3, 0.28]  # steps 0 to 10
+GOOD = [2.3, 1.5, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3, 0.28]  # steps 0 to 10
 
 
 @pytest.mark.parametrize(
     ("losses", "pruned_at"),
     [
-        ([2.0] * 8 + [0.5, 0.4, 0.3], None),  # far behind in the middle, near at the end
-        ([2.0] * 8 + [0.9, 0.8, 0.7], 8),  # 0.9 > 1.5 x 0.35
-        ([2.0] * 8 + [0.5, 0.46, 0.45], 9),  # 0.46 > 1.5 x 0.3
-        ([2.0] * 8 + [0.5, 0.44, 0.9], None),  # at the end nothing is saved
+        ([2.3, 2.2, 2.1, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 0.1], 3),  # ln 2.3/1 > 2 ln 2.3/2
+        ([2.2, 1.9, 1.7, 1.5, 1.3, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1], 6),  # ln 2.3/.5 > 2 ln 2.3/1.1
+        ([2.3, 1.0, 2.9, 2.2, 2.8, 2.2, 0.6, 2.2, 0.9, 0.8, 0.7], None),  # the lowest so far
+        ([2.3, 2.2, 1.5, 1.4, 1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 2.2], None),  # at the end: too late
     ],
 )
-def test_late_in_a_run_the_best_finished_one_of_its_length_is_the_measure(
+def test_a_run_far_behind_the_best_finished_one_is_pruned(
     losses: list[float], pruned_at: int | None
 ) -> None:
-    """From 75 % on, at the same step, and by a factor of 1.5: mid-run order misleads."""
-    pruner = CluePruner(ClueRules(behind=1.5), chance_loss=CHANCE, total_steps=10)
+    """From 25 % on, by how far the loss has fallen from chance, at its lowest and in logarithms."""
+    pruner = CluePruner(chance_loss=CHANCE, total_steps=10)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     number, stopped = told(study, losses)
     assert stopped == pruned_at
-    if pruned_at is not None:
-        assert pruner.reason(number).startswith("behind: held-out loss")
-        assert "1.5 x that of the best finished run" in pruner.reason(number)
+    if pruned_at == 3:
+        assert pruner.reason(number) == (
+            "behind: held-out loss is down to 2 from chance (2.3) at 30 % of the run,"
+            " the best finished run was at 1: more than 2 x as far in logarithms"
+        )
+
+
+def test_nobody_is_behind_a_best_run_that_has_hardly_fallen() -> None:
+    """Less than a tenth below chance is noise."""
+    study = optuna.create_study(pruner=CluePruner(chance_loss=CHANCE, total_steps=10))
+    told(study, [2.3, 2.2, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 0.1])
+    assert told(study, [2.3, 2.29, 2.25, 2.25, 2.25, 2.25, 2.25, 2.25, 2.2, 2.15, 0.1])[1] is None
 
 
 def test_trials_of_another_length_are_no_measure() -> None:
     """Without `total_steps` the length is that of all complete trials, if they agree."""
-    pruner = CluePruner(ClueRules(behind=1.5), chance_loss=CHANCE)
+    slow = [2.2, 2.1, 2.0, 1.9, 1.9, 1.9, 1.8, 1.8, 1.8, 1.8]
+    pruner = CluePruner(chance_loss=CHANCE)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
-    assert told(study, [2.0] * 8 + [0.9, 0.8])[1] == 8
+    assert told(study, slow)[1] == 3
     told(study, [2.0, 1.5, 1.0, 0.9])  # a shorter one: what is late is not known any more
-    assert told(study, [2.0] * 8 + [0.9, 0.8])[1] is None
+    assert told(study, slow)[1] is None
 
 
 def test_behind_can_be_switched_off() -> None:
@@ -110,7 +120,7 @@ def test_another_pruner_is_asked_where_the_clues_are_silent() -> None:
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     number, stopped = told(study, [2.1, 2.0])
-    assert (pruner.reason(number), stopped) == ("pruned by MedianPruner at step 0", 0)
+    assert (pruner.reason(number), stopped) == ("pruned by MedianPruner at step 1", 1)
     number, _ = told(study, [math.nan])
     assert pruner.reason(number) == "diverged: held-out loss is not finite (step 0)"
 

@@ -98,7 +98,7 @@ class CluePruner(optuna.pruners.BasePruner):
         """Say which run a trial is, and its place in its round (from 0)."""
         self._runs[trial_number] = run
         if self.also is not None:
-            self._views[trial_number] = view(self.also, self._peers.of(run), run, place)
+            self._views[trial_number] = view(self.also, self._peers, run, place)
 
     def seen(self, run: Run, place: int) -> str:
         """Name all that decides whether `run` is pruned beside these settings, "" for nothing."""
@@ -152,8 +152,8 @@ class CluePruner(optuna.pruners.BasePruner):
         return f"{clue.label}: {clue.reason}" if clue else ""
 
     def _chance(self, points: Sequence[Point]) -> float:
-        known = self.chance_loss is not None and math.isfinite(self.chance_loss)
-        return self.chance_loss if known and self.chance_loss else points[0].held_out_loss
+        given = self.chance_loss
+        return given if given is not None and math.isfinite(given) else points[0].held_out_loss
 
     def _behind(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
         factor, point = self.rules.behind, points[-1]

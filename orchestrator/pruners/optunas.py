@@ -44,7 +44,10 @@ def build(cls: type[pruners.BasePruner], arguments: dict[str, Any]) -> pruners.B
             made = cls(**arguments)
             _try(copy.deepcopy(made))  # Optuna's pruners keep what they saw first
     except Exception as error:
-        given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        given = ", ".join(
+            f"{k}={name_of(v) if isinstance(v, pruners.BasePruner) else repr(v)}"
+            for k, v in arguments.items()
+        )
         problem = " ".join(str(error).split())
         raise ValueError(
             f"Optuna's {cls.__name__}({given}) does not work: {type(error).__name__}: {problem}"

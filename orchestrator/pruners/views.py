@@ -21,6 +21,7 @@ from optuna.trial import TrialState, create_trial
 
 from orchestrator.curve import Curve, Outcome, Point
 from orchestrator.pruners.optunas import halves, name_of
+from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 
 MOST_RUNGS = 8  # 1, 2, 4 ... 64 per cent, and one that says yes
@@ -33,11 +34,11 @@ class View(Protocol):
         """Take the run's next point; return why the pruner would stop here, "" if it would not."""
 
 
-def view(pruner: optuna.pruners.BasePruner, peers: Sequence[Outcome], run: Run, place: int) -> View:
+def view(pruner: optuna.pruners.BasePruner, peers: Peers, run: Run, place: int) -> View:
     """Return the view that suits `pruner`; `place` is the run's place in its round, from 0."""
     if isinstance(pruner, optuna.pruners.WilcoxonPruner):
-        return Seeds(pruner, peers, run)
-    return Curves(pruner, peers, place)
+        return Seeds(pruner, peers.of_all_seeds(run), run)
+    return Curves(pruner, peers.of(run), place)
 
 
 class Curves:
