@@ -34,7 +34,8 @@ Main keys, with their defaults (the studies set some of them):
   model=mlp                {models}
   data=digits              {data}; data.path=... where the files are
   schedule=paper           {schedules}
-  pruner=clue              stop lost runs; none: let every run end
+  pruner=clue              stop lost runs; none: let every run end; one of Optuna's beside it:
+                           hyperband, median, ...; pruner.audit=0.2: check a fifth of the prunes
   tracking=mlflow          none: no MLflow; tracking.uri=...
   objective=training       quadratic: the fake objective, nothing is trained
   device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32

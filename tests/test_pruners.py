@@ -1,6 +1,9 @@
 import math
 import pickle
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -211,3 +214,15 @@ def test_settings_are_the_same_text_in_every_process() -> None:
     assert "also=PatientPruner(" in text
     assert "n_warmup_steps=3" in text
     assert "0x" not in text
+
+
+def test_the_code_of_the_docs_runs_and_prunes(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/pruning.md: both loops of plain Optuna, as they stand there."""
+    text = (Path(__file__).parent.parent / "docs/pruning.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert "diverged: held-out loss" in capsys.readouterr().out
+    assert any(t.state == optuna.trial.TrialState.PRUNED for t in names["study"].trials)
