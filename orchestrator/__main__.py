@@ -40,6 +40,8 @@ Main keys, with their defaults (the studies set some of them):
   objective=training       quadratic: the fake objective, nothing is trained
   device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
   seed=0                   weights and data order; same seed, same numbers (but for measured times)
+  dry_run=false            true: say what would run and how long it takes, and stop
+  budget.max_seconds=null  the whole study takes no longer and ends with the best answer so far
   fresh=false              true: start over; else the same command goes on where it ended
   study_name=...           results go to runs/<study_name>/
 
@@ -90,6 +92,12 @@ def _study(composed: Mapping[str, Any]) -> int:
 
     config = Config.from_mapping(composed)  # before the imports that take seconds
     from orchestrator.report.terminal import Terminal
+
+    if config.dry_run:
+        from orchestrator.plan import plan_study
+
+        Terminal(quiet=config.quiet).planned(plan_study(config))
+        return 0
     from orchestrator.study import run_study
 
     return EXIT_CODES[run_study(config, Terminal(quiet=config.quiet)).status]

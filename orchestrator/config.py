@@ -140,6 +140,12 @@ class TrackingConfig(Section):
     uri: str | None = None
 
 
+class BudgetConfig(Section):
+    """What a study may cost: `max_seconds` of all its commands together, None: what it takes."""
+
+    max_seconds: Positive | None = None
+
+
 def _folder_name(name: str) -> str:
     if name.startswith("."):  # also keeps `..` out
         raise ValueError("must not start with a dot")
@@ -183,11 +189,13 @@ class Config(Section):
     executor: ExecutorConfig
     storage: StorageConfig
     tracking: TrackingConfig
+    budget: BudgetConfig
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Count | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[Whole, Field(ge=0)] = 0
     fresh: bool = False
+    dry_run: bool = False
     quiet: bool = False
     runs: Annotated[str, Field(min_length=1)] = "runs"
 
@@ -318,6 +326,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "executor": ExecutorConfig,
     "storage": StorageConfig,
     "tracking": TrackingConfig,
+    "budget": BudgetConfig,
 }
 OWN_ALLOWED = ("data", "model", "objective")
 

@@ -24,12 +24,15 @@ from orchestrator.report.text import (
     measure,
     number,
     overrides,
+    planned,
     rate,
     results,
 )
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from orchestrator.plan import StudyPlan
 
 WIDTH = 16  # of the column of names
 REFRESH_SECONDS = 0.1
@@ -62,6 +65,14 @@ class Terminal:
         self._line(name, f"{', '.join(plan)} on {device}", "bold")
         for text in notes:
             self.note(text)
+
+    def planned(self, plan: StudyPlan) -> None:
+        """Say what a study would run, and what it would cost."""
+        self._line(plan.study, f"the plan of a study on {plan.device}; nothing is kept", "bold")
+        for text in plan.notes:
+            self.note(text)
+        for name, text in planned(plan):
+            self._line(name, text)
 
     def stage_started(self, name: str) -> None:
         """A stage begins."""

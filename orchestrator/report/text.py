@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.audit import MARGIN
 from orchestrator.curve import State
 from orchestrator.record import StudyRecord
 
+if TYPE_CHECKING:
+    from orchestrator.plan import StudyPlan
+    from orchestrator.plan.estimate import Range
+
+KINDS = {"train": "cycles", "ramp": "ramps", "probe": "memory probe", "calibrate": "calibration"}
 DASH = "–"  # noqa: RUF001
 
 
@@ -72,6 +77,38 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def between(seconds: Range) -> str:
+    """Return a range of times as "40 s to 1 min", one time where both ends read the same."""
+    low, high = duration(seconds.low), duration(seconds.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def planned(plan: StudyPlan) -> list[tuple[str, str]]:
+    """Return what a study would run and cost as (name, text): its stages, all of it, its memory."""
+    lines = []
+    for stage in plan.stages:
+        kinds = ", ".join(f"{_many(n)} {KINDS[kind]}" for kind, n in stage.kinds.items())
+        lines.append((stage.name, f"{kinds or 'not known'}; {between(stage.seconds)}"))
+    total = (
+        f"{_many(plan.runs)} runs, {between(plan.seconds)} in {100 * plan.likely:.0f} % of the ways"
+        f" it may go, {between(plan.extremes)} in all of them (found out in {duration(plan.spent)})"
+    )
+    lines.append(("in all", total))
+    if need := plan.prices.memory.get(plan.batch_size):
+        fits = [b for b, fits in plan.prices.fits.items() if fits]
+        largest = max(fits, default=plan.batch_size)
+        text = f"{need / 2**20:.3g} MiB to train with batches of {plan.batch_size}"
+        if largest > plan.batch_size:
+            text += f", {plan.prices.memory[largest] / 2**20:.3g} MiB with {largest}, which fits"
+        lines.append(("memory", text))
+    return lines
+
+
+def _many(count: Range) -> str:
+    low, high = int(count.low), int(count.high)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def against(

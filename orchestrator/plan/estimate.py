@@ -1,0 +1,155 @@
+"""How long a study is going to take: its stages are played in made-up worlds, and priced.
+
+Stages are pure, so playing one costs nothing but arithmetic. They are adaptive, so a study has no
+one length: what is told is the likeliest range, with the share of the worlds that lie in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.curve import Outcome
+from orchestrator.plan.prices import Prices, progress
+from orchestrator.plan.worlds import World
+from orchestrator.recipe import Recipe, Run
+from orchestrator.stages.stage import Stage, walk
+
+log = logging.getLogger(__name__)
+Known = Callable[[Run], Outcome | None]
+WORLDS = 30
+LEFT_OUT = 0.1  # of the worlds at either end of a stage's range
+RATIO = 1.6  # high over low of the likeliest range: a wider one helps nobody to plan
+
+
+@dataclass(frozen=True)
+class Range:
+    """Low and high of what is expected, in seconds unless said otherwise."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float], left_out: float = LEFT_OUT) -> Range:
+        """Return the range of `values` without the share `left_out` at either end."""
+        ordered = sorted(values)
+        cut = int(left_out * len(ordered))
+        return cls(ordered[cut], ordered[-1 - cut])
+
+
+def likeliest(values: Iterable[float], ratio: float = RATIO) -> tuple[Range, float]:
+    """Return the range, at most `ratio` times as high as low, that holds most values, and how many.
+
+    How many: their share. Of several ranges the one with the smallest low. Values are positive.
+    """
+    ordered = sorted(values)
+    held = [[v for v in ordered if low <= v <= ratio * low] for low in ordered]
+    best = max(held, key=len)
+    return Range(best[0], best[-1]), len(best) / len(ordered)
+
+
+@dataclass
+class Play:
+    """A study as it went in one world: the runs that each stage would train, and their seconds."""
+
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+def _nothing(run: Run) -> None:
+    return None
+
+
+def play(stages: Sequence[Stage], recipe: Recipe, world: World, known: Known = _nothing) -> Play:
+    """Walk the stages in a world. `known`: the outcome of a run that is there already, or None.
+
+    A stage that cannot be played (a user's own may want more than we make up) counts nothing.
+    """
+    played, told = Play(), dict[str, Outcome]()
+    for stage in stages:
+        played.runs[stage.name], played.seconds[stage.name] = [], 0.0
+        try:
+            decision, _ = walk(
+                stage, recipe, _Rounds(stage.name, recipe, world, known, told, played)
+            )
+        except Exception as error:
+            log.info("stage %s cannot be played: %s: %s", stage.name, type(error).__name__, error)
+            played.runs[stage.name], played.seconds[stage.name] = [], 0.0
+            continue
+        recipe = recipe.with_(decision)
+    return played
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Runs the rounds of a stage in a world, and keeps the bill. `told`: all outcomes so far."""
+
+    stage: str
+    recipe: Recipe
+    world: World
+    known: Known
+    told: dict[str, Outcome]
+    played: Play
+
+    def __call__(self, runs: list[Run]) -> list[Outcome]:
+        return [self._outcome(run, run.key({})) for run in runs]
+
+    def _outcome(self, run: Run, key: str) -> Outcome:
+        if key not in self.told:
+            there = self.known(run)
+            self.told[key] = there or self._imagined(run)
+        return self.told[key]
+
+    def _imagined(self, run: Run) -> Outcome:
+        made = self.world.outcome(run, self.recipe, first=not self.told)
+        self.played.runs[self.stage].append(run)
+        self.played.seconds[self.stage] += self.world.prices.of(run, progress(made))
+        return made
+
+
+def plays(
+    stages: Sequence[Stage],
+    recipe: Recipe,
+    prices: Prices,
+    *,
+    known: Known = _nothing,
+    prunes: bool = True,
+    worlds: int = WORLDS,
+) -> list[Play]:
+    """Play the stages in so many worlds; the same ones each time."""
+    made = (World(seed, prices.facts, prices, prunes) for seed in range(worlds))
+    return [play(stages, recipe, world, known) for world in made]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage is expected to train: runs by kind, and seconds."""
+
+    name: str
+    runs: Range
+    seconds: Range
+    kinds: Mapping[str, Range]
+
+
+def by_stage(played: Sequence[Play]) -> list[StagePlan]:
+    """Return the plan of each stage over all plays."""
+    plans = []
+    for name in played[0].runs:
+        counts = [Counter(run.kind for run in p.runs[name]) for p in played]
+        kinds = sorted({kind for count in counts for kind in count})
+        plans.append(
+            StagePlan(
+                name=name,
+                runs=Range.of(count.total() for count in counts),
+                seconds=Range.of(p.seconds[name] for p in played),
+                kinds={kind: Range.of(count[kind] for count in counts) for kind in kinds},
+            )
+        )
+    return plans

@@ -1,0 +1,167 @@
+"""How far a running study is: the time left, and what its budget still allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.curve import Outcome
+from orchestrator.plan.estimate import Known, Range, plays
+from orchestrator.plan.prices import Clock, Prices, learnt, progress
+from orchestrator.recipe import Facts, Recipe, Run
+from orchestrator.stages.final import Final
+from orchestrator.stages.stage import Stage
+
+WORLDS = 8  # played while a study waits: enough for "3 to 5 minutes"
+TELL_AFTER = 20.0  # seconds: a shorter study needs no estimate, and none is made more often
+ENDING = (3.0, 0.05)  # seconds, or a share if that is less, of a budget: to write the report
+EASILY = 0.05  # shares of what is left that a cut final stage may be off by
+
+
+class OutOfTime(BaseException):
+    """The budget does not allow what was to come; raised between runs and from a run's report.
+
+    A BaseException, so that whoever trains lets it pass: the run is given up, not failed.
+    """
+
+
+@dataclass
+class Pace:
+    """The clock of one command on one study.
+
+    `clock` gives seconds; `spent` are those of earlier commands, inf if they used up this budget.
+    `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are stopped.
+    """
+
+    stages: Sequence[Stage]
+    facts: Facts
+    clock: Clock
+    known: Known
+    max_seconds: float | None = None
+    spent: float = 0.0
+    prunes: bool = True
+    over: bool = field(default=False, init=False)  # the budget has cut something off
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+        self._trained: list[Outcome] = []
+        self._training = 0.0  # seconds that passed in rounds that trained something
+        self._expected = 0.0  # and what they were priced at
+        self._later: tuple[float, Range] | None = None  # when it was worked out, and what is left
+        self._reserves: dict[Recipe, float] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this command."""
+        return self.clock() - self._started
+
+    @property
+    def remaining(self) -> float:
+        """Seconds of the budget that are left, inf without one."""
+        if self.max_seconds is None:
+            return math.inf
+        ending = min(ENDING[0], ENDING[1] * self.max_seconds)
+        return self.max_seconds - ending - self.spent - self.elapsed
+
+    # --- what it is told
+
+    def stage_started(self, number: int, recipe: Recipe) -> None:
+        """Stage `number` begins: time to work out anew what is left."""
+        worked_out = self._later[0] if self._later else 0.0
+        prices = self._prices()
+        if prices is not None and self.elapsed - worked_out >= TELL_AFTER:
+            told = plays(
+                self.stages[number:],
+                recipe,
+                prices,
+                known=self.known,
+                prunes=self.prunes,
+                worlds=WORLDS,
+            )
+            self._later = self.elapsed, Range.of(play.total for play in told)
+
+    def round_starts(self, stage: Stage, recipe: Recipe, runs: Sequence[Run]) -> None:
+        """Raise OutOfTime if a round does not fit, together with what must come after it."""
+        if self.max_seconds is None:
+            return
+        runs = [run for run in runs if self.known(run) is None]
+        prices = self._prices()
+        cost = sum(map(prices.of, runs)) if prices else 0.0
+        if runs and cost + self._reserve(stage, recipe, prices) > self.remaining:
+            self._out()
+
+    def round_ended(self, seconds: float, outcomes: Sequence[Outcome]) -> None:
+        """A round took so many seconds; `outcomes` are those that were trained in it."""
+        self._trained += outcomes
+        if outcomes and (prices := learnt(self.facts, self._trained)):
+            self._training += seconds
+            self._expected += sum(prices.of(o.run, progress(o)) for o in outcomes)
+
+    def point(self) -> None:
+        """A run reported. Raises OutOfTime if the budget is over."""
+        if self.remaining < 0:
+            self._out()
+
+    # --- what it says
+
+    def left(self) -> Range | None:
+        """Return the seconds that the study still takes, None where that is not known yet."""
+        if self._later is None:
+            return None
+        when, there = self._later
+        since = self.elapsed - when
+        most = max(0.0, self.remaining)
+        low, high = (min(most, max(0.0, s - since)) for s in (there.low, there.high))
+        return Range(low, high)
+
+    def final_that_fits(self, stage: Stage, recipe: Recipe) -> Stage | None:
+        """Return the final stage as large as the budget allows: without baselines, with one seed.
+
+        None if not even that fits; other stages and studies without a budget are not touched.
+        """
+        prices = self._prices()
+        if not isinstance(stage, Final) or self.max_seconds is None or prices is None:
+            return stage
+        alone = replace(stage, baselines=False)
+        for smaller in (stage, alone, replace(alone, seeds=1)):
+            cost = self._cost(smaller, recipe, prices)
+            if cost == 0 or cost <= self.remaining * (1 + EASILY):
+                self.over |= smaller is not stage
+                return smaller
+        self.over = True
+        return None
+
+    def _out(self) -> None:
+        self.over = True
+        raise OutOfTime
+
+    def _reserve(self, stage: Stage, recipe: Recipe, prices: Prices | None) -> float:
+        """Return the seconds to keep for the final stage.
+
+        None for what it cannot do without: the range test comes first.
+        """
+        final = next((s for s in self.stages if s.kind == "final"), None)
+        unset = final and any(getattr(recipe, name) is None for name in final.needs)
+        if prices is None or final is None or final is stage or isinstance(stage, Final) or unset:
+            return 0.0
+        if recipe not in self._reserves:
+            self._reserves[recipe] = self._cost(final, recipe, prices)
+        return self._reserves[recipe]
+
+    def _cost(self, stage: Stage, recipe: Recipe, prices: Prices) -> float:
+        """Return the seconds that a stage may take."""
+        told = plays([stage], recipe, prices, known=self.known, prunes=self.prunes, worlds=WORLDS)
+        return max(play.total for play in told)
+
+    def _prices(self) -> Prices | None:
+        """Return what runs cost so far: their own seconds, times what went on around them."""
+        prices = learnt(self.facts, self._trained)
+        if prices is None or not self._expected or not self._training:
+            return prices
+        return replace(prices, scale=self._training / self._expected)
+
+
+def clock_of(objective: object, trained: Callable[[], float], real: Clock) -> Clock:
+    """Return the clock that an objective is timed by: a fake one counts training seconds alone."""
+    return trained if getattr(objective, "fake_clock", False) else real

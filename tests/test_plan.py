@@ -1,0 +1,190 @@
+"""The plan of a study: prices of runs, plays in made-up worlds, the dry run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Config
+from orchestrator.curve import Curve, Outcome, Point, Result
+from orchestrator.objectives import Session
+from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.plan import plan_study
+from orchestrator.plan.estimate import Range, likeliest, play, plays
+from orchestrator.plan.prices import Prices, learnt, probe
+from orchestrator.plan.worlds import World
+from orchestrator.recipe import Facts, Recipe, Run
+from orchestrator.report.terminal import Terminal
+from orchestrator.schedules import Schedule
+from orchestrator.stages.stage import Stage, cycle, walk
+from orchestrator.testing import execute
+
+FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)
+RECIPE = Recipe(max_lr=0.1, min_lr=0.01, batch_size=64)
+PRICES = Prices(FACTS, {16: 0.0013, 64: 0.0023, 128: 0.0036})
+
+
+def a_config(**changes: Any) -> Config:
+    return Config.from_mapping(
+        {"objective": {"name": "quadratic"}, "tracking": {"name": "none"}, **changes}
+    )
+
+
+class Timed:
+    """An objective on a clock of its own: steps, evaluations and a start that cost what it says."""
+
+    facts = FACTS
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def context(self, run: Run) -> dict[str, Any]:
+        return {}
+
+    def clock(self) -> float:
+        return self.now
+
+    def __call__(self, run: Run, session: Session) -> Result:
+        if run.kind == "probe":
+            return Result(measured={"fits": {"64": True}, "bytes": {"64": 1000}})
+        self.now += 0.5
+        trained = 0.0
+        for stop in run.report_steps():
+            trained = stop * (0.01 + 0.001 * run.batch_size)
+            self.now += (trained / stop) * run.steps / len(run.report_steps())
+            last = stop == run.steps
+            self.now += 0.02 + 1e-4 * (500 if last else run.held_out_examples)
+            session.report(Point(stop, stop / run.steps, 0.1, 0.9, 1.0, 1.0, seconds=trained))
+        return Result(seconds=trained, examples=run.examples)
+
+
+def test_the_probe_tells_steps_evaluations_and_start_apart() -> None:
+    """On an exact clock each price is what the objective charges."""
+    objective = Timed()
+    prices = probe(objective, RECIPE, [16, 64], objective.clock)
+    assert prices.step == pytest.approx({64: 0.074, 16: 0.026})
+    assert prices.example == pytest.approx(1e-4)
+    assert prices.report == pytest.approx(0.02)
+    assert prices.run == pytest.approx(0.5)
+
+
+def test_a_run_costs_what_its_parts_cost() -> None:
+    """The price of a cycle is the time that the objective takes for it, evaluations included."""
+    objective = Timed()
+    prices = probe(objective, RECIPE, [16, 64], objective.clock)
+    for size in (16, 64):
+        run = cycle(Recipe(max_lr=0.1, batch_size=size), 100, 0, "")
+        began = objective.now
+        execute(objective, run)
+        assert prices.of(run) == pytest.approx(objective.now - began)
+
+
+def test_sizes_that_are_too_slow_to_probe_lie_on_a_line() -> None:
+    """Between and beyond the sizes that were measured, seconds go on linearly."""
+    prices = Prices(FACTS, {16: 1.0, 32: 1.5})
+    assert [prices.step_seconds(b) for b in (16, 24, 32, 64)] == pytest.approx([1, 1.25, 1.5, 2.5])
+    assert Prices(FACTS, {16: 1.0}).step_seconds(32) == 2
+
+
+def test_prices_are_learnt_from_runs_and_from_a_calibration() -> None:
+    """Runs tell seconds per step; a calibration tells those of other sizes, at the runs' level."""
+    run = cycle(RECIPE, 100, 0, "")
+    trained = Outcome(run, "a", "finished", Curve.of([]), Result(seconds=4, examples=6400))
+    table = {"seconds_per_step": {"64": 0.02, "128": 0.03}}
+    measured = Run("calibrate", run.schedule, 0.0, 128, 1, 0, batch_sizes=(64, 128))
+    calibrated = Outcome(measured, "b", "finished", Curve.of([]), Result(measured=table))
+    prices = learnt(FACTS, [trained, calibrated])
+    assert prices is not None
+    assert prices.step == pytest.approx({64: 0.04, 128: 0.06})
+    assert learnt(FACTS, [calibrated]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "share"),
+    [([1], 1, 1, 1), ([1, 2, 3, 3.1], 2, 3.1, 0.75), ([10, 11, 40, 41, 42], 40, 42, 0.6)],
+)
+def test_the_likeliest_range_holds_the_most(
+    values: Sequence[float], low: float, high: float, share: float
+) -> None:
+    """It is never wider than its ratio, and says how much it holds."""
+    assert likeliest(values) == (Range(low, high), share)
+
+
+def test_a_world_says_the_same_of_the_same_run() -> None:
+    """Outcomes depend on the world's seed and the run alone; the incumbent is in the middle."""
+    world, run = World(3, FACTS, PRICES), cycle(RECIPE, 100, 0, "")
+    assert world.outcome(run, RECIPE).held_out_loss == world.outcome(run, RECIPE).held_out_loss
+    assert World(4, FACTS, PRICES).outcome(run, RECIPE).held_out_loss != pytest.approx(
+        world.outcome(run, RECIPE).held_out_loss
+    )
+
+
+def test_the_plan_lies_around_what_the_study_takes() -> None:
+    """On the quadratic, whose clock is exact, a study costs what one of the plays might have."""
+    config = a_config(plan=["lr_range", "weight_decay", "final"])
+    plan = plan_study(config)
+    objective = QuadraticObjective()
+    stages, recipe, seconds = config.build_stages(objective.facts), config.build_recipe(), 0.0
+    seen: dict[Run, Outcome] = {}
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        nonlocal seconds
+        for run in runs:
+            if run not in seen:
+                seen[run] = execute(objective, run)
+                seconds += seen[run].result.seconds
+        return [seen[run] for run in runs]
+
+    for stage in stages:
+        decision, _ = walk(stage, recipe, run_round)
+        recipe = recipe.with_(decision)
+    assert plan.extremes.low <= seconds <= plan.extremes.high
+    assert plan.seconds.high <= 1.6 * plan.seconds.low
+    assert [s.name for s in plan.stages] == ["lr_range", "weight_decay", "final"]
+
+
+def test_what_is_known_costs_nothing() -> None:
+    """A play with outcomes that are there already is as long as what is missing."""
+    config = a_config(plan=["lr_range", "final"])
+    objective = QuadraticObjective()
+    stages = config.build_stages(objective.facts)
+    prices = Prices(objective.facts, {64: 0.0023, 128: 0.0036})
+    world = World(0, objective.facts, prices)
+    whole = play(stages, config.build_recipe(), world)
+    ramps = [
+        world.outcome(run, config.build_recipe(), first=number == 0)
+        for number, run in enumerate(whole.runs["lr_range"])
+    ]
+    there = {o.run: o for o in ramps}
+    rest = play(stages, config.build_recipe(), world, there.get)
+    assert whole.seconds["lr_range"] > 0
+    assert rest.seconds["lr_range"] == 0
+
+
+def test_a_stage_that_cannot_be_played_counts_nothing(here: Path) -> None:
+    """A user's own stage may want more of an outcome than is made up: the others are planned."""
+
+    class Own(Stage):
+        kind = "own"
+
+        def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+            schedule = Schedule("constant", 0.1, 0.1, 0.9, 0.9)
+            runs = [Run("train", schedule, 0.0, 64, 100, 0)]
+            return [] if outcomes and outcomes[0].result.measured["mine"] else runs
+
+        def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+            raise AssertionError
+
+    found = plays([Own(name="own", facts=FACTS)], RECIPE, PRICES, worlds=2)
+    assert [p.total for p in found] == [0, 0]
+
+
+def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints stages, runs, time and memory, ends well, and makes no folder."""
+    Terminal().planned(plan_study(a_config(plan=["lr_range", "final"], study_name="s")))
+    shown = capsys.readouterr().out
+    for word in ("lr_range", "ramps", "in all", "memory", "batches of 64"):
+        assert word in shown
+    assert not (here / "runs" / "s").exists()
