@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orchestrator.curve import Outcome
 from orchestrator.record import StageRecord, StudyRecord
 from orchestrator.report import figures
@@ -75,7 +77,8 @@ def render(record: StudyRecord, pictures: Mapping[str, bytes]) -> str:
 def _draw(stage: StageRecord, metric: str | None) -> bytes | None:
     data = io.BytesIO()
     try:
-        figures.of(stage, metric).savefig(data, format="png")
+        with np.errstate(over="ignore"):  # losses of 1e200 on a logarithmic axis
+            figures.of(stage, metric).savefig(data, format="png")
     except Exception:
         log.exception("no figure of stage %s", stage.decision.stage)
         return None
