@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.recipe import Run
 
 Floats = NDArray[np.float64]
+OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed run begins
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class Outcome:
         """Held-out loss at the end; inf if the run was pruned, failed or ended in NaN."""
         loss = float(self.curve.held_out_loss[-1]) if len(self.curve) else math.inf
         return loss if self.state == "finished" and math.isfinite(loss) else math.inf
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the run failed because memory ran out."""
+        return self.state == "failed" and self.reason.startswith(OUT_OF_MEMORY)
 
     @property
     def value(self) -> float:

@@ -1,12 +1,17 @@
-"""What goes wrong because of the request, not because of us: the command line prints it plainly.
+"""What goes wrong because of the request or the machine: the command line prints it plainly.
 
 Exception
-└── ConfigError    the config asks for what cannot be done; every problem one line
+├── ConfigError    the config asks for what cannot be done; every problem one line
+└── StorageError   what a study keeps cannot be written or read: full disk, locked or gone database
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ConfigError(Exception):
@@ -15,3 +20,24 @@ class ConfigError(Exception):
     def __init__(self, lines: str | Sequence[str]) -> None:
         self.lines = [lines] if isinstance(lines, str) else list(lines)
         super().__init__("\n".join(self.lines))
+
+
+class StorageError(Exception):
+    """The study cannot go on where it is, and no run is to blame; the same command continues it."""
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Within it, whatever goes wrong becomes a StorageError that says so of `what`, in one line."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases raise many kinds
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the driver's own words are the clearest
+            cause = cause.__cause__
+        problem = " ".join(str(cause).split())[:300] or type(cause).__name__
+        full = isinstance(cause, OSError) and cause.errno in FULL
+        cure = "make room" if full else "put that right"
+        raise StorageError(f"{what}: {problem}; {cure}, then the same command goes on") from error

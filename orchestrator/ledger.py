@@ -6,10 +6,15 @@ any stage has trained before is known and is not trained again.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
+import shutil
 import socket
+import time
 import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +25,15 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.changes import differences
 from orchestrator.curve import Curve, Outcome, Result, State
+from orchestrator.errors import ConfigError, storing
+from orchestrator.files import write_atomically
 from orchestrator.recipe import Run
+
+log = logging.getLogger(__name__)
+FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
+LOCK_SECONDS = 60.0  # a write takes milliseconds: who holds the lock longer has stopped or hangs
 
 # Wide and fixed: Optuna refuses a parameter whose kind of distribution changes within a study.
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
@@ -53,12 +65,23 @@ class FlockLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock, waiting for it."""
+        """Take the lock, waiting for it. Raises TimeoutError after `LOCK_SECONDS`."""
         import fcntl
 
-        self._file = open(self._path, "a")  # noqa: SIM115  # closed by release
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
+        file, end = open(self._path, "a"), time.monotonic() + LOCK_SECONDS  # noqa: SIM115
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    file.close()
+                    raise TimeoutError(
+                        f"another process has held {self._path} for {LOCK_SECONDS:g} s"
+                    ) from None
+                time.sleep(0.002)
+            else:
+                self._file = file  # closed by release
+                return True
 
     def release(self) -> None:
         """Give the lock back."""
@@ -68,14 +91,9 @@ class FlockLock:
 
 
 def journal(path: Path) -> BaseStorage:
-    """Open the journal file at `path`, made if missing. A torn last line is cut off first.
-
-    One torn line (full disk, power loss) would be glued to the next write and spoil the file.
-    """
+    """Open the journal file at `path`, made if missing, repaired if damaged."""
     if path.exists():
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+        _repair(path)
     lock: Any = FlockLock(str(path)) if os.name == "posix" else None
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
@@ -84,36 +102,104 @@ class Ledger:
     """Runs and outcomes of one study, in one Optuna storage.
 
     `pruner` names the pruner and its settings: a pruned outcome is known only to the same pruner
-    that saw the same (`seen`, a name of what it compared the run with).
+    that saw the same (`seen`, a name of what it compared the run with). `context` is the
+    objective's, kept with each outcome so that `why` can tell what changed. `formats`: versions of
+    what else writes results; a study written by others is refused. `sole`: no other process works
+    on this study, so trials that are still running were left by a dead one.
+
+    Raises ConfigError for a study of other formats; StorageError, here and in every method, where
+    the storage cannot be read or written.
     """
 
-    def __init__(self, storage: BaseStorage, study: str, pruner: str = "") -> None:
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study: str,
+        pruner: str = "",
+        *,
+        context: Callable[[Run], Mapping[str, Any]] | None = None,
+        formats: Mapping[str, int] | None = None,
+        sole: bool = False,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
         self._study = study
         self._pruner = pruner
         self._studies: dict[str, optuna.Study] = {}
         self._known: dict[tuple[str, str], FrozenTrial] = {}  # by key, and pruner if pruned
+        self._before: dict[str, list[dict[str, Any]]] = {}  # stage: what earlier commands kept
+        self._context, self._sole, self._damaged = context, sole, 0
+        self._formats = {"ledger": FORMAT, **(formats or {})}
         self.id = ""
-        for name in optuna.get_all_study_names(storage):
-            if name.startswith(f"{study}/"):
-                self._load(name)
+        with storing("the study's trials"):
+            names = [n for n in optuna.get_all_study_names(storage) if n.startswith(f"{study}/")]
+            studies = {n: optuna.load_study(study_name=n, storage=storage) for n in names}
+        for name, found in studies.items():
+            self._refuse_others(found.user_attrs.get("formats", {}))
+            with storing("the study's trials"):
+                self._load(name.removeprefix(f"{study}/"), found)
+        if self._damaged:
+            log.warning(
+                "%d damaged outcomes in the journal are not used: they are trained again",
+                self._damaged,
+            )
         self.id = self.id or uuid.uuid4().hex  # kept with every Optuna study that is made
 
-    def _load(self, name: str) -> None:
-        study = optuna.load_study(study_name=name, storage=self._storage)
+    def _refuse_others(self, found: Mapping[str, int]) -> None:
+        ours = self._formats
+        if other := [k for k in found if k in ours and found[k] != ours[k]]:
+            what = ", ".join(f"{k} version {found[k]}, now {ours[k]}" for k in other)
+            raise ConfigError(
+                f"study {self._study} was written by another version of this program ({what}): its"
+                " results do not compare; fresh=true sets them aside and starts over,"
+                " study_name=... starts another study"
+            )
+
+    def _load(self, stage: str, study: optuna.Study) -> None:
         self.id = study.user_attrs.get("id", self.id)
         for trial in study.get_trials(deepcopy=False):
-            if trial.state == TrialState.RUNNING and not _alive(trial.user_attrs.get("owner", "")):
+            owner = trial.user_attrs.get("owner", "")
+            if trial.state == TrialState.RUNNING and (self._sole or not _alive(owner)):
                 study.tell(trial.number, state=TrialState.FAIL)
-            else:
-                self._remember(trial)
+            elif (stored := self._remember(trial)) and "context" in stored:
+                kept = {"run": stored["run"], "context": stored["context"]}
+                self._before.setdefault(stage, []).append(kept)
 
-    def _remember(self, trial: FrozenTrial) -> None:
+    def _remember(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """Take a trial that has an outcome; return that, None without one or if it is damaged."""
         attrs = trial.user_attrs
-        if "outcome" in attrs and trial.state != TrialState.FAIL:
-            pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
-            self._known[attrs["key"], pruner] = trial
+        if "outcome" not in attrs or trial.state == TrialState.FAIL:
+            return None
+        stored = _unsealed(attrs.get("key", ""), attrs["outcome"])
+        if stored is None:
+            self._damaged += 1
+            return None
+        pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
+        self._known[attrs["key"], pruner] = trial
+        return stored
+
+    def why(self, stage: str, runs: Sequence[Run]) -> str:
+        """Return why nothing is known of `runs`, the first round of a stage that ran before.
+
+        What differs from the nearest run that the stage had then: in what surrounds the run (model,
+        data...), else in the run itself (an earlier stage came out differently). "" if one of
+        `runs` is what the stage had before, or if the stage is new.
+        """
+        before = self._before.get(stage, [])
+        if not before or self._context is None:
+            return ""
+        nearest: list[str] = []
+        for run in runs:
+            new = _plain({"run": run.spec(), "context": self._context(run)})
+            for old in before:
+                changed = differences(old["context"], new["context"]) or differences(
+                    old["run"], new["run"]
+                )
+                if not changed:
+                    return ""
+                if not nearest or len(changed) < len(nearest):
+                    nearest = changed
+        return ", ".join(nearest)
 
     def study(self, stage: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
         """Return the Optuna study of a stage, made if missing."""
@@ -127,6 +213,7 @@ class Ledger:
             )
             if "id" not in study.user_attrs:
                 study.set_user_attr("id", self.id)
+                study.set_user_attr("formats", self._formats)
             self._studies[stage] = study
         return self._studies[stage]
 
@@ -153,11 +240,22 @@ class Ledger:
             reason=stored["reason"],
         )
 
+    def known(self, key: str, run: Run) -> Outcome | None:
+        """Return the outcome of the run with this key, whatever its pruner saw; None without."""
+        named = next((name for known, name in self._known if known == key), None)
+        return (
+            None if named is None else self.find(key, run, named.removeprefix(self._pruner).strip())
+        )
+
     def _named(self, seen: str) -> str:
         return f"{self._pruner} {seen}".rstrip()
 
     def ask(self, stage: str, run: Run, key: str, seen: str = "") -> optuna.Trial:
         """Open a trial for a run, with the run's hyper-parameters as its parameters."""
+        with storing("the study's trials"):
+            return self._ask(stage, run, key, seen)
+
+    def _ask(self, stage: str, run: Run, key: str, seen: str) -> optuna.Trial:
         study = self.study(stage)
         attrs = {
             "key": key,
@@ -184,16 +282,25 @@ class Ledger:
             "curve": outcome.curve.to_json(),
             "run": outcome.run.spec(),
         }
-        trial.set_user_attr("outcome", json.dumps(stored))
-        if outcome.reason:
-            trial.set_user_attr("reason", outcome.reason)
-        study, state = self.study(stage), STATES[outcome.state]
-        values = None if outcome.state != "finished" else [outcome.value]
-        self._remember(study.tell(trial, values, state=state))
+        if self._context is not None:
+            stored["context"] = dict(self._context(outcome.run))
+        with storing("the study's trials"):
+            trial.set_user_attr("outcome", _sealed(outcome.key, stored))
+            if outcome.reason:
+                trial.set_user_attr("reason", outcome.reason)
+            study, state = self.study(stage), STATES[outcome.state]
+            values = None if outcome.state != "finished" else [outcome.value]
+            self._remember(study.tell(trial, values, state=state))
 
     def abandon(self, stage: str, trial: optuna.Trial) -> None:
-        """Close a trial whose run was interrupted; the next command trains it again."""
-        self.study(stage).tell(trial, state=TrialState.FAIL)
+        """Close a trial whose run was interrupted; the next command trains it again.
+
+        Where the storage is gone it stays open, and the next command closes it.
+        """
+        try:
+            self.study(stage).tell(trial, state=TrialState.FAIL)
+        except Exception as error:  # the study is ending anyway: its reason must come through
+            log.warning("trial %d stays open: %s", trial.number, error)
 
 
 def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
@@ -201,8 +308,66 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
     if name == "memory":
         return optuna.storages.InMemoryStorage()
     if name == "url":
-        return optuna.storages.get_storage(url)
-    return journal(folder / "optuna.journal")
+        with storing("storage.url"):
+            return optuna.storages.get_storage(url)
+    with storing("the study's trials"):
+        return journal(folder / "optuna.journal")
+
+
+def _repair(path: Path) -> None:
+    """Take damaged lines out of a journal; the file as it was is kept beside it.
+
+    One torn line (full disk, power loss) is glued to the next write, and Optuna then reads nothing.
+    What the lost lines said of a trial is missing, so that it is trained again; outcomes are sealed
+    with their key, so none can end up with another trial.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)
+    good = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
+    if len(good) == len(lines):
+        return
+    if len(good) == len(lines) - 1 and not lines[-1].endswith(b"\n"):
+        os.truncate(path, sum(map(len, good)))  # the last write was cut off: nothing else is lost
+        return
+    aside = path.with_name(f"{path.name}.broken")
+    shutil.copyfile(path, aside)
+    write_atomically(path, b"".join(good))
+    log.warning(
+        "%d of %d lines of %s are damaged and left out; as it was it is kept as %s",
+        len(lines) - len(good), len(lines), path, aside.name,
+    )  # fmt: skip
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _sealed(key: str, stored: dict[str, Any]) -> str:
+    """Return an outcome as JSON, with a checksum of itself and of the key that it belongs to."""
+    text = json.dumps(stored, default=str)
+    return json.dumps({**json.loads(text), "seal": _digest(key, text)})
+
+
+def _unsealed(key: str, text: str) -> dict[str, Any] | None:
+    """Return what `_sealed` made, None if it is not that. What was kept before seals is taken."""
+    try:
+        stored: dict[str, Any] = json.loads(text)
+        seal = stored.pop("seal", None)
+    except (ValueError, AttributeError):
+        return None
+    return stored if seal in (None, _digest(key, json.dumps(stored))) else None
+
+
+def _digest(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key} {text}".encode()).hexdigest()[:16]
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value as it comes back from JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    return found
 
 
 def set_aside(storage: BaseStorage, study: str, suffix: str) -> None:

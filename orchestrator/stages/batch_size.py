@@ -122,6 +122,7 @@ class BatchSize(Stage):
         evidence = {"rows": self._rows(recipe, outcomes)}
         if best is None:
             reason = f"batch_size {recipe.batch_size} stays: no timed trial finished"
+            reason += _limit(outcomes)
             return Decision(
                 self.name, self.kind, reason, {"batch_size": recipe.batch_size},
                 incumbent_kept=True, evidence=evidence,
@@ -163,7 +164,7 @@ class BatchSize(Stage):
             text = f"{head} at equal time, a tie with {', '.join(map(str, others))}; {rule}"
         else:
             text = f"{head}, the lowest of {len(losses)} sizes at equal time"
-        return text + self._disagreement(outcomes) + self._disturbance(outcomes)
+        return text + self._disagreement(outcomes) + self._disturbance(outcomes) + _limit(outcomes)
 
     def _disturbance(self, outcomes: Sequence[Outcome]) -> str:
         """Say so where the clock could not be trusted."""
@@ -199,8 +200,9 @@ class BatchSize(Stage):
 
     def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         fits = (measured(outcomes, "probe") or {}).get("fits", {})
+        end = _too_large(outcomes)
         own = recipe.batch_size  # it has trained before, whatever an estimate says
-        return [s for s in self._sizes(recipe) if s == own or fits.get(str(s), False)]
+        return [s for s in self._sizes(recipe) if s == own or (fits.get(str(s), False) and s < end)]
 
     def _screened(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         """Return the sizes that are trained: of the default ones the `most` that gain speed.
@@ -354,3 +356,17 @@ class BatchSize(Stage):
         sign = 1 if self.facts.metric and self.facts.larger_is_better else -1
         there = np.flatnonzero(self._course(o) >= sign * target)
         return float(o.curve.seconds[there[0]]) if there.size else None
+
+
+def _too_large(outcomes: Sequence[Outcome]) -> float:
+    """Return the smallest size that ran out of memory, inf if none did.
+
+    A calibration, which holds all its sizes at once, counts as its largest.
+    """
+    return min((o.run.batch_size for o in outcomes if o.out_of_memory), default=math.inf)
+
+
+def _limit(outcomes: Sequence[Outcome]) -> str:
+    """Say so where memory was the limit."""
+    end = _too_large(outcomes)
+    return f"; {end} and larger ran out of memory" if math.isfinite(end) else ""

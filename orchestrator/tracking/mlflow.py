@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FLUSH_SECONDS = 30.0  # how long `finish` waits for the server
+LEAVING_SECONDS = 2.0  # the same where the process has to go: the rest is sent the next time
 SAMPLE_SECONDS = 5.0  # between two looks at the machine
 STATUS = {
     "finished": "FINISHED",
@@ -127,7 +128,7 @@ class MlflowTracker:
         self._outbox.quiet(silent)
 
     def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Write the answer and the files, end the runs; waits 30 s at most."""
+        """Write the answer and the files, end the runs; waits 30 s at most, 2 s if interrupted."""
         self._put(
             "finish",
             status=status,
@@ -135,7 +136,7 @@ class MlflowTracker:
             values=_numbers(summary, self._metric or "metric"),
             files=[str(file.resolve()) for file in files],
         )
-        self._outbox.close(FLUSH_SECONDS)
+        self._outbox.close(LEAVING_SECONDS if status == "interrupted" else FLUSH_SECONDS)
 
     def _put(self, do: str, **values: Any) -> None:
         self._outbox.put({"do": do, "at": int(time.time() * 1000), **values})

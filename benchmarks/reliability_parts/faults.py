@@ -1,0 +1,60 @@
+"""The tests that cause each fault for real, as a table: what was done, whether it ended as told."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import bench
+
+HOME = Path(__file__).resolve().parents[2]
+FILES = ("tests/test_faults.py", "tests/test_crash.py")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the tests of faults, the slow ones too; `--quick`: one of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        only = ["-k", "damaged_checkpoint"] if options.quick else []
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "", f"--junitxml={report}", *only]
+        subprocess.run([*command, *FILES], cwd=HOME, env={**os.environ}, check=False)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    told = {name: text for file in FILES for name, text in _sentences(HOME / file).items()}
+    rows = [
+        {
+            "fault": case.get("name", "").removeprefix("test_").replace("_", " "),
+            "end": told.get(case.get("name", "").split("[")[0], ""),
+            "outcome": _outcome(case),
+            "seconds": float(case.get("time", 0)),
+        }
+        for case in cases
+    ]
+    return {"rows": rows}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return a row for each test."""
+    return bench.markdown(
+        ("what happens", "how it must end", "outcome"),
+        [(r["fault"], r["end"].replace("|", "/"), r["outcome"]) for r in result["rows"]],
+    )
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    for name in ("failure", "error", "skipped"):
+        if (found := case.find(name)) is not None:
+            return f"{name}: {found.get('message', '')[:80]}"
+    return "as documented"
+
+
+def _sentences(file: Path) -> dict[str, str]:
+    """Return the docstring of each test."""
+    functions = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.FunctionDef)]
+    return {f.name: " ".join((ast.get_docstring(f) or "").split()) for f in functions}

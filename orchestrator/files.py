@@ -1,0 +1,56 @@
+"""Files that are whole or not there: atomic writes, and seals that tell when bytes have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+MAGIC = b"orchestrator\x01\n"
+HEAD = len(MAGIC) + hashlib.sha256().digest_size
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one piece or not at all, and onto the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a full disk: what was written of it takes room that is needed
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write `data` atomically behind its SHA-256."""
+    write_atomically(path, MAGIC + hashlib.sha256(data).digest() + data)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Return what `write_sealed` wrote, None if there is none.
+
+    A file that is torn, corrupted or of another format is set aside, with a warning: None too.
+    """
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    seal, data = found[:HEAD], found[HEAD:]
+    if seal != MAGIC + hashlib.sha256(data).digest():
+        aside = set_aside(path)
+        log.warning("%s is damaged; it is set aside as %s and not used", path, aside.name)
+        return None
+    return data
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that cannot be used, so that nothing is lost; return its new path."""
+    aside = path.with_name(f"{path.name}.broken")
+    os.replace(path, aside)
+    return aside
