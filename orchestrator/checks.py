@@ -141,6 +141,16 @@ def recipe_lines(recipe: Any) -> list[str]:
     return lines
 
 
+def processor_lines(device: Any) -> list[str]:
+    """Return a problem if runs are to train side by side on what has room for one."""
+    if device in (None, "auto", "cpu"):
+        return []
+    return [
+        f"device: {shown(device)} has room for one run at a time, executor=processes is for"
+        " processors: choose executor=inline, or device=cpu"
+    ]
+
+
 def storage_lines(storage: Any) -> list[str]:
     """Check that a database has an address, and only a database."""
     if storage is not None and (storage.name == "url") != (storage.url is not None):

@@ -126,6 +126,16 @@ class ExecutorConfig(Section):
     name: Literal["inline"] = "inline"
 
 
+class ProcessesConfig(Section):
+    """Runs that are not timed run side by side, each in a process with `threads` threads (1).
+
+    `workers` None: as many as there are physical cores for. For processors: a GPU has room for one.
+    """
+
+    name: Literal["processes"] = "processes"
+    workers: Count | None = None
+
+
 class StorageConfig(Section):
     """Where Optuna keeps its trials: a journal file in the run folder, memory, or a database."""
 
@@ -186,7 +196,7 @@ class Config(Section):
     schedule: ScheduleConfig
     pruner: SerializeAsAny[BaseModel]
     objective: SerializeAsAny[BaseModel]
-    executor: ExecutorConfig
+    executor: ExecutorConfig | ProcessesConfig
     storage: StorageConfig
     tracking: TrackingConfig
     budget: BudgetConfig
@@ -216,6 +226,8 @@ class Config(Section):
         lines += checks.recipe_lines(parts["recipe"])
         lines += checks.data_lines(parts["data"])
         lines += checks.storage_lines(parts["storage"])
+        if isinstance(parts["executor"], ProcessesConfig):
+            lines += checks.processor_lines(mapping.get("device"))
         lines += checks.size_lines(
             parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
         )
@@ -226,7 +238,7 @@ class Config(Section):
             lines += checks.own_lines({k: filled[k] for k in OWN_ALLOWED})
         if config is None or lines:
             raise ConfigError(lines)
-        return config
+        return _settled(config)
 
     def as_mapping(self) -> dict[str, Any]:
         """Return plain values; `from_mapping` makes the same config of them."""
@@ -307,6 +319,14 @@ class Config(Section):
         return float(getattr(self.pruner, "audit", 0.0))
 
 
+def _settled(config: Config) -> Config:
+    """Fill in what side by side means: one thread for each run, on the processor."""
+    if not isinstance(config.executor, ProcessesConfig):
+        return config
+    device = "cpu" if config.device == "auto" else config.device
+    return config.model_copy(update={"threads": config.threads or 1, "device": device})
+
+
 def _build(entry: BaseModel, **offered: Any) -> Any:
     """Make what an entry describes: ours, or the user's own."""
     if isinstance(entry, OwnConfig):
@@ -341,6 +361,8 @@ def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
 
     if key == "objective":
         return {"training": lambda: TrainingConfig, "quadratic": quadratic}
+    if key == "executor":
+        return {"inline": lambda: ExecutorConfig, "processes": lambda: ProcessesConfig}
     return {"clue": _clue_options, "none": lambda: NoPruner} if key == "pruner" else {}
 
 

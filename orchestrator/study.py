@@ -26,10 +26,9 @@ from typing import Any
 
 import yaml  # comes with Hydra
 
-from orchestrator import audit, clues, ledger
+from orchestrator import audit, clues, executors, ledger
 from orchestrator.config import Config
 from orchestrator.curve import Outcome, Point
-from orchestrator.executors.inline import InlineExecutor
 from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
 from orchestrator.recipe import Decision, Recipe, Run
@@ -39,7 +38,7 @@ from orchestrator.stages.stage import Stage, walk
 from orchestrator.tracking import Tracker
 
 log = logging.getLogger(__name__)
-UNIMPORTANT = ("fresh", "quiet", "runs")  # settings that change no result
+UNIMPORTANT = ("fresh", "quiet", "runs", "executor")  # settings that change no result
 
 
 def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
@@ -77,8 +76,8 @@ class _Study:
         self.ledger = Ledger(storage, config.study_name, pruner=repr(pruner))
         self.tracker = _tracker(config, objective, folder)
         self.watch = _Watch(self.terminal, self.tracker, objective.facts.chance_loss)
-        self.executor = InlineExecutor(
-            self.ledger, objective, pruner, folder / "checkpoints", self.watch
+        self.executor = executors.build(
+            config, self.ledger, objective, pruner, folder / "checkpoints", self.watch
         )
 
     def run(self, stages: Sequence[Stage], started: float) -> StudyRecord:
@@ -114,6 +113,8 @@ class _Study:
             log.exception("the study stopped")
             where = self.config.plan[len(self.records)]
             status, reason = "failed", f"stage {where}: {type(error).__name__}: {error}"
+        finally:
+            self.executor.close()
         return self._finish(recipe, status, reason, started)
 
     def _stage(self, stage: Stage, recipe: Recipe) -> StageRecord:

@@ -1,1 +1,35 @@
 """Executors: where runs are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.config import Config, ProcessesConfig
+
+if TYPE_CHECKING:
+    from orchestrator.executors.inline import InlineExecutor, Watcher
+    from orchestrator.ledger import Ledger
+    from orchestrator.objectives import Objective
+    from orchestrator.pruners import CluePruner
+
+
+def build(
+    config: Config,
+    ledger: Ledger,
+    objective: Objective,
+    pruner: CluePruner | None,
+    checkpoints: Path,
+    watcher: Watcher,
+) -> InlineExecutor:
+    """Return the executor that `config` describes."""
+    rooms = (ledger, objective, pruner, checkpoints, watcher)
+    if not isinstance(config.executor, ProcessesConfig):
+        from orchestrator.executors.inline import InlineExecutor
+
+        return InlineExecutor(*rooms)
+    from orchestrator.executors.crew import Crew, cores
+    from orchestrator.executors.processes import ProcessExecutor
+
+    workers = config.executor.workers or max(1, cores() // (config.threads or 1))
+    return ProcessExecutor(*rooms, crew=Crew(config.as_mapping(), workers))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import optuna
+
 from orchestrator.audit import Audit, best_loss
-from orchestrator.curve import Curve, Outcome, Point, Result
-from orchestrator.executors.session import TrialSession
+from orchestrator.curve import Outcome, Point
+from orchestrator.executors.job import Job, train
+from orchestrator.executors.quiet import Quiet
+from orchestrator.executors.session import checkpoint_file
 from orchestrator.ledger import Ledger
-from orchestrator.objectives import Objective, StopRun
+from orchestrator.objectives import Objective
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
 
@@ -37,7 +40,7 @@ class Watcher(Protocol):
 class InlineExecutor:
     """Runs rounds. What the ledger knows is not trained again.
 
-    `pruner` None: every run goes to its end.
+    `pruner` None: every run goes to its end. `quiet` is waited for before a timed run is repeated.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class InlineExecutor:
         pruner: CluePruner | None,
         checkpoints: Path,
         watcher: Watcher,
+        quiet: Quiet | None = None,
     ) -> None:
         self._ledger = ledger
         self._objective = objective
         self._pruner = pruner
         self._checkpoints = checkpoints
         self._watcher = watcher
+        self._quiet = quiet or Quiet()
         self._outcomes: dict[str, list[Outcome]] = {}  # of each stage's rounds so far
 
     def run(self, stage: str, runs: Sequence[Run]) -> list[Outcome]:
@@ -65,7 +70,7 @@ class InlineExecutor:
         earlier = self._outcomes.setdefault(stage, [])
         if self._pruner is not None:
             self._pruner.compare_with(earlier)
-        outcomes = [self._outcome(stage, run, place) for place, run in enumerate(runs)]
+        outcomes = self._all(stage, [self._job(run, place) for place, run in enumerate(runs)])
         if not any(o.state == "finished" and o.run.kind == "train" for o in (*earlier, *outcomes)):
             self._save_one(stage, outcomes)
         earlier += outcomes
@@ -73,16 +78,14 @@ class InlineExecutor:
 
     def audit(self, stage: str, pruned: Sequence[Outcome]) -> list[Audit]:
         """Let pruned runs of a stage that has decided go on to their ends, and judge the pruner."""
-        audits = [self._audited(stage, outcome) for outcome in pruned]
+        chance, earlier = self._objective.facts.chance_loss, self._outcomes[stage]
+        best = [best_loss(earlier, outcome.run.steps, chance) for outcome in pruned]
+        ends = self._all(stage, [_audit(*parts) for parts in zip(pruned, best, strict=True)])
+        audits = [Audit(*parts) for parts in zip(pruned, ends, best, strict=True)]
         return [audit for audit in audits if audit.end.state == "finished"]
 
-    def _audited(self, stage: str, pruned: Outcome) -> Audit:
-        chance = self._objective.facts.chance_loss
-        best = best_loss(self._outcomes[stage], pruned.run.steps, chance)
-        named = replace(pruned, run=replace(pruned.run, label=f"{pruned.run.label}, audit"))
-        key = f"{pruned.key}-audit"  # no stage asks for it: decisions do not depend on audits
-        end = self._to_its_end(stage, named, key, lambda end: Audit(pruned, end, best).verdict)
-        return Audit(pruned, end, best)
+    def close(self) -> None:
+        """Let go of what the executor holds."""
 
     def _save_one(self, stage: str, outcomes: list[Outcome]) -> None:
         """Replace the least bad of the pruned outcomes by its end: it got furthest, and lowest."""
@@ -92,77 +95,63 @@ class InlineExecutor:
             return
         least = min(alive, key=lambda o: (-o.curve.progress[-1], o.curve.held_out_loss[-1]))
         note = f"all {len(pruned)} runs were pruned, this is the least bad ({least.reason})"
-        if self._ledger.find(least.key, least.run, prunable=False) is None:  # not said in a replay
+        job = Job(least.run, least.key, note=lambda _: note)
+        if self._known(job) is None:  # not said in a replay
             log.warning("%s: %s; it goes on: %s", stage, note, least.run.label)
-        end = self._to_its_end(stage, least, least.key, lambda _: note)
+        (end,) = self._all(stage, [job])
         if end.state == "finished":
             outcomes[outcomes.index(least)] = end
 
-    def _to_its_end(
-        self, stage: str, pruned: Outcome, key: str, note: Callable[[Outcome], str]
-    ) -> Outcome:
-        """Return how a pruned run ends if it goes on from its checkpoint, as a new trial."""
-        found = self._ledger.find(key, pruned.run, prunable=False)
-        return found or self._train(stage, pruned.run, key, checkpoint=pruned.key, note=note)
-
-    def _outcome(self, stage: str, run: Run, place: int) -> Outcome:
+    def _job(self, run: Run, place: int) -> Job:
         key = run.key(self._objective.context(run))
-        seen = self._pruner.seen(run, place) if self._pruner else ""
-        if found := self._ledger.find(key, run, seen):
-            return found
-        return self._train(stage, run, key, place=place, seen=seen)
+        return Job(run, key, place, self._pruner.seen(run, place) if self._pruner else "")
 
-    def _train(
-        self,
-        stage: str,
-        run: Run,
-        key: str,
-        *,
-        place: int | None = None,
-        seen: str = "",
-        checkpoint: str = "",
-        note: Callable[[Outcome], str] | None = None,
-    ) -> Outcome:
-        """Train a run. `place` None: it may not be pruned. `note` gives a finished one its reason.
+    def _known(self, job: Job) -> Outcome | None:
+        return self._ledger.find(job.key, job.run, job.seen, prunable=job.place is not None)
 
-        `checkpoint`: the key of the run to go on from, its own by default.
-        """
-        trial = self._ledger.ask(stage, run, key, seen)
-        self._watcher.run_started(stage, run, key)
-        pruner = self._pruner if run.prunable and place is not None else None
-        if pruner is not None:
-            pruner.start(trial.number, run, place or 0)
-        session = TrialSession(
-            run,
-            checkpoint or key,
-            trial,
-            pruner,
-            self._checkpoints,
-            lambda point: self._watcher.point(run, key, point),
-        )
+    def _all(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
+        """Return the outcomes of `jobs`, in their order, as the ledger knows them or trained."""
+        return [self._known(job) or self._train(stage, job) for job in jobs]
+
+    def _train(self, stage: str, job: Job) -> Outcome:
+        """Train a run here."""
+        if job.run.timed and job.run.attempt:
+            self._quiet.wait(job.run.label)
+        trial = self._open(stage, job)
         try:
-            outcome = self._attempt(run, key, session)
+            outcome = train(
+                job,
+                self._objective,
+                trial,
+                self._pruner,
+                self._checkpoints,
+                lambda point: self._watcher.point(job.run, job.key, point),
+            )
         except BaseException:  # interrupted: nobody owns the trial any more
             self._ledger.abandon(stage, trial)
             raise
-        finally:
-            if pruner is not None:
-                pruner.forget(trial.number)
-        if note is not None and outcome.state == "finished":
-            outcome = replace(outcome, reason=note(outcome))
+        return self._close(stage, job, trial, outcome)
+
+    def _open(self, stage: str, job: Job) -> optuna.Trial:
+        trial = self._ledger.ask(stage, job.run, job.key, job.seen)
+        self._watcher.run_started(stage, job.run, job.key)
+        return trial
+
+    def _close(self, stage: str, job: Job, trial: optuna.Trial, outcome: Outcome) -> Outcome:
+        if job.note is not None and outcome.state == "finished":
+            outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
         if outcome.state == "finished":  # others may go on from their checkpoint
-            session.close()
+            checkpoint_file(self._checkpoints, job.checkpoint or job.key).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome
 
-    def _attempt(self, run: Run, key: str, session: TrialSession) -> Outcome:
-        try:
-            result = self._objective(run, session)
-        except StopRun as stop:
-            return Outcome.stopped(run, key, session.points, stop.reason, pruned=stop.pruned)
-        except Exception as error:
-            log.error("run %s (%s) failed\n%s", run.label, key, traceback.format_exc())
-            reason = f"{type(error).__name__}: {error}"
-            return Outcome(run, key, "failed", Curve.of(session.points), Result(), reason)
-        return Outcome(run, key, "finished", Curve.of(session.points), result)
+
+def _audit(pruned: Outcome, best: float) -> Job:
+    """Return the job of letting a pruned run go on to its end."""
+    return Job(
+        replace(pruned.run, label=f"{pruned.run.label}, audit"),
+        f"{pruned.key}-audit",  # no stage asks for it: decisions do not depend on audits
+        checkpoint=pruned.key,
+        note=lambda end: Audit(pruned, end, best).verdict,
+    )

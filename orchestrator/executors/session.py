@@ -35,7 +35,7 @@ class TrialSession:
         self._trial = trial
         self._pruner = pruner
         self._watch = watch
-        self._checkpoint = folder / f"{key}.checkpoint"
+        self._checkpoint = checkpoint_file(folder, key)
         self._model = folder / f"{key}.model"
 
     def report(self, point: Point) -> None:
@@ -65,9 +65,10 @@ class TrialSession:
         """Keep the trained model."""
         write_atomically(self._model, state)
 
-    def close(self) -> None:
-        """The run is finished: its checkpoint is of no more use."""
-        self._checkpoint.unlink(missing_ok=True)
+
+def checkpoint_file(folder: Path, key: str) -> Path:
+    """Return where the checkpoint of the run with this key is kept."""
+    return folder / f"{key}.checkpoint"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,0 +1,137 @@
+"""A crew: the worker processes of this machine, and what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from orchestrator.executors.worker import receive, send
+
+STOP_SECONDS = 3.0  # for a worker to exit by itself
+START = "import sys; sys.path[:] = {path!r}; from orchestrator.executors.worker import main; main()"
+
+
+class Worker:
+    """A worker process. Its answers come to `inbox`, pickled, with it; None when it is gone."""
+
+    def __init__(self, start: object, inbox: SimpleQueue[tuple[Worker, bytes | None]]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START.format(path=sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent, which knows what is to be kept
+        )
+        self.send(start)
+        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, message: object) -> None:
+        """Give it something to do."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone: the inbox will tell
+            send(self._process.stdin, message)
+
+    def stop(self) -> str:
+        """End it, whatever it is doing; return how it ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            code = self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _listen(self, inbox: SimpleQueue[tuple[Worker, bytes | None]]) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as answers:
+            while True:
+                try:
+                    inbox.put((self, receive(answers)))
+                except EOFError:
+                    inbox.put((self, None))
+                    return
+
+
+class Crew:
+    """Up to `size` workers, each of which builds the objective from `config`.
+
+    They start when there is something to do for them, and stay until `close`.
+    """
+
+    def __init__(self, config: dict[str, Any], size: int) -> None:
+        self._config = config
+        self._size = size
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._inbox: SimpleQueue[tuple[Worker, bytes | None]] = SimpleQueue()
+
+    def free(self) -> Worker | None:
+        """Return a worker that has nothing to do, a new one while there may be more, else None."""
+        if self._idle:
+            return self._idle.pop()
+        if len(self._workers) >= self._size:
+            return None
+        worker = Worker(self._config, self._inbox)
+        self._workers.add(worker)
+        return worker
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all workers."""
+        return [worker.pid for worker in self._workers]
+
+    def done(self, worker: Worker) -> None:
+        """Say that a worker has nothing more to do."""
+        self._idle.append(worker)
+
+    def listen(self) -> tuple[Worker, object]:
+        """Wait for the next message of any worker; None: it has died (see `bury`)."""
+        worker, message = self._inbox.get()
+        return worker, None if message is None else pickle.loads(message)
+
+    def bury(self, worker: Worker) -> str:
+        """Let go of a worker that has died, return how it ended."""
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        return worker.stop()
+
+    def close(self) -> None:
+        """Stop all workers, whatever they are doing."""
+        while self._workers:
+            self._workers.pop().stop()
+        self._idle.clear()
+        self._inbox = SimpleQueue()  # nobody is interested in what they said last
+
+
+def cores(folder: Path = Path("/sys")) -> int:
+    """Return the number of physical cores that this process may use, at least 1.
+
+    Two threads of one core share what does the arithmetic. `folder` is where Linux tells; elsewhere
+    it is the number of processors.
+    """
+    try:
+        mine = os.sched_getaffinity(0)
+        topology = folder / "devices/system/cpu"
+        siblings = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in mine}
+        count = float(len(siblings))
+    except (AttributeError, OSError):
+        count = float(os.cpu_count() or 1)
+    with contextlib.suppress(OSError, ValueError):  # no control group, or "max": no limit
+        quota, period = (folder / "fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) / int(period))
+    return max(1, int(count))

@@ -1,0 +1,77 @@
+"""A job: one run that has to be trained, in this process or in another one."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from orchestrator.curve import Curve, Outcome, Point, Result
+from orchestrator.executors.session import TrialSession
+from orchestrator.objectives import Objective, StopRun
+from orchestrator.pruners import CluePruner
+from orchestrator.recipe import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and its key.
+
+    `place`: the run's place in its round, from 0; None: it may not be pruned. `seen`: what it is
+    compared with (`CluePruner.seen`). `checkpoint`: the key of the run to go on from, its own by
+    default. `note` gives a run that finishes its reason.
+    """
+
+    run: Run
+    key: str
+    place: int | None = None
+    seen: str = ""
+    checkpoint: str = ""
+    note: Callable[[Outcome], str] | None = None
+
+    @property
+    def may_be_pruned(self) -> bool:
+        """Whether a pruner may stop it."""
+        return self.run.prunable and self.place is not None
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing may run beside it: it measures time or memory."""
+        return self.run.timed or self.run.kind in ("probe", "calibrate")
+
+
+def train(
+    job: Job,
+    objective: Objective,
+    trial: optuna.Trial,
+    pruner: CluePruner | None,
+    checkpoints: Path,
+    watch: Callable[[Point], None],
+) -> Outcome:
+    """Train a run in this process. What goes wrong in it is logged and gives a failed outcome."""
+    pruner = pruner if job.may_be_pruned else None
+    if pruner is not None:
+        pruner.start(trial.number, job.run, job.place or 0)
+    session = TrialSession(job.run, job.checkpoint or job.key, trial, pruner, checkpoints, watch)
+    try:
+        result = objective(job.run, session)
+    except StopRun as stop:
+        return Outcome.stopped(job.run, job.key, session.points, stop.reason, pruned=stop.pruned)
+    except Exception as error:
+        log.error("run %s (%s) failed\n%s", job.run.label, job.key, traceback.format_exc())
+        return failed(job, session.points, f"{type(error).__name__}: {error}")
+    finally:
+        if pruner is not None:
+            pruner.forget(trial.number)
+    return Outcome(job.run, job.key, "finished", Curve.of(session.points), result)
+
+
+def failed(job: Job, points: list[Point], reason: str) -> Outcome:
+    """Return the outcome of a run that failed for this reason, after these points."""
+    return Outcome(job.run, job.key, "failed", Curve.of(points), Result(), reason)

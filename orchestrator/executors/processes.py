@@ -1,0 +1,142 @@
+"""Runs side by side, each in a worker process of this machine.
+
+The parent alone asks and tells Optuna and speaks to whoever watches; a worker trains, holds its own
+copy of the pruner and decides at once. A run is compared with completed rounds only, so outcomes
+are those of the inline executor, to the last bit, whoever finishes first. Trials are opened in the
+order proposed. Runs that measure time or memory are trained here, while all workers are idle.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import optuna
+
+from orchestrator.curve import Outcome, Point
+from orchestrator.executors.crew import Crew, Worker
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.job import Job, failed
+
+log = logging.getLogger(__name__)
+TRIES = 2  # of a run whose worker dies
+
+
+@dataclass
+class Flight:
+    """A job that a worker is at; the points are those that have been told."""
+
+    job: Job
+    trial: optuna.Trial
+    points: list[Point] = field(default_factory=list)
+    tries: int = 1
+
+
+class ProcessExecutor(InlineExecutor):
+    """Trains the runs of a round side by side in the processes of `crew` (see the module).
+
+    Otherwise made of the same `rooms` as the inline executor. A run whose worker dies is tried once
+    more, from its checkpoint, then it counts as failed. A worker that lives and does not answer is
+    waited for: nobody can tell it from one that needs long.
+    """
+
+    def __init__(self, *rooms: Any, crew: Crew, **more: Any) -> None:
+        super().__init__(*rooms, **more)
+        self._crew = crew
+        self._flights: dict[Worker, Flight] = {}
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._crew.close()
+
+    def _all(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
+        return [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
+
+    def _group(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
+        outcomes = {job.key: found for job in jobs if (found := self._known(job))}
+        missing = [job for job in jobs if job.key not in outcomes]
+        if len(missing) == 1:  # there is nothing to run beside it
+            outcomes[missing[0].key] = self._train(stage, missing[0])
+        elif missing:
+            outcomes |= {o.key: o for o in self._side_by_side(stage, missing)}
+        return [outcomes[job.key] for job in jobs]
+
+    def _side_by_side(self, stage: str, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Yield the outcomes as they come."""
+        waiting = deque(jobs)
+        try:
+            while waiting or self._flights:
+                while waiting and (worker := self._crew.free()):
+                    job = waiting.popleft()
+                    self._send(worker, Flight(job, self._open(stage, job)))
+                worker, message = self._crew.listen()
+                if outcome := self._take(stage, worker, message):
+                    yield outcome
+        finally:  # interrupted: nobody owns the trials any more
+            if self._flights:
+                self._crew.close()
+            for flight in self._flights.values():
+                self._ledger.abandon(stage, flight.trial)
+            self._flights.clear()
+
+    def _send(self, worker: Worker, flight: Flight) -> None:
+        self._flights[worker] = flight
+        job = replace(flight.job, note=None)  # a function, and not the worker's business
+        worker.send((job, self._pruner, self._checkpoints))
+
+    def _take(self, stage: str, worker: Worker, message: object) -> Outcome | None:
+        """Take what a worker says; return the outcome if its run has ended."""
+        flight = self._flights.get(worker)
+        if isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+        elif message is None:
+            return self._dead(stage, worker)
+        elif isinstance(message, Point) and flight:
+            self._point(flight, message)
+        elif isinstance(message, Outcome) and flight:
+            del self._flights[worker]
+            self._crew.done(worker)
+            return self._close(stage, flight.job, flight.trial, message)
+        return None
+
+    def _point(self, flight: Flight, point: Point) -> None:
+        if flight.points and point.step <= flight.points[-1].step:
+            return  # told before its worker died
+        flight.points.append(point)
+        self._watcher.point(flight.job.run, flight.job.key, point)
+        flight.trial.report(point.held_out_loss, point.step)
+
+    def _dead(self, stage: str, worker: Worker) -> Outcome | None:
+        """Try the run of a worker that died once more, then give it up."""
+        how, flight = self._crew.bury(worker), self._flights.pop(worker, None)
+        if flight is None:
+            return None
+        job = flight.job
+        if flight.tries < TRIES and (other := self._crew.free()):
+            flight.tries += 1
+            log.warning(
+                "%s: its worker process died (%s); it is tried once more", job.run.label, how
+            )
+            self._send(other, flight)
+            return None
+        reason = f"its worker process died twice ({how}): out of memory?"
+        log.error("run %s (%s) failed: %s", job.run.label, job.key, reason)
+        return self._close(stage, job, flight.trial, failed(job, flight.points, reason))
+
+
+def groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Return the jobs in groups whose members may run side by side, in order.
+
+    A run that measures time or memory is a group of its own, and the same run never twice in one.
+    """
+    group: list[Job] = []
+    for job in jobs:
+        if group and (job.alone or group[-1].alone or job.key in (j.key for j in group)):
+            yield group
+            group = []
+        group.append(job)
+    if group:
+        yield group

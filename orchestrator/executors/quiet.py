@@ -1,0 +1,91 @@
+"""Whether the machine is quiet: what other programs take of its processors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
+LOOK_SECONDS = 1.0  # one look at the load; /proc/stat counts in hundredths of a second
+MOST_SECONDS = 30.0  # of waiting, until the machine has been quiet again
+
+
+class Ticks(NamedTuple):
+    """Processor time so far, in seconds, over all processors; `ours` of it by this process."""
+
+    busy: float
+    total: float
+    ours: float
+
+
+def ticks(stat: Path = Path("/proc/stat")) -> Ticks | None:
+    """Return the processor time so far, None where the system does not tell (not Linux).
+
+    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
+    """
+    try:
+        fields = stat.read_text().split("\n", 1)[0].split()[1:9]
+        user, nice, system, idle, iowait, *rest = (int(field) / 100 for field in fields)
+    except (OSError, ValueError):
+        return None
+    busy = user + nice + system + sum(rest)
+    return Ticks(busy, busy + idle + iowait, time.process_time())
+
+
+class Quiet:
+    """Waits until the machine is quiet, and gives up when that takes too long.
+
+    `look` tells the processor time so far and `sleep` passes it, so that tests need neither.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Ticks | None] = ticks,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._look = look
+        self._sleep = sleep
+        self._left = MOST_SECONDS
+
+    def wait(self, label: str) -> bool:
+        """Return once the machine is quiet (True), or after `MOST_SECONDS` (False), and say so.
+
+        Having given up, later calls look only once, until one finds the machine quiet again: a
+        round of repeats on a busy machine waits once. True where the load is not known.
+        """
+        waited, share = 0.0, self._share()
+        while share is not None and share > SHARE and self._left > 0:
+            if not waited:
+                log.warning(
+                    "%s: waits until the machine is quiet (other programs take %.0f %% of its"
+                    " processors), %.0f s at most", label, 100 * share, self._left,
+                )  # fmt: skip
+            share = self._share()
+            waited += LOOK_SECONDS
+            self._left -= LOOK_SECONDS
+        if share is not None and share > SHARE:
+            log.warning(
+                "%s: the machine is not quiet (other programs take %.0f %% of its processors); no"
+                " longer waited for, its time may be off again", label, 100 * share,
+            )  # fmt: skip
+            return False
+        self._left = MOST_SECONDS
+        if waited:
+            log.warning("%s: the machine is quiet after %.0f s", label, waited)
+        return True
+
+    def _share(self) -> float | None:
+        """Return the share of all processor time that others take, over one look."""
+        before = self._look()
+        if before is None:
+            return None
+        self._sleep(LOOK_SECONDS)
+        after = self._look()
+        if after is None or after.total <= before.total:
+            return None
+        others = after.busy - before.busy - (after.ours - before.ours)
+        return max(0.0, others / (after.total - before.total))

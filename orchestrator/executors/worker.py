@@ -1,0 +1,104 @@
+"""A worker process: trains the jobs that come in on standard input, answers on standard output.
+
+It is a Python of its own (nothing is forked: torch's threads would not survive that, and nothing of
+the user's script is run again), builds the objective once from the config and stays for all rounds.
+When its input ends it exits at once, whatever it is doing: no worker outlives the process that
+started it, however that one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from logging.handlers import QueueHandler
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any, NoReturn
+
+log = logging.getLogger(__name__)
+
+
+def send(stream: IO[bytes], message: object) -> None:
+    """Write one message. Raises OSError if nobody reads any more."""
+    # Bytes within: who waits for messages need not import what is in them.
+    pickle.dump(pickle.dumps(message), stream)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> bytes:
+    """Wait for one message, return it pickled. Raises EOFError where the other side is gone."""
+    try:
+        message: bytes = pickle.load(stream)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:  # killed in the middle of one
+        raise EOFError from error
+    return message
+
+
+def main() -> NoReturn:
+    """Work until the input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the user's code prints does not belong among the answers
+    tasks: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
+    one_at_a_time = threading.Lock()  # the user's code may log from other threads
+
+    def answer(message: object) -> None:
+        with one_at_a_time:
+            send(answers, message)
+
+    try:
+        _work(tasks, answer)
+    except BaseException:
+        log.error("a worker process failed\n%s", traceback.format_exc())
+        os._exit(1)
+
+
+def _listen(stream: IO[bytes], tasks: SimpleQueue[bytes]) -> None:
+    while True:
+        try:
+            tasks.put(receive(stream))
+        except EOFError:
+            os._exit(0)
+
+
+def _work(tasks: SimpleQueue[bytes], answer: Callable[[object], None]) -> NoReturn:
+    import optuna
+
+    from orchestrator.config import Config
+    from orchestrator.executors.job import Job, train
+    from orchestrator.pruners import CluePruner
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    config = Config.from_mapping(pickle.loads(tasks.get()))
+    logger = logging.getLogger("orchestrator")
+    logger.setLevel(logging.ERROR)  # the rest has been said where the objective was first built
+    logger.propagate = False
+    logger.addHandler(_Forward(answer))
+    objective = config.build_objective(Path(config.runs) / ".cache")
+    logger.setLevel(logging.INFO)
+    while True:
+        job: Job
+        pruner: CluePruner | None
+        checkpoints: Path
+        job, pruner, checkpoints = pickle.loads(tasks.get())
+        # A study of this one trial: all that a pruner compares it with comes with the pruner.
+        study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
+        answer(train(job, objective, study.ask(), pruner, checkpoints, answer))
+
+
+class _Forward(QueueHandler):
+    """Hands log records to the process that writes the log."""
+
+    def __init__(self, answer: Callable[[object], None]) -> None:
+        unused: Any = None
+        super().__init__(unused)
+        self._answer = answer
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Hand one over."""
+        self._answer(record)

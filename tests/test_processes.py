@@ -1,0 +1,341 @@
+"""Worker processes: the same outcomes as one after the other, and what happens when one dies."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from misbehaving import PARENT, Misbehaving
+from optuna.storages import BaseStorage, InMemoryStorage
+from test_inline import COMPARING, ROUNDS, Nobody, a_run, an_executor
+from test_study import a_study, trials
+
+from orchestrator.config import Config, ConfigError
+from orchestrator.curve import Outcome, Point
+from orchestrator.executors.crew import Crew, cores
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.job import Job
+from orchestrator.executors.processes import ProcessExecutor, groups
+from orchestrator.ledger import Ledger
+from orchestrator.recipe import Run
+
+OWN = {"_target_": "misbehaving.Misbehaving"}
+
+
+def a_crew(**options: Any) -> Crew:
+    return Crew(Config.from_mapping({"objective": {**OWN, **options}}).as_mapping(), 2)
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    """Two workers for all tests: it takes them longer to start than to run a test."""
+    made = a_crew()
+    yield made
+    made.close()
+
+
+Make = Callable[..., ProcessExecutor]
+
+
+@pytest.fixture
+def processes(crew: Crew, tmp_path: Path) -> Make:
+    """Make executors whose workers are the crew's."""
+
+    def make(
+        pruner: dict[str, Any] | None = None,
+        watcher: Nobody | None = None,
+        storage: BaseStorage | None = None,
+        crew: Crew = crew,
+    ) -> ProcessExecutor:
+        objective = Misbehaving()
+        config = Config.from_mapping({"pruner": pruner or {"name": "none"}})
+        made = config.build_pruner(objective.facts.chance_loss)
+        ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
+        folder = tmp_path / "checkpoints"
+        return ProcessExecutor(ledger, objective, made, folder, watcher or Nobody(), crew=crew)
+
+    return make
+
+
+def everything(executor: InlineExecutor, rounds: list[list[Run]] = ROUNDS) -> list[Any]:
+    """Run all rounds; return all there is of each outcome, bit for bit."""
+    outcomes = [o for runs in rounds for o in executor.run("a", runs)]
+    return [
+        (
+            o.run,
+            o.run.label,
+            o.key,
+            o.state,
+            o.reason,
+            str(o.curve.to_json()),
+            astuple(o.result)[:2],
+        )
+        for o in outcomes
+    ]
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [{"name": "none"}, *COMPARING],
+    ids=["none", "behind", "hyperband", "halving", "median"],
+)
+def test_outcomes_are_those_of_one_process(
+    processes: Make, tmp_path: Path, pruner: dict[str, Any]
+) -> None:
+    """States, reasons, curves and results to the last bit, trials in the order proposed."""
+    kept = InMemoryStorage()
+    found = everything(processes(pruner, storage=kept))
+    assert found == everything(an_executor(tmp_path, pruner))
+    study = optuna.load_study(study_name="s/a", storage=kept)
+    assert [t.user_attrs["key"] for t in study.trials] == [key for _, _, key, *_ in found]
+    assert {t.system_attrs["fixed_params"]["max_lr"] for t in study.trials} == {
+        run.schedule.max_lr for run, *_ in found
+    }
+    assert all(t.intermediate_values for t in study.trials)
+
+
+def test_what_the_ledger_knows_is_not_trained_again(processes: Make) -> None:
+    """The same rounds again, in a new executor: nobody starts."""
+    kept, watcher = InMemoryStorage(), Nobody()
+    first = everything(processes(storage=kept))
+    assert everything(processes(storage=kept, watcher=watcher)) == first
+    assert watcher.started == []
+
+
+def test_the_same_run_twice_in_a_round_is_trained_once(processes: Make) -> None:
+    """The second is known when its turn comes."""
+    watcher = Nobody()
+    runs = [a_run(0.1), a_run(0.05), replace(a_run(0.1), label="twice")]
+    one, _, again = processes(watcher=watcher).run("a", runs)
+    assert one.key == again.key
+    assert len(watcher.started) == 2
+
+
+def test_what_measures_is_a_group_of_its_own() -> None:
+    """Timed runs, probes and calibrations have nothing beside them; the order stays."""
+    plain = [Job(a_run(0.1, i), f"{i}") for i in range(4)]
+    timed = Job(replace(a_run(0.1), timed=True), "timed")
+    probe = Job(replace(a_run(0.1), kind="probe", batch_sizes=(8,)), "probe")
+    jobs = [plain[0], plain[1], timed, probe, plain[2], plain[3], plain[2]]
+    found = [[job.key for job in group] for group in groups(jobs)]
+    assert found == [["0", "1"], ["timed"], ["probe"], ["2", "3"], ["2"]]
+    assert list(groups([])) == []
+
+
+def test_timed_runs_are_trained_by_the_parent_the_others_by_workers(processes: Make) -> None:
+    """So nothing runs beside what is timed."""
+    plain = [replace(a_run(0.1, i), label="pid") for i in range(3)]
+    timed = [replace(run, timed=True) for run in plain[:2]]
+    pids = [o.result.measured["pid"] for o in processes().run("a", [*plain, *timed])]
+    assert pids[3:] == [os.getpid()] * 2
+    assert os.getpid() not in pids[:3]
+
+
+def test_a_run_whose_worker_is_killed_is_tried_once_more(
+    processes: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed without a word in the middle: said, tried again, and the outcome is the same."""
+    kept = InMemoryStorage()
+    undisturbed = [a_run(0.1), a_run(0.05)]
+    disturbed = [replace(undisturbed[0], label="killed once"), undisturbed[1]]
+    found = everything(processes(storage=kept), [disturbed])
+    assert [f[3:] for f in found] == [f[3:] for f in everything(processes(), [undisturbed])]
+    assert "killed once: its worker process died (signal SIGKILL); it is tried once more" in (
+        caplog.text
+    )
+    trial = optuna.load_study(study_name="s/a", storage=kept).trials[0]
+    assert list(trial.intermediate_values) == a_run(0.1).report_steps()
+
+
+def test_a_run_whose_worker_is_killed_again_has_failed(
+    processes: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The study does not hang, the others finish, and the reason is with the trial."""
+    runs = [replace(a_run(0.1), label="killed"), a_run(0.05), a_run(0.02)]
+    lost, *others = processes().run("a", runs)
+    assert lost.state == "failed"
+    assert lost.reason == "its worker process died twice (signal SIGKILL): out of memory?"
+    assert len(lost.curve) >= 2
+    assert [o.state for o in others] == ["finished", "finished"]
+    assert lost.reason in caplog.text
+
+
+def test_an_exception_in_a_worker_keeps_its_traceback(
+    processes: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run has failed, and the log says where."""
+    lost, other = processes().run("a", [replace(a_run(0.1), label="raises"), a_run(0.05)])
+    assert (lost.state, other.state) == ("failed", "finished")
+    assert lost.reason == "ValueError: out of cheese"
+    assert 'raise ValueError("out of cheese")' in caplog.text
+    assert "misbehaving.py" in caplog.text
+
+
+def test_a_worker_that_cannot_start_fails_the_run_and_says_why(
+    processes: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The objective builds here, but not there."""
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    crew = a_crew(unbuildable=True)
+    outcomes = processes(crew=crew).run("a", [a_run(0.1), a_run(0.05)])
+    crew.close()
+    assert [o.state for o in outcomes] == ["failed", "failed"]
+    assert "its worker process died twice (exit code 1)" in outcomes[0].reason
+    assert "RuntimeError: no worker can build this" in caplog.text
+
+
+class Impatient(Nobody):
+    """Presses Ctrl-C at the sixth point."""
+
+    points = 0
+
+    def point(self, run: Run, key: str, point: Point) -> None:
+        self.points += 1
+        if self.points == 6:
+            raise KeyboardInterrupt
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process lives; one that has ended and is not waited for does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_an_interruption_stops_the_workers_and_the_same_command_goes_on(
+    processes: Make, here: Path
+) -> None:
+    """Both sleep for minutes; the trials are nobody's any more, and are done again."""
+    kept, crew = InMemoryStorage(), a_crew()
+    runs = [replace(a_run(0.1, i), label="asleep") for i in range(2)]
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        processes(watcher=Impatient(), storage=kept, crew=crew).run("a", runs)
+    assert time.monotonic() - start < 30
+    assert crew.pids == []
+    study = optuna.load_study(study_name="s/a", storage=kept)
+    assert {t.state for t in study.trials} == {optuna.trial.TrialState.FAIL}
+    again = processes(storage=kept).run("a", [replace(run, label="") for run in runs])
+    assert [o.state for o in again] == ["finished"] * 2
+
+
+def test_workers_end_with_a_parent_that_is_killed(here: Path) -> None:
+    """Killed without a word: the workers notice within seconds, in the middle of a run."""
+    code = f"""
+import sys; sys.path[:] = {sys.path!r}
+from dataclasses import replace
+from test_processes import *
+crew = a_crew()
+worker = crew.free()
+worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, Path("checkpoints")))
+print(worker.pid, flush=True)
+crew.listen(), time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        wait_for(lambda: (here / "asleep").exists())
+        assert is_alive(pid)
+        parent.kill()
+    wait_for(lambda: not is_alive(pid))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def decisions(record: Any) -> list[Any]:
+    return [
+        (s.decision.reason, dict(s.decision.values), s.decision.interval) for s in record.stages
+    ]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_study_decides_the_same_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake objective, a timed stage and all: the decisions and trials of one process."""
+    monkeypatch.setattr("orchestrator.report.html._draw", lambda *_: None)
+    short: dict[str, Any] = {
+        "plan": ["lr_range", "momentum", "batch_size", "final"],
+        "stages": {"final": {"epochs": 4, "seeds": 2, "baselines": False}},
+    }
+    alone, _ = a_study(study_name="alone", **short)
+    record, shown = a_study(executor={"name": "processes", "workers": 2}, **short)
+    assert decisions(record) == decisions(alone)
+    assert record.recipe == alone.recipe
+    assert [[o.key for o in s.outcomes] for s in record.stages] == [
+        [o.key for o in s.outcomes] for s in alone.stages
+    ]
+    proposed = [o.key for o in record.stages[1].outcomes]
+    assert [t.user_attrs["key"] for t in trials("momentum")] == proposed
+    assert "arning" not in shown
+    again, shown = a_study(executor={"name": "inline"}, threads=1, device="cpu", **short)
+    assert decisions(again) == decisions(alone)
+    assert "no new runs" in shown
+    assert "settings differ" not in shown
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_real_training_gives_the_same_bits_in_workers() -> None:
+    """A small network on the digits: keys and curves of one process with one thread."""
+    config: dict[str, Any] = {
+        "objective": {"name": "training"},
+        "plan": ["lr_range", "momentum", "final"],
+        "stages": {
+            "momentum": {"candidates": [0.9, 0.8]},
+            "final": {"epochs": 4, "seeds": 2, "baselines": False},
+        },
+        "recipe": {"batch_size": 32},
+        "threads": 1,
+    }
+    alone, _ = a_study(study_name="alone", **config)
+    record, _ = a_study(executor={"name": "processes", "workers": 2}, **config)
+    assert decisions(record) == decisions(alone)
+
+    def bits(outcome: Outcome) -> Any:
+        kept = {k: v for k, v in outcome.curve.to_json().items() if k != "seconds"}
+        return outcome.key, outcome.state, str(kept), str(outcome.result.test_loss)
+
+    assert [bits(o) for s in record.stages for o in s.outcomes if not o.run.timed] == [
+        bits(o) for s in alone.stages for o in s.outcomes if not o.run.timed
+    ]
+
+
+def test_side_by_side_is_for_processors_with_one_thread_each() -> None:
+    """Threads and device are settled beforehand, for keys depend on them; a GPU is refused."""
+    config = Config.from_mapping({"executor": {"name": "processes"}})
+    assert (config.threads, config.device) == (1, "cpu")
+    assert Config.from_mapping(config.as_mapping()) == config
+    assert Config.from_mapping({"executor": {"name": "processes"}, "threads": 2}).threads == 2
+    with pytest.raises(ConfigError, match=r"device: 'cuda' has room for one run at a time"):
+        Config.from_mapping({"executor": {"name": "processes"}, "device": "cuda"})
+    with pytest.raises(ConfigError, match=r"executor.workers: unknown key"):
+        Config.from_mapping({"executor": {"name": "inline", "workers": 2}})
+    with pytest.raises(ConfigError, match=r"executor.workers: 0 is not allowed"):
+        Config.from_mapping({"executor": {"name": "processes", "workers": 0}})
+
+
+def test_two_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Physical cores that are ours, at most what the container may use."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
+    for i in range(8):
+        file = tmp_path / f"devices/system/cpu/cpu{i}/topology/thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{i % 4},{i % 4 + 4}")
+    assert cores(tmp_path) == 4
+    quota = tmp_path / "fs/cgroup/cpu.max"
+    quota.parent.mkdir(parents=True)
+    for text, count in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
+        quota.write_text(text)
+        assert cores(tmp_path) == count
+    assert cores(tmp_path / "elsewhere") >= 1

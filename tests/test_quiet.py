@@ -1,0 +1,104 @@
+"""Waiting for a quiet machine, with a clock and a load of our own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_inline import Nobody, a_run
+
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.quiet import Quiet, Ticks, ticks
+from orchestrator.ledger import Ledger, open_storage
+from orchestrator.objectives.quadratic import QuadraticObjective
+
+
+class Machine:
+    """Two processors; `loads` says what others take of them in each second, the last for ever."""
+
+    def __init__(self, *loads: float) -> None:
+        self._loads = self._next(loads)
+        self.now = Ticks(100.0, 1000.0, 5.0)
+        self.slept = 0.0
+
+    @staticmethod
+    def _next(loads: tuple[float, ...]) -> Iterator[float]:
+        yield from loads
+        while True:
+            yield loads[-1]
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass: we take a hundredth of a processor, others what they do."""
+        self.slept += seconds
+        ours, others = 0.01 * seconds, next(self._loads) * 2 * seconds
+        busy, total, own = self.now
+        self.now = Ticks(busy + ours + others, total + 2 * seconds, own + ours)
+
+    def quiet(self) -> Quiet:
+        return Quiet(lambda: self.now, self.sleep)
+
+
+def test_a_quiet_machine_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """One look of a second, and not a word; our own work does not count."""
+    machine = Machine(0.02)
+    assert machine.quiet().wait("trial")
+    assert machine.slept == 1
+    assert caplog.text == ""
+
+
+def test_a_busy_machine_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Until the others are done; both is said."""
+    machine = Machine(0.5, 0.5, 0.5, 0.0)
+    assert machine.quiet().wait("trial")
+    assert machine.slept == 4
+    assert "trial: waits until the machine is quiet (other programs take 50 %" in caplog.text
+    assert "trial: the machine is quiet after 3 s" in caplog.text
+
+
+def test_it_is_given_up_after_half_a_minute_once_for_all(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Later calls look once; when the machine has been quiet there is patience again."""
+    machine = Machine(*[0.9] * 33, 0.0, *[0.9] * 10, 0.0)
+    quiet = machine.quiet()
+    assert not quiet.wait("first")
+    assert machine.slept == 31
+    assert "first: the machine is not quiet (other programs take 90 %" in caplog.text
+    assert not quiet.wait("second")
+    assert not quiet.wait("third")
+    assert machine.slept == 33
+    assert quiet.wait("fourth")
+    assert quiet.wait("fifth")
+    assert machine.slept == 34 + 11
+
+
+def test_where_the_system_does_not_tell_nobody_waits(tmp_path: Path) -> None:
+    """No /proc/stat: no load, no wait."""
+    slept: list[float] = []
+    assert Quiet(lambda: None, slept.append).wait("trial")
+    assert slept == []
+    assert ticks(tmp_path / "stat") is None
+
+
+def test_processor_time_is_read_as_linux_writes_it(tmp_path: Path) -> None:
+    """Hundredths of a second; steal is busy, waiting for disks is not, guests are in user."""
+    file = tmp_path / "stat"
+    file.write_text("cpu  1000 200 300 5000 400 10 20 30 7 8\ncpu0 1 2 3\n")
+    found = ticks(file)
+    assert found is not None
+    assert found[:2] == pytest.approx((15.6, 69.6))
+    file.write_text("nonsense")
+    assert ticks(file) is None
+
+
+def test_only_the_repeat_of_a_timed_run_waits(tmp_path: Path) -> None:
+    """The first attempt goes at once: what disturbs it shows, and only then is there a reason."""
+    machine = Machine(0.5, 0.0)
+    objective = QuadraticObjective()
+    ledger = Ledger(open_storage("memory", None, tmp_path), "s")
+    executor = InlineExecutor(ledger, objective, None, tmp_path, Nobody(), machine.quiet())
+    timed = replace(a_run(0.1), timed=True)
+    executor.run("a", [a_run(0.1), timed])
+    assert machine.slept == 0
+    executor.run("a", [replace(timed, attempt=1)])
+    assert machine.slept == 2
