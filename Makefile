@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: run test test-all check setup clean
+.PHONY: run test test-all check audit setup clean
 
 run: setup
 	$(BIN)/python -m orchestrator +study=$(STUDY) $(ARGS)
@@ -34,6 +34,10 @@ setup: .venv/installed
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $@
+
+audit: setup # known vulnerabilities of the pinned versions; asks PyPI, so it needs the network
+	$(BIN)/pip install --disable-pip-version-check -q pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 clean: # never the results in runs/
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

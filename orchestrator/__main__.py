@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.errors import ConfigError
+from orchestrator.redact import hidden
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -228,11 +229,11 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
         told.insert(0, f"cannot compose {' '.join(arguments)}")
     elif (override := getattr(error, "override", None)) and override not in told[0]:
         told.insert(0, f"cannot read {override.removeprefix('++')}")
-    return _short(": ".join(told))
+    return _short(hidden(": ".join(told)))
 
 
 def _short(text: str, most: int = 600) -> str:
-    """Return `text` as one line that can be read: printable, and no longer than `most`."""
+    """Return `text` as one line that can be read: printable, at most `most` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 

@@ -28,6 +28,7 @@ NO_CYCLE = (
     " recipe.weight_decay, or plan a weight_decay stage"
 )
 RANGE_KINDS = ("momentum_range", "momentum_range_test")
+STAGE_NAME = "must be 1 to 40 letters, digits, '_' or '-', not starting with a digit"
 CYCLED_DECAY = ("min_weight_decay", "max_weight_decay", "final_weight_decay")
 
 
@@ -39,6 +40,9 @@ def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
     """
     kept = dict(mapping)
     if isinstance(given := mapping.get("stages"), Mapping):
+        wrong_names = [name for name in given if not _is_stage_name(name)]
+        lines += [f"stages: {shown(n)} is not allowed as a name: {STAGE_NAME}" for n in wrong_names]
+        given = {name: entry for name, entry in given.items() if name not in wrong_names}
         kept["stages"] = {name: _momentum(name, entry, lines) for name, entry in given.items()}
     if isinstance(plan := mapping.get("plan"), list | tuple):
         for i, name in enumerate(plan):
@@ -51,6 +55,16 @@ def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
             lines += [f"{section}.{k}: {shown(given[k])} is refused: {NO_CYCLE}" for k in wrong]
             kept[section] = {k: v for k, v in given.items() if k not in wrong}
     return kept
+
+
+def _is_stage_name(name: object) -> bool:
+    """Whether a stage may be called so: figures and Optuna studies bear the names of stages."""
+    return (
+        isinstance(name, str)
+        and name.isascii()
+        and name.replace("-", "_").isidentifier()
+        and len(name) <= 40
+    )
 
 
 def _momentum(name: object, entry: Any, lines: list[str]) -> Any:

@@ -38,6 +38,7 @@ from orchestrator.options import (
     signature_of,
 )
 from orchestrator.recipe import Facts, Recipe
+from orchestrator.redact import hidden_in
 
 if TYPE_CHECKING:
     from orchestrator.objectives import Objective
@@ -84,7 +85,7 @@ class DataConfig(Section):
     image_size: Annotated[Whole, Field(ge=4)] | None = None
     scale: Positive = 1.0
     augment: bool = False
-    seed: Whole = 0
+    seed: Annotated[Whole, Field(ge=0)] = 0
 
 
 class ModelConfig(Section):
@@ -201,7 +202,7 @@ class Config(Section):
     tracking: TrackingConfig
     budget: BudgetConfig
     device: Annotated[str, AfterValidator(_device)] = "auto"
-    threads: Count | None = None
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[Whole, Field(ge=0)] = 0
     fresh: bool = False
@@ -239,6 +240,11 @@ class Config(Section):
         if config is None or lines:
             raise ConfigError(lines)
         return _settled(config)
+
+    def public(self) -> dict[str, Any]:
+        """Return plain values without passwords, to be kept and shown."""
+        shown: dict[str, Any] = hidden_in(self.as_mapping())
+        return shown
 
     def as_mapping(self) -> dict[str, Any]:
         """Return plain values; `from_mapping` makes the same config of them."""

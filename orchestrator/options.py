@@ -35,6 +35,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from orchestrator.redact import hidden
+
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
 GIVEN_LATER = ("name", "facts")  # fields of every stage that are not options
@@ -156,7 +158,7 @@ def signature_of(cls: type, head: str, nested: tuple[str, ...] = ()) -> type[Opt
 
 def shown(value: Any) -> str:
     """Return `value` as one short line."""
-    text = " ".join(repr(value).split())
+    text = hidden(" ".join(repr(value).split()))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

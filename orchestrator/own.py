@@ -30,11 +30,15 @@ DENIED = frozenset(
     torch.load torch.hub torch.package torch.serialization torch.jit.load torch.jit._serialization
     torch.utils.cpp_extension torch.utils.model_zoo torch.distributed torch.multiprocessing
     torch.ops torch.classes
-    numpy.load numpy.f2py numpy.ctypeslib numpy.lib.npyio numpy.lib._npyio_impl
+    torch.utils.benchmark torch.utils.bottleneck torch.utils.collect_env torch.utils.tensorboard
+    torch.jit torch.fx torch.export torch.onnx torch.testing torch._inductor torch._dynamo torch._C
+    numpy.load numpy.f2py numpy.ctypeslib numpy.lib numpy.testing numpy.distutils numpy.memmap
+    numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.fromfile numpy.genfromtxt
     pandas.read_pickle pandas.eval pandas.io.pickle pandas.core.computation
     sympy.sympify sympy.parsing sympy.core.sympify
     hydra omegaconf yaml joblib cloudpickle dill skops mlflow pip setuptools pkg_resources
-    IPython pexpect sh fabric paramiko numexpr docker git
+    IPython pexpect sh fabric paramiko numexpr docker git invoke plumbum psutil jinja2 mako
+    sqlalchemy alembic optuna pytest _pytest ray dask distributed
     """.split()  # noqa: SIM905  # forty lines otherwise
 )
 
@@ -70,7 +74,7 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ConfigError(f"{target}: {name} imports {error.name}, not installed") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script without `if __name__ == ...` exits
             problem = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"{target}: importing {name} fails with {problem}") from error
     raise ConfigError(
@@ -87,6 +91,8 @@ def resolve(target: str) -> Callable[..., Any]:
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{target!r} is no name: write package.module.name")
+    if any(part.startswith("__") for part in parts[1:]):
+        raise ConfigError(f"{target} is not allowed: nothing that Python itself put there")
     if _is_denied(target):
         raise ConfigError(
             f"{target} is not allowed: {parts[0]} is part of Python's standard library, or may run"
@@ -172,7 +178,7 @@ def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any
         return function(**arguments)
     except ConfigError:
         raise
-    except Exception as error:  # the user's own mistake: say what and where, in one line
+    except (Exception, SystemExit) as error:  # the user's own mistake: say what, where, one line
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}, line {last.lineno}"
         problem = " ".join(str(error).split())

@@ -33,6 +33,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
+from orchestrator.redact import Formatter, hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import Stage, walk
 from orchestrator.tracking import Tracker
@@ -82,7 +83,7 @@ class _Study:
 
     def run(self, stages: Sequence[Stage], started: float) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it."""
-        config = self.config.as_mapping()
+        config = self.config.public()
         changed = _changed(self.folder / "config.yaml", config)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         self.terminal.study_started(
@@ -167,7 +168,7 @@ class _Study:
             larger_is_better=self.objective.facts.larger_is_better,
             total_seconds=_earlier_seconds(self.folder) + seconds,
             notes=tuple(_about(self.objective, "notes", ())),
-            reason=reason,
+            reason=hidden(reason),
             model_dropout=self.objective.facts.dropout,
         )
         files: list[Path] = []
@@ -248,7 +249,7 @@ class _LogFile:
     def __init__(self, path: Path) -> None:
         self._handler = logging.FileHandler(path)
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        self._handler.setFormatter(logging.Formatter(form))
+        self._handler.setFormatter(Formatter(form))
 
     def __enter__(self) -> None:
         logger = logging.getLogger("orchestrator")

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escaped
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.curve import Outcome
 from orchestrator.record import StageRecord, StudyRecord
+from orchestrator.redact import hidden
 from orchestrator.report import figures
 from orchestrator.report.figures.clue_strip import clue_of
 from orchestrator.report.page import PAGE
@@ -39,6 +40,16 @@ VERDICTS = {
     "interrupted": "The study was interrupted and is not complete. The same command goes on.",
     "failed": "The study failed before it had an answer. What was decided so far is below.",
 }
+
+# Marks that turn the direction of text, and control characters: they make a page show another text
+# than it holds.
+TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+UNSEEN = dict.fromkeys((*range(9), *range(14, 32), 127, *TURNING), "?")
+
+
+def escape(text: str) -> str:
+    """Return `text` as it may stand in the page: no markup, no passwords, no hidden marks."""
+    return escaped(hidden(text)).translate(UNSEEN)
 
 
 def write(record: StudyRecord, folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from orchestrator.curve import Outcome, Point, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
+from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
     balance,
@@ -168,7 +169,7 @@ class _Notes(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._terminal.note(record.getMessage())
+        self._terminal.note(hidden(record.getMessage()))
 
 
 def _live_line(stream: TextIO) -> Progress:
@@ -260,4 +261,4 @@ def _tracked(folder: Path) -> str:
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
-    return f"in MLflow at {server}" if server else "mlflow ui"
+    return f"in MLflow at {hidden(server)}" if server else "mlflow ui"

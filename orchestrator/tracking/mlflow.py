@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
+from orchestrator.redact import hidden
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.outbox import Event, Outbox, Unavailable
 
@@ -280,7 +281,9 @@ class Store:
                 self._tag(run_id, {"diverged": "true"})
 
     def _tag(self, run_id: str, tags: Mapping[str, Any]) -> None:
-        self._tags.setdefault(run_id, {}).update({_name(k): str(v) for k, v in tags.items()})
+        self._tags.setdefault(run_id, {}).update(
+            {_name(k): hidden(str(v)) for k, v in tags.items()}
+        )
 
     def _params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

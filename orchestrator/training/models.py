@@ -45,8 +45,8 @@ def check(model: nn.Module, data: Data) -> bool:
         raise ModelError("model: it has no parameters that can be trained (requires_grad)")
     x = data.train.x[:2].float()
     try:
-        scores = _tried(model.eval(), x)
-    except Exception as error:  # whatever the user's network raises, the cause is the same
+        scores = model.eval()(x)
+    except (Exception, SystemExit) as error:  # whatever the user's network raises: one cause
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model: it cannot take inputs {data.input_shape}: {problem}") from error
     shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -55,6 +55,11 @@ def check(model: nn.Module, data: Data) -> bool:
             f"model: must give one score per class, shape (examples, {data.classes}),"
             f" got {shape} for {len(x)} examples"
         )
+    assert isinstance(scores, Tensor)
+    if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
+        raise ModelError("model: its scores do not depend on parameters that can be trained")
+    if not torch.isfinite(scores).all():
+        raise ModelError("model: it gives NaN or infinite scores before any training")
     try:
         _tried(model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
     except RuntimeError:

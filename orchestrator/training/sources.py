@@ -34,9 +34,10 @@ def arrays(config: DataConfig) -> Raw:
         raise DataError("data.path is not set: data=arrays needs the path of an .npz file")
     try:
         with np.load(Path(config.path), allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:  # a .npy file has no `files`
-        raise DataError(f"data.path={config.path}: not a readable .npz file ({error})") from error
+            found = {name: file[name] for name in ARRAYS if name in file.files}
+    except Exception as error:  # zip, zlib and NumPy raise many kinds for a torn or another file
+        problem = " ".join(str(error).split())
+        raise DataError(f"data.path={config.path}: not a readable .npz file ({problem})") from error
     if missing := [name for name in ARRAYS if name not in found]:
         raise DataError(f"data.path={config.path}: lacks {', '.join(missing)}")
     return _four([found[name] for name in ARRAYS], f"Arrays from {config.path}")
@@ -98,6 +99,8 @@ def part(x: Any, y: Any, name: str) -> Part:
     if inputs.dim() not in (2, 3, 4):
         shape = tuple(inputs.shape)
         raise DataError(f"x_{name}: need images (n, c, h, w) or features (n, d), got {shape}")
+    if inputs.is_complex():
+        raise DataError(f"x_{name}: need real numbers, got {inputs.dtype}")
     if len(inputs) != len(labels):
         raise DataError(f"{name}: {len(inputs):,} inputs but {len(labels):,} labels")
     if not inputs.numel():
@@ -111,7 +114,8 @@ def _tensor(value: Any, name: str) -> Tensor:
             return value.detach().cpu()
         return torch.from_numpy(np.array(value))  # copied: a read-only array would be shared
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: not an array of numbers ({error})") from error
+        problem = " ".join(str(error).split())[:200]
+        raise DataError(f"{name}: not an array of numbers ({problem})") from error
 
 
 def _inputs(x: Tensor, name: str) -> Tensor:
