@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def arrays(config: DataConfig) -> Raw:
     if config.path is None:
         raise DataError("data.path is not set: data=arrays needs the path of an .npz file")
     try:
-        with np.load(Path(config.path), allow_pickle=False) as file:
+        with open(config.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {name: file[name] for name in ARRAYS if name in file.files}
     except Exception as error:  # zip, zlib and NumPy raise many kinds for a torn or another file
         problem = " ".join(str(error).split())
