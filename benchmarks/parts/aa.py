@@ -67,7 +67,7 @@ def run(options: Any) -> dict[str, Any]:
     count, rows = (10 if options.quick else 1000), {}
     ties = in_parallel(_quadratic, range(count), workloads.workers())
     rows["quadratic"] = {"stages": count, "ties": sum(ties)}
-    for name, studies in {"digits": 300, "digits_x5": 100, "digits_bn": 20, "cifar": 20}.items():
+    for name, studies in {"digits": 300, "digits_x5": 100, "digits_bn": 20, "cifar": 10}.items():
         if WORKLOADS[name].needs_cifar and not options.cifar:
             continue
         items = [(name, options.cifar, seed) for seed in range(2 if options.quick else studies)]

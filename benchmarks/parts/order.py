@@ -53,7 +53,7 @@ def run(options: Any) -> dict[str, Any]:
     for name, w in WORKLOADS.items():
         if w.needs_cifar and not options.cifar:
             continue
-        studies, fresh = (2, 2) if options.quick else (10 if w.seeds >= 10 else 5, 5)
+        studies, fresh = (2, 2) if options.quick else (10 if w.seeds >= 10 else 4, 5)
         items = [(name, options.cifar, seed, fresh) for seed in range(studies)]
         studies_found = [f for f in in_parallel(_study, items, workloads.workers()) if f]
         first = next(iter(ORDERS))
