@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator import signals
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
@@ -69,7 +70,23 @@ class Asleep(Fault):
         time.sleep(600)
 
 
-FAULTS = {"raises": Fault, "killed": Killed, "killed once": KilledOnce, "asleep": Asleep}
+class Patient(Fault):
+    """Waits for a signal, then keeps a checkpoint, as training does."""
+
+    def bad(self) -> None:
+        while not signals.noted():
+            time.sleep(0.02)
+        self._session.save(b"was here")
+        signals.check()
+
+
+FAULTS = {
+    "patient": Patient,
+    "raises": Fault,
+    "killed": Killed,
+    "killed once": KilledOnce,
+    "asleep": Asleep,
+}
 
 
 def _whose(run: Run, session: Session) -> Result:

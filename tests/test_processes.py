@@ -226,6 +226,17 @@ def test_an_interruption_stops_the_workers_and_the_same_command_goes_on(
     assert [o.state for o in again] == ["finished"] * 2
 
 
+def test_an_interrupted_worker_keeps_a_checkpoint(
+    processes: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has some seconds for that, as a run in this process has; nothing is called a failure."""
+    runs = [replace(a_run(0.1, i), label="patient") for i in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        processes(watcher=Impatient(), crew=a_crew()).run("a", runs)
+    assert list((tmp_path / "checkpoints").glob("*.checkpoint"))  # one may just have reported
+    assert "failed" not in caplog.text
+
+
 def test_workers_end_with_a_parent_that_is_killed(here: Path) -> None:
     """Killed without a word: the workers notice within seconds, in the middle of a run."""
     code = f"""

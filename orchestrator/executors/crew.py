@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from orchestrator import signals
 from orchestrator.executors.worker import receive, send
 
 STOP_SECONDS = 3.0  # for a worker to exit by itself
+LOOK_SECONDS = 0.2  # how soon a signal is seen
 START = "import sys; sys.path[:] = {path!r}; from orchestrator.executors.worker import main; main()"
 
 
@@ -29,6 +32,7 @@ class Worker:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent, which knows what is to be kept
         )
+        self._end = 0.0
         self.send(start)
         threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
 
@@ -43,9 +47,16 @@ class Worker:
         with contextlib.suppress(OSError):  # it is gone: the inbox will tell
             send(self._process.stdin, message)
 
+    def interrupt(self) -> None:
+        """Have it keep a checkpoint of its run, then end."""
+        self._process.terminate()
+        self._end = time.monotonic() + STOP_SECONDS
+
     def stop(self) -> str:
-        """End it, whatever it is doing; return how it ended."""
+        """End it, whatever it is doing, but for its time after `interrupt`; return how it ended."""
         assert self._process.stdin is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, self._end - time.monotonic()))
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
@@ -99,9 +110,15 @@ class Crew:
         self._idle.append(worker)
 
     def listen(self) -> tuple[Worker, object]:
-        """Wait for the next message of any worker; None: it has died (see `bury`)."""
-        worker, message = self._inbox.get()
-        return worker, None if message is None else pickle.loads(message)
+        """Wait for the next message of any worker; None: it has died (see `bury`).
+
+        Raises Interrupted after a signal.
+        """
+        while True:
+            signals.check()
+            with contextlib.suppress(Empty):
+                worker, message = self._inbox.get(timeout=LOOK_SECONDS)
+                return worker, None if message is None else pickle.loads(message)
 
     def bury(self, worker: Worker) -> str:
         """Let go of a worker that has died, return how it ended."""
@@ -111,7 +128,9 @@ class Crew:
         return worker.stop()
 
     def close(self) -> None:
-        """Stop all workers, whatever they are doing."""
+        """Stop all workers; those that train have some seconds to keep a checkpoint."""
+        for worker in self._workers.difference(self._idle):
+            worker.interrupt()
         while self._workers:
             self._workers.pop().stop()
         self._idle.clear()

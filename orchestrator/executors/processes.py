@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 
 from orchestrator.curve import Outcome, Point
+from orchestrator.errors import StorageError
 from orchestrator.executors.crew import Crew, Worker
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job, failed
@@ -92,6 +93,8 @@ class ProcessExecutor(InlineExecutor):
         flight = self._flights.get(worker)
         if isinstance(message, logging.LogRecord):
             logging.getLogger(message.name).handle(message)
+        elif isinstance(message, StorageError):
+            raise message
         elif message is None:
             return self._dead(stage, worker)
         elif isinstance(message, Point) and flight:

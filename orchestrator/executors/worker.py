@@ -20,6 +20,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, NoReturn
 
+from orchestrator import signals
+
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,10 @@ def main() -> NoReturn:
             send(answers, message)
 
     try:
-        _work(tasks, answer)
+        with signals.handled():
+            _work(tasks, answer)
+    except KeyboardInterrupt:  # asked to end, and the checkpoint is kept
+        os._exit(signals.exit_code())
     except BaseException:
         log.error("a worker process failed\n%s", traceback.format_exc())
         os._exit(1)
@@ -70,6 +75,7 @@ def _work(tasks: SimpleQueue[bytes], answer: Callable[[object], None]) -> NoRetu
     import optuna
 
     from orchestrator.config import Config
+    from orchestrator.errors import StorageError
     from orchestrator.executors.job import Job, train
     from orchestrator.pruners import CluePruner
 
@@ -88,7 +94,12 @@ def _work(tasks: SimpleQueue[bytes], answer: Callable[[object], None]) -> NoRetu
         job, pruner, checkpoints = pickle.loads(tasks.get())
         # A study of this one trial: all that a pruner compares it with comes with the pruner.
         study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
-        answer(train(job, objective, study.ask(), pruner, checkpoints, answer))
+        try:
+            with signals.patiently():
+                ended = train(job, objective, study.ask(), pruner, checkpoints, answer)
+            answer(ended)
+        except StorageError as error:  # not the run's fault: the study ends
+            answer(error)
 
 
 class _Forward(QueueHandler):
