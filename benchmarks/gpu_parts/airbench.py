@@ -310,7 +310,7 @@ def train(
         if slow is not None:
             slow.update(1.0)
     seconds = _now(x.device) - started
-    return net, seconds, float(loss) / recipe.batch_size
+    return net, seconds, float(loss.detach()) / recipe.batch_size
 
 
 def _optimizer(net: nn.Module, recipe: Recipe94) -> torch.optim.SGD:

@@ -66,6 +66,7 @@ def objective(
         OwnConfig.model_validate(model) if own else ModelConfig.model_validate(model),
         OptimizerConfig(),
         device=device(options),
+        threads=1 if options.cpu_check else None,  # two would wait for each other's core
         precision="float32" if options.cpu_check else precision,
         cache=folder(),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import bench
 
 from speed_parts import by_hand, frameworks
-from speed_parts.contest import Case, Task, alternate, compare, ours
+from speed_parts.contest import Case, Task, alternate, compare, free, ours
 
 HAND, OURS = "by hand (the floor)", "orchestrator"
 DIGITS = {"name": "digits"}
@@ -22,16 +22,16 @@ CIFAR = {
 }
 SMALL = {**CIFAR, "image_size": 16}
 CPU = (
-    Case("mlp, digits, batch 32", DIGITS, {"name": "mlp"}, 32, 8000),
-    Case("resnet9 x 1/8, digits, batch 32", DIGITS, {"name": "resnet9", "width": 0.125}, 32, 1000),
-    Case("conv3, CIFAR-10 at 16x16, batch 32", SMALL, {"name": "conv3"}, 32, 1000),
-    Case("conv3, CIFAR-10 at 32x32, batch 128", CIFAR, {"name": "conv3"}, 128, 60),
-    Case("resnet9 x 1/4, CIFAR-10, batch 128", CIFAR, {"name": "resnet9", "width": 0.25}, 128, 50),
+    Case("mlp, digits, batch 32", DIGITS, {"name": "mlp"}, 32, 2000),
+    Case("resnet9 x 1/8, digits, batch 32", DIGITS, {"name": "resnet9", "width": 0.125}, 32, 250),
+    Case("conv3, CIFAR-10 at 16x16, batch 32", SMALL, {"name": "conv3"}, 32, 250),
+    Case("conv3, CIFAR-10 at 32x32, batch 128", CIFAR, {"name": "conv3"}, 128, 30),
+    Case("resnet9 x 1/4, CIFAR-10, batch 128", CIFAR, {"name": "resnet9", "width": 0.25}, 128, 20),
 )
 FULL = {**CIFAR, "train_examples": 45000, "held_out_examples": 5000}
 GPU = (
-    Case("conv3, CIFAR-10, batch 128", FULL, {"name": "conv3"}, 128, 2000),
-    Case("resnet9, CIFAR-10, batch 512, bfloat16", FULL, {"name": "resnet9"}, 512, 300, "bfloat16"),
+    Case("conv3, CIFAR-10, batch 128", FULL, {"name": "conv3"}, 128, 600),
+    Case("resnet9, CIFAR-10, batch 512, bfloat16", FULL, {"name": "resnet9"}, 512, 100, "bfloat16"),
 )
 
 
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Time all cases on the CPU."""
     cases = [c for c in CPU if options.cifar or c.data["name"] != "cifar10"]
     if options.quick:
-        cases = [replace(c, steps=max(20, c.steps // 20)) for c in cases]
-    result = timed(cases, options, "cpu", options.threads, 2 if options.quick else 9)
+        cases = [replace(c, steps=c.steps // 10) for c in cases]
+    result = timed(cases, options, "cpu", options.threads, 2 if options.quick else 7)
     left_out = [c.name for c in CPU if not (options.cifar or c.data["name"] != "cifar10")]
     return {**result, "left_out": [*result["left_out"], *left_out]}
 
@@ -49,7 +49,8 @@ def timed(
     cases: list[Case], options: argparse.Namespace, device: str, threads: int, repeats: int
 ) -> dict[str, Any]:
     """Time the cases with all contenders."""
-    contenders = {HAND: by_hand.train, OURS: ours, **frameworks.present()}
+    rivals = {name: free(train) for name, train in frameworks.present().items()}
+    contenders = {HAND: free(by_hand.train), OURS: ours, **rivals}
     rows: list[dict[str, Any]] = []
     for case in cases:
         task = Task(case, options.cifar, device=device, threads=threads)
