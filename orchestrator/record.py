@@ -68,7 +68,8 @@ class StageRecord:
 class StudyRecord:
     """A study as far as it came. `reason` says why a study without an answer has none.
 
-    `model_dropout` is the model's own dropout, None if it has none.
+    `model_dropout` is the model's own dropout, None if it has none. `budget`: `max_seconds`, those
+    spent by all commands, whether it cut anything off, and what; None without a budget.
     """
 
     study: str
@@ -84,6 +85,7 @@ class StudyRecord:
     notes: tuple[str, ...] = ()
     reason: str = ""
     model_dropout: float | None = None
+    budget: Mapping[str, Any] | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -115,6 +117,7 @@ class StudyRecord:
             "recipe": recipe,
             "stages": [s.summary() for s in self.stages],
             "final": self._final(),
+            "budget": dict(self.budget) if self.budget else None,
             "cost": {
                 "examples": self._examples(),
                 "training_seconds": round(self._seconds(), 3),

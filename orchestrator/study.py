@@ -16,9 +16,9 @@ import json
 import logging
 import os
 import platform
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -26,37 +26,48 @@ from typing import Any
 
 import yaml  # comes with Hydra
 
-from orchestrator import audit, clues, executors, ledger
+from orchestrator import audit, clues, executors, ledger, lock, signals
+from orchestrator.changes import differences
 from orchestrator.config import Config
 from orchestrator.curve import Outcome, Point
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.files import write_atomically
 from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
+from orchestrator.plan.pace import OutOfTime, Pace, clock_of, spent_before
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.record import StageRecord, Status, StudyRecord
+from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
 from orchestrator.redact import Formatter, hidden
 from orchestrator.report.terminal import Terminal
-from orchestrator.stages.stage import Stage, walk
+from orchestrator.stages.stage import Stage
 from orchestrator.tracking import Tracker
 
 log = logging.getLogger(__name__)
-UNIMPORTANT = ("fresh", "quiet", "runs", "executor")  # settings that change no result
+UNIMPORTANT = (
+    "fresh",
+    "quiet",
+    "runs",
+    "executor",
+    "dry_run",
+    "budget",
+)  # settings that change no result
 
 
 def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
     """Run the study that `config` describes, or go on with it, and return what came out.
 
     Writes `runs/<study_name>/` (see the README). Raises ConfigError where the request turns out to
-    be wrong before anything trains. Ctrl-C gives a record with status "interrupted".
+    be wrong before anything trains, or if another process runs this study; StorageError if what it
+    keeps cannot be opened. Ctrl-C gives a record with status "interrupted".
     """
+    if config.dry_run:
+        raise ConfigError("dry_run: run_study trains; orchestrator.plan.plan_study makes the plan")
     started = time.monotonic()
     runs = Path(config.runs)
     objective = config.build_objective(runs / ".cache")
     stages = config.build_stages(objective.facts)
     folder = runs / config.study_name
-    if config.fresh:
-        _set_aside(config, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _LogFile(folder / "study.log"):
+    with _owned(config, folder), _LogFile(folder / "study.log"):
         study = _Study(config, objective, folder, terminal or Terminal(quiet=config.quiet))
         return study.run(stages, started)
 
@@ -74,7 +85,14 @@ class _Study:
         self.records: list[StageRecord] = []
         pruner = config.build_pruner(objective.facts.chance_loss)
         storage = ledger.open_storage(config.storage.name, config.storage.url, folder)
-        self.ledger = Ledger(storage, config.study_name, pruner=repr(pruner))
+        self.ledger = Ledger(
+            storage,
+            config.study_name,
+            pruner=repr(pruner),
+            context=objective.context,
+            formats={"summary": SCHEMA, **_about(objective, "formats", {})},
+            sole=config.storage.name != "url",  # a database may be shared with other machines
+        )
         self.tracker = _tracker(config, objective, folder)
         self.watch = _Watch(self.terminal, self.tracker, objective.facts.chance_loss)
         self.executor = executors.build(
@@ -85,7 +103,9 @@ class _Study:
         """Walk the stages; write and tell whatever came of it."""
         config = self.config.public()
         changed = _changed(self.folder / "config.yaml", config)
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        text = yaml.safe_dump(config, sort_keys=False)
+        with _writable(self.folder):
+            write_atomically(self.folder / "config.yaml", text.encode())
         self.terminal.study_started(
             self.config.study_name,
             _about(self.objective, "device", platform.machine()),
@@ -94,42 +114,75 @@ class _Study:
         )
         if changed:
             self.terminal.note(
-                f"settings differ from the study that was here ({', '.join(changed)}):"
+                f"settings differ from the study that was here ({_some(changed)}):"
                 " what they affect runs again, and its answer replaces the old one"
             )
         self.tracker.start(config, {"study_id": self.ledger.id, "config": _digest(config)})
         recipe, status, reason = self.config.build_recipe(), "complete", ""
+        self.pace = self.watch.pace = self._pace(stages)
         try:
-            for number, stage in enumerate(stages):
-                record = self._stage(stage, recipe)
-                decision, recipe = record.decision, record.recipe
-                later = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
-                if not decision.answered and not self._goes_on(decision, recipe, later):
-                    status, reason = self._without_answer(), decision.reason
-                    break
+            with signals.patiently():
+                for number, stage in enumerate(stages):
+                    fitting = self.pace.final_that_fits(stage, recipe)
+                    record = self._stage(number, fitting, recipe) if fitting else None
+                    if record is None:  # the budget is over before the final runs
+                        continue
+                    decision, recipe = record.decision, record.recipe
+                    later = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
+                    if not decision.answered and not self._goes_on(decision, recipe, later):
+                        status, reason = self._without_answer(), self._why_not(decision)
+                        break
         except KeyboardInterrupt:
             again = "the same command" + (" without fresh=true" if self.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
+        except StorageError as error:
+            log.exception("the study stopped")
+            status, reason = "failed", str(error)
         except Exception as error:  # ours or that of a user's stage: the records must still close
             log.exception("the study stopped")
             where = self.config.plan[len(self.records)]
             status, reason = "failed", f"stage {where}: {type(error).__name__}: {error}"
         finally:
             self.executor.close()
+        if status == "complete":
+            reason = self.pace.said
         return self._finish(recipe, status, reason, started)
 
-    def _stage(self, stage: Stage, recipe: Recipe) -> StageRecord:
+    def _pace(self, stages: Sequence[Stage]) -> Pace:
+        """Return the clock of this command, and what earlier ones left of the budget."""
+        limit = self.config.budget.max_seconds
+        return Pace(
+            stages,
+            self.objective.facts,
+            clock_of(self.objective, self.watch.seconds, time.monotonic),
+            lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
+            limit,
+            *spent_before(self.folder / "summary.json", limit),
+            prunes=self.config.pruner.name != "none",  # type: ignore[attr-defined]  # all have one
+        )
+
+    def _stage(self, number: int, stage: Stage, recipe: Recipe) -> StageRecord | None:
+        """Let a stage decide; None if the budget ends it before it has an answer to show."""
         self.terminal.stage_started(stage.name)
+        self.pace.stage_started(number, recipe)
+        first = True
 
         def run_round(runs: list[Run]) -> list[Outcome]:
+            nonlocal first
+            signals.check()
+            if first and (why := self.ledger.why(stage.name, runs)):
+                self.terminal.note(f"{stage.name} runs again: {why}")
+            first = False
             self.watch.round_started(len(runs))
             return self.executor.run(stage.name, runs)
 
-        decision, outcomes = walk(stage, recipe, run_round)
+        decision, outcomes = self.pace.walk(stage, recipe, run_round)
+        if decision is None:
+            return None
         after = recipe.with_(decision)
         read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}
         self.records.append(StageRecord(decision, after, outcomes, read))
-        self.terminal.decided(decision)
+        self.terminal.decided(decision, self.pace.left())
         self.tracker.decided(decision, after.values())
         log.info("%s: %s", stage.name, decision.reason)
         self._audit(stage.name)
@@ -140,8 +193,10 @@ class _Study:
         record = self.records[-1]
         if pruned := audit.chosen(record.outcomes, self.config.audit):
             self.watch.round_started(len(pruned))
-            audits = self.executor.audit(stage, pruned)
-            self.records[-1] = replace(record, audits=tuple(audits))
+            with suppress(OutOfTime):  # audits are the first that a budget does without
+                self.pace.point()
+                audits = self.executor.audit(stage, pruned)
+                self.records[-1] = replace(record, audits=tuple(audits))
 
     @staticmethod
     def _goes_on(decision: Decision, recipe: Recipe, needed: set[str]) -> bool:
@@ -153,6 +208,17 @@ class _Study:
     def _without_answer(self) -> Status:
         states = {o.state for o in self.records[-1].outcomes}
         return "failed" if states == {"failed"} else "undecided"
+
+    def _why_not(self, decision: Decision) -> str:
+        """Return the reason of a decision without an answer, and why its first failed run failed.
+
+        The stage does not know that: a crash of every run is to it a loss like any other.
+        """
+        failed = [o for o in self.records[-1].outcomes if o.state == "failed"]
+        if not failed:
+            return decision.reason
+        cure = " (a smaller recipe.batch_size may fit)" if failed[0].out_of_memory else ""
+        return f"{decision.reason}; {len(failed)} runs failed: {failed[0].reason}{cure}"
 
     def _finish(self, recipe: Recipe, status: Any, reason: str, started: float) -> StudyRecord:
         seconds = time.monotonic() - started if self.watch.trained else 0.0
@@ -170,14 +236,20 @@ class _Study:
             notes=tuple(_about(self.objective, "notes", ())),
             reason=hidden(reason),
             model_dropout=self.objective.facts.dropout,
+            budget=self.pace.summary(self.watch.trained),
         )
         files: list[Path] = []
         try:
-            files = self._write(record)
+            try:
+                files = self._write(record)
+            except OSError as error:  # a full disk: the trials are kept, the answer comes again
+                log.exception("the results cannot be written")
+                why = f"the results cannot be written: {error}; make room, then the same command"
+                record = replace(record, status="failed", reason=reason or f"{why} writes them")
             self.terminal.finished(record, self.folder)
         finally:
             self.terminal.close()
-            self.tracker.finish(status, record.summary(), files)
+            self.tracker.finish(record.status, record.summary(), files)
         return record
 
     def _write(self, record: StudyRecord) -> list[Path]:
@@ -185,8 +257,9 @@ class _Study:
 
         summary = self.folder / "summary.json"
         recipe = self.folder / "recipe.yaml"
-        summary.write_text(json.dumps(record.summary(), indent=2, allow_nan=False) + "\n")
-        recipe.write_text(_recipe_file(record))
+        text = json.dumps(record.summary(), indent=2, allow_nan=False) + "\n"
+        write_atomically(summary, text.encode())
+        write_atomically(recipe, _recipe_file(record).encode())
         self._keep_model(record)
         return [summary, recipe, self.folder / "config.yaml", *html.write(record, self.folder)]
 
@@ -197,7 +270,7 @@ class _Study:
         key = record.final.decision.evidence.get("model")
         for file in (self.folder / "checkpoints").glob("*"):
             if file.name == f"{key}.model":  # stays under its key: another config may come between
-                shutil.copyfile(file, self.folder / "model.pt")
+                write_atomically(self.folder / "model.pt", file.read_bytes())
             elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
                 file.unlink()
 
@@ -210,11 +283,18 @@ class _Watch:
         self._tracker = tracker
         self._chance_loss = chance_loss
         self._number = self._of = 0
+        self._seconds: dict[str, float] = {}  # of training, by key
         self.trained = False
+        self.pace: Pace | None = None
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, as the runs say."""
+        return sum(self._seconds.values())
 
     def round_started(self, runs: int) -> None:
         """A round of so many runs begins."""
         self._number, self._of = 0, runs
+        self._terminal.left(self.pace.left() if self.pace else None)
 
     def clue(self, outcome: Outcome) -> str:
         """Return the label of an outcome's curve, "" for a ramp, which is meant to break."""
@@ -234,10 +314,15 @@ class _Watch:
         """A run measured something."""
         self._terminal.point(run, point)
         self._tracker.point(key, point)
+        self._seconds[key] = point.seconds
+        if self.pace is not None:
+            self.pace.point()
 
     def run_ended(self, stage: str, outcome: Outcome) -> None:
         """A run ended."""
         self._tracker.quiet(False)
+        if self.pace is not None:
+            self.pace.run_ended(outcome)
         clue = self.clue(outcome)
         self._terminal.run_ended(stage, outcome, clue)
         self._tracker.run_ended(stage, outcome, clue)
@@ -247,7 +332,7 @@ class _LogFile:
     """Within it, what the program logs goes to `path` as well."""
 
     def __init__(self, path: Path) -> None:
-        self._handler = logging.FileHandler(path)
+        self._handler = _LogHandler(path)
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
         self._handler.setFormatter(Formatter(form))
 
@@ -260,6 +345,40 @@ class _LogFile:
     def __exit__(self, *_: object) -> None:
         logging.getLogger("orchestrator").removeHandler(self._handler)
         self._handler.close()
+
+
+class _LogHandler(logging.FileHandler):
+    """A log that cannot be written (a full disk) is no reason for lines on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _owned(config: Config, folder: Path) -> Iterator[None]:
+    """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
+    with ExitStack() as held:
+        with _writable(folder):
+            old = folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock.owned(folder))
+            if config.fresh:
+                _set_aside(config, folder, old)
+                folder.mkdir(exist_ok=True)
+                held.enter_context(lock.owned(folder) if old else nullcontext())
+        yield
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Within it, what the system refuses becomes a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise ConfigError(
+            f"{folder} cannot be written ({problem}): set runs=... to a folder that can"
+        ) from error
 
 
 def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:
@@ -278,10 +397,12 @@ def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:
     )
 
 
-def _set_aside(config: Config, folder: Path) -> None:
+def _set_aside(config: Config, folder: Path, old: bool) -> None:
     """Rename what an earlier study of this name left, so that this one starts over."""
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
-    if folder.exists():
+    while folder.with_name(folder.name + suffix).exists():  # twice in a second
+        suffix += "+"
+    if old:
         folder.rename(folder.with_name(folder.name + suffix))
     if config.storage.name == "url":
         storage = ledger.open_storage("url", config.storage.url, folder)
@@ -293,6 +414,7 @@ def _recipe_file(record: StudyRecord) -> str:
     values = record.recipe.values()
     schedule = {"name": values.pop("schedule")}
     optimizer = {"name": values.pop("optimizer"), "nesterov": values.pop("nesterov")}
+    optimizer |= values.pop("optimizer_options", {})
     head = (
         "# @package _global_\n"
         f"# The recipe of study {record.study} ({record.status}).\n"
@@ -306,11 +428,20 @@ def _recipe_file(record: StudyRecord) -> str:
 
 
 def _changed(file: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return the sections in which `config` differs from the one that an earlier command wrote."""
-    if not file.exists():
+    """Return in what `config` differs from the one that an earlier command wrote."""
+    try:
+        old = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # not there, or damaged: nothing to compare with
         return []
-    old = yaml.safe_load(file.read_text())
-    return [key for key in config if key not in UNIMPORTANT and config[key] != old.get(key)]
+    before, now = (
+        {k: v for k, v in c.items() if k not in UNIMPORTANT} for c in (old or {}, config)
+    )
+    return differences(before, now)
+
+
+def _some(lines: Sequence[str], most: int = 8) -> str:
+    rest = f", and {len(lines) - most} more" if len(lines) > most else ""
+    return ", ".join(lines[:most]) + rest
 
 
 def _earlier_seconds(folder: Path) -> float:

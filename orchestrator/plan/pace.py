@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from orchestrator.curve import Outcome
 from orchestrator.plan.estimate import Known, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
-from orchestrator.recipe import Facts, Recipe, Run
+from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.final import Final
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Stage, walk
 
 WORLDS = 8  # played while a study waits: enough for "3 to 5 minutes"
 TELL_AFTER = 20.0  # seconds: a shorter study needs no estimate, and none is made more often
@@ -30,8 +33,9 @@ class OutOfTime(BaseException):
 class Pace:
     """The clock of one command on one study.
 
-    `clock` gives seconds; `spent` are those of earlier commands, inf if they used up this budget.
-    `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are stopped.
+    `clock` gives seconds; `spent` are those of earlier commands, `shut`: they used up this very
+    budget. `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are
+    stopped.
     """
 
     stages: Sequence[Stage]
@@ -40,16 +44,18 @@ class Pace:
     known: Known
     max_seconds: float | None = None
     spent: float = 0.0
+    shut: bool = False
     prunes: bool = True
-    over: bool = field(default=False, init=False)  # the budget has cut something off
 
     def __post_init__(self) -> None:
         self._started = self.clock()
-        self._trained: list[Outcome] = []
+        self._ended: dict[Run, Outcome] = {}  # trained by this command
+        self._seen: list[Outcome] = []
         self._training = 0.0  # seconds that passed in rounds that trained something
         self._expected = 0.0  # and what they were priced at
         self._later: tuple[float, Range] | None = None  # when it was worked out, and what is left
         self._reserves: dict[Recipe, float] = {}
+        self._cuts: dict[str, str] = {}  # what became of stages that the budget cut
 
     @property
     def elapsed(self) -> float:
@@ -62,7 +68,7 @@ class Pace:
         if self.max_seconds is None:
             return math.inf
         ending = min(ENDING[0], ENDING[1] * self.max_seconds)
-        return self.max_seconds - ending - self.spent - self.elapsed
+        return -math.inf if self.shut else self.max_seconds - ending - self.spent - self.elapsed
 
     # --- what it is told
 
@@ -81,7 +87,54 @@ class Pace:
             )
             self._later = self.elapsed, Range.of(play.total for play in told)
 
-    def round_starts(self, stage: Stage, recipe: Recipe, runs: Sequence[Run]) -> None:
+    def walk(
+        self, stage: Stage, recipe: Recipe, run_round: Callable[[list[Run]], Sequence[Outcome]]
+    ) -> tuple[Decision | None, tuple[Outcome, ...]]:
+        """Take a stage to its decision (see `stages.stage.walk`), within the budget.
+
+        Where that ends the stage early, it decides with the runs that it has. The decision is None
+        where a final stage has nothing to show by then.
+        """
+        so_far: list[Outcome] = []
+        now: list[Run] = []
+
+        def within(runs: list[Run]) -> Sequence[Outcome]:
+            now[:] = runs
+            self._check(stage, recipe, runs)
+            began = self.clock()
+            outcomes = run_round(runs)
+            self._round_ended(self.clock() - began, outcomes)
+            now.clear()
+            so_far.extend(outcomes)
+            return outcomes
+
+        try:
+            return walk(stage, recipe, within)
+        except OutOfTime:
+            so_far += [o for run in now if (o := self._ended.get(run) or self.known(run))]
+            return self._early(stage, recipe, so_far), tuple(so_far)
+
+    def _early(self, stage: Stage, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision | None:
+        """Return what a stage says before it has all it asked for."""
+        self._cuts[stage.name] = "decided early"
+        try:
+            decision = stage.decide(recipe, outcomes) if outcomes else None
+        except Exception:  # half a round may be less than a stage can decide by
+            decision = None
+        if decision is not None and decision.answered:
+            return replace(decision, reason=f"{decision.reason}; the budget ended it early")
+        self._cuts[stage.name] = "left out"
+        if stage.kind == "final":
+            return None
+        return Decision(
+            stage.name,
+            stage.kind,
+            "nothing is decided: the budget is over",
+            answered=recipe.max_lr is not None or "max_lr" not in stage.gives,
+            incumbent_kept=True,
+        )
+
+    def _check(self, stage: Stage, recipe: Recipe, runs: Sequence[Run]) -> None:
         """Raise OutOfTime if a round does not fit, together with what must come after it."""
         if self.max_seconds is None:
             return
@@ -89,21 +142,48 @@ class Pace:
         prices = self._prices()
         cost = sum(map(prices.of, runs)) if prices else 0.0
         if runs and cost + self._reserve(stage, recipe, prices) > self.remaining:
-            self._out()
+            raise OutOfTime
 
-    def round_ended(self, seconds: float, outcomes: Sequence[Outcome]) -> None:
-        """A round took so many seconds; `outcomes` are those that were trained in it."""
-        self._trained += outcomes
-        if outcomes and (prices := learnt(self.facts, self._trained)):
+    def run_ended(self, outcome: Outcome) -> None:
+        """A run was trained."""
+        self._ended[outcome.run] = outcome
+
+    def _round_ended(self, seconds: float, outcomes: Sequence[Outcome]) -> None:
+        self._seen += outcomes
+        trained = [o for o in outcomes if o.run in self._ended]
+        if trained and (prices := learnt(self.facts, self._seen)):
             self._training += seconds
-            self._expected += sum(prices.of(o.run, progress(o)) for o in outcomes)
+            self._expected += sum(prices.of(o.run, progress(o)) for o in trained)
 
     def point(self) -> None:
         """A run reported. Raises OutOfTime if the budget is over."""
         if self.remaining < 0:
-            self._out()
+            raise OutOfTime
 
     # --- what it says
+
+    @property
+    def said(self) -> str:
+        """What the budget cut off, "" for nothing."""
+        if not self._cuts or self.max_seconds is None:
+            return ""
+        cuts = ", ".join(f"{name} {how}" for name, how in self._cuts.items())
+        final = [s.name for s in self.stages if s.kind == "final"]
+        untested = any(self._cuts.get(name) == "left out" for name in final)
+        worth = "this is the best answer so far" + (", and it was not tested" if untested else "")
+        return f"the budget of {self.max_seconds:g} s is used up ({cuts}): {worth}"
+
+    def summary(self, trained: bool) -> dict[str, Any] | None:
+        """Return the study's budget for summary.json, None without one."""
+        if self.max_seconds is None:
+            return None
+        spent = self.spent + (self.elapsed if trained else 0.0)
+        return {
+            "max_seconds": self.max_seconds,
+            "spent_seconds": round(spent, 3),
+            "reached": bool(self._cuts),
+            "cuts": dict(self._cuts),
+        }
 
     def left(self) -> Range | None:
         """Return the seconds that the study still takes, None where that is not known yet."""
@@ -127,14 +207,11 @@ class Pace:
         for smaller in (stage, alone, replace(alone, seeds=1)):
             cost = self._cost(smaller, recipe, prices)
             if cost == 0 or cost <= self.remaining * (1 + EASILY):
-                self.over |= smaller is not stage
+                if smaller is not stage:
+                    self._cuts[stage.name] = "without baselines"
                 return smaller
-        self.over = True
+        self._cuts[stage.name] = "left out"
         return None
-
-    def _out(self) -> None:
-        self.over = True
-        raise OutOfTime
 
     def _reserve(self, stage: Stage, recipe: Recipe, prices: Prices | None) -> float:
         """Return the seconds to keep for the final stage.
@@ -156,7 +233,7 @@ class Pace:
 
     def _prices(self) -> Prices | None:
         """Return what runs cost so far: their own seconds, times what went on around them."""
-        prices = learnt(self.facts, self._trained)
+        prices = learnt(self.facts, self._seen)
         if prices is None or not self._expected or not self._training:
             return prices
         return replace(prices, scale=self._training / self._expected)
@@ -165,3 +242,18 @@ class Pace:
 def clock_of(objective: object, trained: Callable[[], float], real: Clock) -> Clock:
     """Return the clock that an objective is timed by: a fake one counts training seconds alone."""
     return trained if getattr(objective, "fake_clock", False) else real
+
+
+def spent_before(summary: Path, max_seconds: float | None) -> tuple[float, bool]:
+    """Return the seconds of earlier commands, and whether this very budget has ended them.
+
+    If so, the same command says the same again and trains nothing; a larger budget goes on.
+    """
+    try:
+        found = json.loads(summary.read_text())
+        budget = found.get("budget") or {}
+        spent = float(budget.get("spent_seconds", found["cost"]["total_seconds"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0.0, False
+    same = max_seconds is not None and budget.get("max_seconds") == max_seconds
+    return spent, same and bool(budget.get("reached"))

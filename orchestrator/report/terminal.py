@@ -20,6 +20,7 @@ from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
     balance,
+    between,
     counts,
     duration,
     measure,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from orchestrator.plan import StudyPlan
+    from orchestrator.plan.estimate import Range
 
 WIDTH = 16  # of the column of names
 REFRESH_SECONDS = 0.1
@@ -56,6 +58,7 @@ class Terminal:
         self._drawn = 0.0
         self._stage, self._began = "", time.monotonic()
         self._states: list[State] = []
+        self._left = ""
         self._handler = _Notes(self)
 
     def study_started(
@@ -79,9 +82,13 @@ class Terminal:
         """A stage begins."""
         self._stage, self._began, self._states = name, time.monotonic(), []
 
+    def left(self, seconds: Range | None) -> None:
+        """So long the study still takes; None where that is not known."""
+        self._left = f"{between(seconds)} left" if seconds else ""
+
     def run_started(self, stage: str, run: Run, number: int, of: int) -> None:
         """Run `number` of `of` in the stage's present round begins."""
-        self._show(f"{number}/{of} {run.label or run.kind}", 0.0, "")
+        self._show(f"{number}/{of} {run.label or run.kind}", 0.0, self._left)
 
     def point(self, run: Run, point: Point) -> None:
         """The run in progress measured something."""
@@ -89,7 +96,7 @@ class Terminal:
             losses = (
                 f"held-out {number(point.held_out_loss, 3)}, train {number(point.train_loss, 3)}"
             )
-            self._show(None, point.progress, losses)
+            self._show(None, point.progress, ", ".join(filter(None, (losses, self._left))))
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """A run ended; it is worth a line only if it did not finish."""
@@ -99,12 +106,13 @@ class Terminal:
             label = outcome.run.label or outcome.run.kind
             self._line(f"  {outcome.state}", f"{label}: {reason}", "yellow")
 
-    def decided(self, decision: Decision) -> None:
-        """A stage decided: its sentence, and what its runs cost."""
+    def decided(self, decision: Decision, left: Range | None = None) -> None:
+        """A stage decided: its sentence, what its runs cost, how long the study still takes."""
         self._hide()
         spent = "no new runs"
         if self._states:
             spent = f"{counts(self._states)}, {duration(time.monotonic() - self._began)}"
+            spent += f"; {between(left)} left" if left and left.high else ""
         style = "green" if decision.answered else "bold red"
         self._line(decision.stage, f"{decision.reason}{remarks(decision)} ({spent})", style)
 

@@ -1,0 +1,182 @@
+"""A study within its budget, on the fake clock of the quadratic objective, and its time left."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Config
+from orchestrator.curve import Outcome
+from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.plan.estimate import Range
+from orchestrator.plan.pace import TELL_AFTER, OutOfTime, Pace, spent_before
+from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.record import StudyRecord
+from orchestrator.report.terminal import Terminal
+from orchestrator.stages.stage import Stage, cycle
+from orchestrator.study import run_study
+from orchestrator.testing import execute
+
+pytestmark = pytest.mark.usefixtures("here")
+PLAN = ["lr_range", "weight_decay", "final"]
+
+
+def a_study(max_seconds: float | None, **changes: Any) -> tuple[StudyRecord, str]:
+    mapping = {
+        "study_name": "s",
+        "objective": {"name": "quadratic"},
+        "tracking": {"name": "none"},
+        "plan": PLAN,
+        "budget": {"max_seconds": max_seconds},
+        **changes,
+    }
+    stream = io.StringIO()
+    record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
+    return record, stream.getvalue()
+
+
+def summary() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("runs/s/summary.json").read_text())
+    return found
+
+
+def test_a_budget_that_suffices_changes_nothing() -> None:
+    """The study is the same, and says what it spent."""
+    free, _ = a_study(None, study_name="free")
+    record, _ = a_study(1000)
+    assert record.recipe == free.recipe
+    assert record.status == "complete"
+    assert record.reason == ""
+    budget = summary()["budget"]
+    assert not budget["reached"]
+    assert budget["spent_seconds"] == pytest.approx(
+        sum(o.result.seconds for o in record.outcomes), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("max_seconds", [1.5, 3, 6, 9])
+def test_a_study_ends_within_its_budget_with_the_best_answer_so_far(max_seconds: float) -> None:
+    """Whatever the budget cuts, the time is kept, and terminal and summary say what is missing."""
+    record, shown = a_study(max_seconds)
+    budget = summary()["budget"]
+    assert budget["reached"]
+    assert budget["spent_seconds"] <= max_seconds
+    assert record.status == "complete"
+    assert record.recipe.max_lr is not None
+    assert f"the budget of {max_seconds:g} s is used up" in record.reason
+    assert record.reason in shown
+    assert (record.final is None) == ("it was not tested" in record.reason)
+    assert (record.final is None) == (summary()["final"] is None)
+
+
+def test_the_final_runs_come_before_the_other_stages() -> None:
+    """What is left after the range test is kept for the final runs: the recipe is tested."""
+    record, _ = a_study(6)
+    assert record.final is not None
+    assert record.stages[1].decision.incumbent_kept
+
+
+def test_the_same_command_again_says_the_same_and_a_larger_budget_goes_on() -> None:
+    """A budget that is used up stays so; more of it trains what was cut, and nothing twice."""
+    first, _ = a_study(3)
+    text = Path("runs/s/summary.json").read_text()
+    again, _ = a_study(3)
+    assert Path("runs/s/summary.json").read_text() == text
+    assert again.reason == first.reason
+    whole, _ = a_study(1000)
+    free, _ = a_study(None, study_name="free")
+    assert whole.reason == ""
+    assert [s.decision for s in whole.stages] == [s.decision for s in free.stages]
+
+
+def test_a_budget_too_small_for_a_range_test_gives_no_answer() -> None:
+    """Without max_lr there is no recipe: undecided, with the reason."""
+    record, _ = a_study(0.05)
+    assert record.status == "undecided"
+    assert "the budget is over" in record.reason
+
+
+class Slow(Stage):
+    """A stage of one round of two runs."""
+
+    kind = "slow"
+    gives = ("weight_decay",)
+
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        return [] if outcomes else [cycle(recipe, 100, r, "") for r in range(2)]
+
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        return Decision(self.name, self.kind, f"{len(outcomes)} runs", {"weight_decay": 0.1})
+
+
+def a_pace(now: list[float], **more: Any) -> tuple[Pace, Stage, Recipe]:
+    objective = QuadraticObjective()
+    stage = Slow(name="slow", facts=objective.facts)
+    pace = Pace([stage, stage], objective.facts, lambda: now[0], lambda run: None, **more)
+    return pace, stage, Recipe(max_lr=0.1, min_lr=0.01)
+
+
+def test_a_round_that_is_cut_leaves_what_has_ended() -> None:
+    """The first run has ended when time is over in the second: the stage decides with one."""
+    now = [0.0]
+    pace, stage, recipe = a_pace(now, max_seconds=100)
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        pace.run_ended(execute(QuadraticObjective(), runs[0]))
+        now[0] = 101.0
+        pace.point()
+        raise AssertionError
+
+    decision, outcomes = pace.walk(stage, recipe, run_round)
+    assert len(outcomes) == 1
+    assert decision is not None
+    assert decision.reason == "1 runs; the budget ended it early"
+    with pytest.raises(OutOfTime):
+        pace.point()
+
+
+def test_the_time_left_goes_by_what_runs_took_so_far() -> None:
+    """Runs took 30 s where their steps say less: the next stage, the same again, is priced so."""
+    now = [0.0]
+    pace, stage, recipe = a_pace(now)
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        now[0] += 30
+        outcomes = [execute(QuadraticObjective(), run) for run in runs]
+        for outcome in outcomes:
+            pace.run_ended(outcome)
+        return outcomes
+
+    assert pace.left() is None
+    pace.stage_started(0, recipe)
+    pace.walk(stage, recipe, run_round)
+    assert now[0] > TELL_AFTER
+    pace.stage_started(1, Recipe(max_lr=0.2, min_lr=0.01))
+    left = pace.left()
+    assert left is not None
+    assert left.high == pytest.approx(30, rel=0.01)
+    now[0] += 10
+    assert pace.left() == Range(pytest.approx(20, rel=0.01), pytest.approx(20, rel=0.01))  # type: ignore[arg-type]
+
+
+def test_a_damaged_summary_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """Whatever stands in the file, the budget starts from nothing."""
+    file = tmp_path / "summary.json"
+    assert spent_before(file, 10) == (0.0, False)
+    for text in ("", "[]", "{}", '{"cost": null}'):
+        file.write_text(text)
+        assert spent_before(file, 10) == (0.0, False)
+    file.write_text('{"cost": {"total_seconds": 7}}')
+    assert spent_before(file, 10) == (7.0, False)
+
+
+def test_facts_are_those_of_the_objective() -> None:
+    """A pace without stages has nothing to say and no limit."""
+    facts = Facts(100, 10, 2.3, 1)
+    pace = Pace([], facts, lambda: 0.0, lambda run: None)
+    pace.point()
+    assert pace.said == ""
+    assert pace.summary(True) is None
