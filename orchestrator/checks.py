@@ -6,6 +6,7 @@ A part that is None is wrong in itself and has been reported: it is not looked a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +29,7 @@ NO_CYCLE = (
     " recipe.weight_decay, or plan a weight_decay stage"
 )
 RANGE_KINDS = ("momentum_range", "momentum_range_test")
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
 STAGE_NAME = "must be 1 to 40 letters, digits, '_' or '-', not starting with a digit"
 CYCLED_DECAY = ("min_weight_decay", "max_weight_decay", "final_weight_decay")
 
@@ -172,6 +174,16 @@ def storage_lines(storage: Any) -> list[str]:
             f"storage.url: {shown(storage.url)} is not allowed: storage.name=url needs a database"
             f" URL, the others take none (storage.name is {storage.name})"
         ]
+    if storage is None or storage.url is None:
+        return []
+    dialect, slashes, rest = storage.url.partition("://")
+    if not slashes or not rest or dialect.partition("+")[0] not in DATABASES:
+        return [
+            f"storage.url: {shown(storage.url)} is not allowed: must be the address of a database"
+            f" ({', '.join(DATABASES)}), such as postgresql://user@host/name"
+        ]
+    if dialect == "sqlite" and not (folder := Path(rest.removeprefix("/")).parent).is_dir():
+        return [f"storage.url: {shown(storage.url)} is not allowed: there is no folder {folder}"]
     return []
 
 
