@@ -226,7 +226,7 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
             told.append(text)
         cause = cause.__cause__
     if type(error).__module__ == "builtins":  # one that Hydra did not expect: says not where
-        told.insert(0, f"cannot compose {' '.join(arguments)}")
+        told.insert(0, f"cannot compose {' '.join(a.removeprefix('++') for a in arguments)}")
     elif (override := getattr(error, "override", None)) and override not in told[0]:
         told.insert(0, f"cannot read {override.removeprefix('++')}")
     return _short(hidden(": ".join(told)))

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 # Greedy up to the last @ of the word: a password may hold any sign but white space.
-USER = re.compile(r"://\S*@")
+USER = re.compile(r"//\S*@")
 QUERY = re.compile(r"(?i)([?&;](?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)=)[^&;\s'\"]*")
 
 
 def hidden(text: str) -> str:
     """Return `text` with stars for user and password of every address in it."""
-    return QUERY.sub(r"\1***", USER.sub("://***@", text))
+    return QUERY.sub(r"\1***", USER.sub("//***@", text))
 
 
 def hidden_in(tree: Any) -> Any:
