@@ -244,6 +244,21 @@ def test_a_tuned_recipe_that_wins_on_fresh_seeds_is_the_answer() -> None:
     assert decision.evidence["test_loss"]["mean"] < base["range_test_only"]
 
 
+def test_a_gain_within_noise_on_fresh_seeds_leaves_the_tuned_recipe_and_is_called_a_tie() -> None:
+    """Better by less than the noise, as its stages found: it stays, and no win is claimed."""
+    stage = Final(name="final", facts=FACTS, seeds=3)
+    recipe = tuned(1e-3)
+    gain = {0: 0.9, 1: 1.0, 2: 0.95}
+
+    def loss(run: Run) -> float:
+        own = run.weight_decay == 1e-3
+        return 0.5 * (gain[run.replicate % 1000] if own else 1.0) * (1 + 0.01 * run.replicate % 7)
+
+    decision, _ = decide(stage, recipe, loss)
+    assert decision.values == {}
+    assert "a tie by itself" in decision.reason
+
+
 def test_only_the_last_round_opens_the_sealed_test() -> None:
     """No run before the sealed round sees test data, and its seeds are used nowhere else."""
     stage = Final(name="final", facts=QuadraticObjective().facts)
