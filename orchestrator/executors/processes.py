@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 
 from orchestrator.curve import Outcome, Point
-from orchestrator.errors import StorageError
+from orchestrator.errors import StorageError, storing
 from orchestrator.executors.crew import Crew, Worker
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job, failed
@@ -110,7 +110,8 @@ class ProcessExecutor(InlineExecutor):
             return  # told before its worker died
         flight.points.append(point)
         self._watcher.point(flight.job.run, flight.job.key, point)
-        flight.trial.report(point.held_out_loss, point.step)
+        with storing("the study's trials"):
+            flight.trial.report(point.held_out_loss, point.step)
 
     def _dead(self, stage: str, worker: Worker) -> Outcome | None:
         """Try the run of a worker that died once more, then give it up."""
