@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from orchestrator.errors import ConfigError
+from orchestrator import signals
+from orchestrator.errors import ConfigError, StorageError
 from orchestrator.redact import hidden
 
 PACKAGE = Path(__file__).resolve().parent
@@ -20,7 +21,7 @@ BUILTIN = next(
     if (folder / "orchestrator.yaml").is_file()
 )
 QUOTE = "put what holds more than letters, digits and -./:_ in quotes, as in 'key=\"a value\"'"
-EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1, "interrupted": 130}
+EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1}
 
 HELP = """\
 orchestrator finds learning rate, momentum, weight decay and batch size of a neural network
@@ -52,7 +53,8 @@ Examples:
   python -m orchestrator +study=cifar_laptop data.path=/where/cifar/is
 
 `--cfg job` prints the composed config. A ./conf folder of your own adds to ours and wins.
-Exit codes: 0 an answer, 1 no answer, 2 wrong request, 130 interrupted (run again to go on).
+Exit codes: 0 an answer, 1 no answer, 2 wrong request, 130 interrupted, 143 terminated (both: run
+again to go on).
 """
 
 
@@ -68,14 +70,18 @@ def run(arguments: Sequence[str]) -> int:
         print(_help(), end="")
         return 0
     try:
-        composed = _compose(_understand(arguments))
-        return 0 if composed is None else _study(composed)
+        with signals.handled():
+            composed = _compose(_understand(arguments))
+            return 0 if composed is None else _study(composed)
     except ConfigError as error:
         print(*error.lines, sep="\n", file=sys.stderr)
         return 2
+    except StorageError as error:
+        print(hidden(str(error)), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return signals.exit_code()
 
 
 def _find_users_modules() -> None:
@@ -101,7 +107,8 @@ def _study(composed: Mapping[str, Any]) -> int:
         return 0
     from orchestrator.study import run_study
 
-    return EXIT_CODES[run_study(config, Terminal(quiet=config.quiet)).status]
+    status = run_study(config, Terminal(quiet=config.quiet)).status
+    return EXIT_CODES[status] if status in EXIT_CODES else signals.exit_code()
 
 
 # --- Hydra

@@ -389,4 +389,4 @@ def test_other_settings_under_the_same_name_are_said() -> None:
     _, first = a_study()
     _, second = a_study(seed=1)
     assert "settings differ" not in first
-    assert "settings differ from the study that was here (seed)" in second
+    assert "settings differ from the study that was here (seed: 0 -> 1)" in second

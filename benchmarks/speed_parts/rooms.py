@@ -34,7 +34,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "evaluate": HELD_OUT,
     },
     "orchestrator.training.checkpoint": {"write": "checkpoints", "model_bytes": "checkpoints"},
-    "orchestrator.executors.session": {"write_atomically": "checkpoints"},
+    "orchestrator.executors.session": {"write_sealed": "checkpoints"},
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
     "orchestrator.ledger": {
         "Ledger.__init__": "Optuna: trials",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import traceback
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 import optuna
 
 from orchestrator.curve import Curve, Outcome, Point, Result
-from orchestrator.executors.session import TrialSession
+from orchestrator.errors import StorageError
+from orchestrator.executors.session import TrialSession, reason_of
 from orchestrator.objectives import Objective, StopRun
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
@@ -54,7 +56,10 @@ def train(
     checkpoints: Path,
     watch: Callable[[Point], None],
 ) -> Outcome:
-    """Train a run in this process. What goes wrong in it is logged and gives a failed outcome."""
+    """Train a run in this process. What goes wrong in it is logged and gives a failed outcome.
+
+    Raises StorageError, which is not the run's fault, and Interrupted after a signal.
+    """
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
@@ -63,13 +68,18 @@ def train(
         result = objective(job.run, session)
     except StopRun as stop:
         return Outcome.stopped(job.run, job.key, session.points, stop.reason, pruned=stop.pruned)
-    except Exception as error:
+    except StorageError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's sys.exit() must not end the study
         log.error("run %s (%s) failed\n%s", job.run.label, job.key, traceback.format_exc())
-        return failed(job, session.points, f"{type(error).__name__}: {error}")
+        ended = failed(job, session.points, reason_of(error))
+    else:
+        return Outcome(job.run, job.key, "finished", Curve.of(session.points), result)
     finally:
         if pruner is not None:
             pruner.forget(trial.number)
-    return Outcome(job.run, job.key, "finished", Curve.of(session.points), result)
+    gc.collect()  # after out-of-memory: what the failed step held hangs on its traceback, in cycles
+    return ended
 
 
 def failed(job: Job, points: list[Point], reason: str) -> Outcome:

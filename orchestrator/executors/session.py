@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 
-from orchestrator.curve import Point
+from orchestrator import signals
+from orchestrator.curve import OUT_OF_MEMORY, Point
+from orchestrator.errors import storing
+from orchestrator.files import read_sealed, write_atomically, write_sealed
 from orchestrator.objectives import StopRun
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
@@ -39,12 +41,16 @@ class TrialSession:
         self._model = folder / f"{key}.model"
 
     def report(self, point: Point) -> None:
-        """Take one point; raises `StopRun` if the run is to end here."""
+        """Take one point; raises `StopRun` if the run is to end here, Interrupted after a signal.
+
+        Raises StorageError if Optuna's storage cannot be written.
+        """
         self.points.append(point)
         self._watch(point)
         if self._pruner is not None:
             self._pruner.observe(self._trial.number, point)
-        self._trial.report(point.held_out_loss, point.step)
+        with storing("the study's trials"):
+            self._trial.report(point.held_out_loss, point.step)
         stop = self._run.stop_loss
         if stop is not None and not point.held_out_loss <= stop:  # this way round: NaN stops too
             raise StopRun(
@@ -52,18 +58,22 @@ class TrialSession:
             )
         if self._pruner is not None and self._trial.should_prune():
             raise StopRun(self._pruner.reason(self._trial.number), pruned=True)
+        signals.check()
 
     def save(self, state: bytes) -> None:
-        """Keep a checkpoint."""
-        write_atomically(self._checkpoint, state)
+        """Keep a checkpoint. Raises StorageError if it cannot be written."""
+        with storing(f"{self._checkpoint}"):
+            write_sealed(self._checkpoint, state)
 
     def load(self) -> bytes | None:
-        """Return the checkpoint, None without one."""
-        return self._checkpoint.read_bytes() if self._checkpoint.exists() else None
+        """Return the checkpoint, None without one; a damaged one is set aside."""
+        with storing(f"{self._checkpoint}"):
+            return read_sealed(self._checkpoint)
 
     def save_model(self, state: bytes) -> None:
-        """Keep the trained model."""
-        write_atomically(self._model, state)
+        """Keep the trained model. Raises StorageError if it cannot be written."""
+        with storing(f"{self._model}"):
+            write_atomically(self._model, state)
 
 
 def checkpoint_file(folder: Path, key: str) -> Path:
@@ -71,12 +81,17 @@ def checkpoint_file(folder: Path, key: str) -> Path:
     return folder / f"{key}.checkpoint"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one piece or not at all, and onto the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def reason_of(error: BaseException) -> str:
+    """Return an error as the reason of a failed outcome, marked if memory ran out."""
+    text = f"{type(error).__name__}: {error}"
+    return f"{OUT_OF_MEMORY}: {text}" if _no_memory(error) else text
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch on a processor and some of its libraries say it in words."""
+    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in str(error) for word in words)
+    )

@@ -65,6 +65,8 @@ class TrainingObjective:
     say what it ran on. Raises ConfigError (DataError, ModelError), one line, before any training.
     """
 
+    formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
+
     def __init__(
         self,
         data: DataConfig | OwnConfig,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from orchestrator import signals
 from orchestrator.curve import Point
 from orchestrator.objectives import Session
 
@@ -31,11 +32,11 @@ class Keeper:
         self._due = time.monotonic() + INTERVAL_SECONDS
 
     def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another one."""
-        return time.monotonic() >= self._due
+        """Whether the last checkpoint is old enough for another one, or a signal wants one now."""
+        return time.monotonic() >= self._due or signals.noted()
 
     def save(self, trainer: Trainer, points: list[Point]) -> None:
-        """Hand over the state of a run between two reports."""
+        """Hand over the state of a run between two steps."""
         start = time.monotonic()
         self._session.save(write(trainer, points))
         end = time.monotonic()
@@ -44,11 +45,13 @@ class Keeper:
 
 
 def write(trainer: Trainer, points: list[Point]) -> bytes:
-    """Return the state of a run between two reports as bytes; `points` is its curve so far."""
+    """Return the state of a run between two steps as bytes; `points` is its curve so far."""
     state = {
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "step": trainer.step,
+        "reported": trainer.reported,
+        "total": trainer.total,
         "seconds": trainer.seconds,
         "points": [astuple(point) for point in points],
         "random": torch.get_rng_state(),
@@ -68,6 +71,8 @@ def restore(trainer: Trainer, saved: bytes) -> list[Point]:
         trainer.model.load_state_dict(state["model"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.batches_from(state["step"])
+        trainer.reported = state["reported"]
+        trainer.total = state["total"].to(trainer.setup.device)
         trainer.seconds = state["seconds"]
         torch.set_rng_state(state["random"])
         if trainer.setup.device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
+from orchestrator import signals
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session, StopRun
 from orchestrator.recipe import Run, run_seed
@@ -19,6 +21,8 @@ from orchestrator.training import checkpoint, models
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,16 @@ class Trainer:
         """Go to `step`: the next batch is the one of that step, whatever was trained before."""
         order = run_seed(self.setup.seed, self.run.replicate, "order")
         self.batches = batches(self.setup.inputs, self.run.batch_size, order, step)
-        self.step = step
+        self.step = self.reported = step
+        self.total = torch.zeros((), device=self.setup.device)  # of losses since that report
 
-    def advance(self, count: int) -> Tensor:
-        """Make `count` steps, return their mean loss (on the device), without weight decay."""
+    def advance(self, count: int, pause: Callable[[], bool] = lambda: False) -> None:
+        """Make `count` steps, fewer where `pause()` says so after one; add their losses to `total`.
+
+        The losses are without weight decay.
+        """
         model, parameters, autocast = self.model, self._parameters, self.setup.autocast()
         group, at, steps = self.optimizer.param_groups[0], self.run.schedule.at, self.run.steps
-        total = torch.zeros((), device=self.setup.device)
         for step in range(self.step, self.step + count):
             group["lr"], group["momentum"] = at(step / steps)
             x, y = next(self.batches)
@@ -110,15 +117,29 @@ class Trainer:
                 parameter.grad = None
             torch.autograd.backward(loss)
             self.optimizer.step()
-            total += loss.detach()
-        self.step += count
-        return total / count
+            self.total += loss.detach()
+            self.step = step + 1
+            if pause():
+                break
 
-    def to(self, stop: int) -> Point:
-        """Train until `stop` steps are made, evaluate, return the measurement."""
-        start = self.setup.now()
-        mean = self.advance(stop - self.step)
-        self.seconds += self.setup.now() - start
+    def to(
+        self,
+        stop: int,
+        pause: Callable[[], bool] = lambda: False,
+        keep: Callable[[], object] = lambda: None,
+    ) -> Point:
+        """Train until `stop` steps are made, evaluate, return the measurement.
+
+        `keep()` is called, outside the clock, after each step after which `pause()` says so.
+        """
+        while self.step < stop:
+            start = self.setup.now()
+            self.advance(stop - self.step, pause)
+            self.seconds += self.setup.now() - start
+            if self.step < stop:
+                keep()
+        mean = self.total / (stop - self.reported)
+        self.reported, self.total = stop, torch.zeros_like(self.total)
         rates = self.run.schedule.at((stop - 1) / self.run.steps)
         loss, accuracy = self._held_out(last=stop == self.run.steps)
         return Point(
@@ -155,12 +176,18 @@ def train(setup: Setup, run: Run, session: Session) -> Result:
     """Do a run of kind "train" or "ramp", from its checkpoint if the session has one.
 
     A resumed run reports the points it had again, then goes on as if undisturbed. A run whose loss
-    is no longer finite ends with that report: it never recovers. Raises StopRun from the session,
-    ValueError for too large a batch.
+    is no longer finite ends with that report: it never recovers. After a signal it keeps its state
+    at the next step and raises Interrupted. Raises StopRun from the session, ValueError for too
+    large a batch.
     """
     setup.warm_up(run)
     trainer, points = _resumed(setup, run, session)
     keeper = checkpoint.Keeper(session)
+
+    def keep() -> None:
+        keeper.save(trainer, points)
+        signals.check()
+
     for point in points:
         session.report(point)
     for stop in run.report_steps():
@@ -168,15 +195,15 @@ def train(setup: Setup, run: Run, session: Session) -> Result:
             continue
         if points and not _finite(points[-1]):
             break
-        points.append(trainer.to(stop))
+        points.append(trainer.to(stop, keeper.is_due, keep))
         try:
             session.report(points[-1])
-        except StopRun as end:
-            if end.pruned:  # whoever wants the rest of the curve goes on from here
+        except (StopRun, KeyboardInterrupt) as end:
+            if getattr(end, "pruned", True):  # whoever wants the rest of the curve goes on here
                 keeper.save(trainer, points)
             raise
         if stop < run.steps and keeper.is_due():
-            keeper.save(trainer, points)
+            keep()
     return _result(trainer, session)
 
 
@@ -188,7 +215,8 @@ def _resumed(setup: Setup, run: Run, session: Session) -> tuple[Trainer, list[Po
         return trainer, []
     try:
         return trainer, checkpoint.restore(trainer, saved)
-    except checkpoint.Unreadable:
+    except checkpoint.Unreadable as error:
+        log.warning("%s: its checkpoint cannot be used, it starts over (%s)", run.label, error)
         return Trainer(setup, run), []  # a new one: this one may be half restored
 
 

@@ -1,0 +1,712 @@
+"""Faults, each caused for real: nothing is lost, and each ends in the documented way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator import __main__ as cli
+from orchestrator import files, ledger, lock, signals
+from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from orchestrator.curve import Outcome, Point, Result
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.executors import session as sessions
+from orchestrator.objectives import Session
+from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.objectives.training import TrainingObjective
+from orchestrator.recipe import Run
+from orchestrator.record import StudyRecord
+from orchestrator.report import html
+from orchestrator.report.terminal import Terminal
+from orchestrator.schedules import Schedule
+from orchestrator.study import run_study
+
+pytestmark = pytest.mark.usefixtures("here")
+Call = Callable[[QuadraticObjective, Run, Session], Result]
+REAL = QuadraticObjective.__call__
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, and no waiting for the disk: what is tested here does not need them."""
+    monkeypatch.setattr(html, "write", lambda record, folder: [])
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def a_study(**changes: Any) -> StudyRecord:
+    """Run a short study on the quadratic objective."""
+    mapping = {
+        "study_name": "s",
+        "plan": ["momentum", "final"],
+        "recipe": {"max_lr": 0.05},
+        "objective": {"name": "quadratic", "train_examples": 300},
+        "stages": {"final": {"epochs": 4}},
+        "tracking": {"name": "none"},
+        **changes,
+    }
+    return run_study(Config.from_mapping(mapping), Terminal())
+
+
+def disturbed(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setattr(QuadraticObjective, "__call__", call)
+
+
+def states(record: StudyRecord, stage: int = 0) -> dict[str, int]:
+    counted: dict[str, int] = record.stages[stage].summary()["trials"]
+    return counted
+
+
+def study_log() -> str:
+    return Path("runs/s/study.log").read_text()
+
+
+def decisions(record: StudyRecord) -> list[tuple[dict[str, Any], str]]:
+    return [(dict(s.decision.values), s.decision.reason) for s in record.stages]
+
+
+# --- in a run
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_batch_size_without_memory_is_left_out_with_all_larger_ones(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory at 32: 32 and 64 are not trained on, 8 and 16 are compared, and it is said."""
+    tried: list[int] = []
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        if run.kind in ("train", "ramp"):
+            tried.append(run.batch_size)
+            if run.batch_size >= 32:
+                raise error
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study(
+        plan=["batch_size", "final"],
+        recipe={"max_lr": 0.05, "batch_size": 8},
+        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 32, 64]}},
+    )
+    assert record.status == "complete"
+    assert record.recipe.batch_size in (8, 16)
+    assert "32 and larger ran out of memory" in record.stages[0].decision.reason
+    assert tried.count(32) + tried.count(64) <= 4  # the round in which it was found out
+    assert "out of memory" in study_log()
+
+
+def test_a_calibration_without_memory_is_repeated_without_the_largest_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All sizes at once may not fit where each does: the largest goes, the others are compared."""
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        if run.kind == "calibrate" and len(run.batch_sizes) > 2:
+            raise MemoryError
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study(
+        plan=["batch_size", "final"],
+        recipe={"max_lr": 0.05, "batch_size": 8},
+        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 32]}},
+    )
+    assert record.status == "complete"
+    assert {o.run.batch_size for o in record.stages[0].outcomes if o.run.timed} == {8, 16, 32}
+    assert "32 and larger ran out of memory" in record.stages[0].decision.reason
+
+
+def test_torch_says_in_words_that_a_processor_has_no_memory() -> None:
+    """The real allocator's error counts as out of memory, not as a mistake of the user's."""
+    from orchestrator.executors.session import reason_of
+
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert reason_of(raised.value).startswith("out of memory: ")
+    assert not reason_of(ValueError("shape")).startswith("out of memory")
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), SystemExit(3)])
+def test_an_exception_in_the_users_code_fails_its_run_with_the_traceback_in_the_log(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One value of momentum crashes: its trials are FAILED, the stage decides among the others."""
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        if run.schedule.max_momentum == 0.99:
+            raise error
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study()
+    assert record.status == "complete"
+    assert states(record)["failed"] == 2
+    assert "Traceback" in study_log()
+    assert f"{type(error).__name__}: {error}" in study_log()
+
+
+def test_a_study_whose_runs_all_crash_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status failed, and the reason is the crash, not the stage's view of it."""
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        raise ValueError("wrong shape")
+
+    disturbed(monkeypatch, call)
+    record = a_study(plan=["lr_range", "final"], recipe={})
+    assert record.status == "failed"
+    assert "runs failed: ValueError: wrong shape" in record.reason
+
+
+def test_a_loss_that_is_not_a_number_is_a_lost_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN from one point on: pruned or lost, never chosen, and no NaN in the answer."""
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        bad = run.schedule.max_momentum == 0.95 and run.kind == "train"
+        return REAL(self, run, Sick(session) if bad else session)
+
+    disturbed(monkeypatch, call)
+    record = a_study()
+    assert record.status == "complete"
+    assert record.recipe.max_momentum != 0.95
+    json.dumps(record.summary(), allow_nan=False)
+
+
+class Sick:
+    """A session in front of another one that makes each loss a NaN."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def report(self, point: Any) -> None:
+        self._session.report(replace(point, held_out_loss=float("nan")))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "foreign"])
+def test_a_damaged_checkpoint_is_set_aside(damage: str) -> None:
+    """A checksum tells; the file is renamed, and the run starts over."""
+    path = Path("c/key.checkpoint")
+    files.write_sealed(path, b"state" * 1000)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[2000] ^= 1
+    bad = {"torn": whole[:-7], "flipped": bytes(flipped), "empty": b"", "foreign": b"PK\x03\x04"}
+    path.write_bytes(bad[damage])
+    assert files.read_sealed(path) is None
+    assert [p.name for p in path.parent.iterdir()] == ["key.checkpoint.broken"]
+    files.write_sealed(path, b"again")
+    assert files.read_sealed(path) == b"again"
+
+
+def test_damaged_lines_of_the_journal_cost_their_trials_only() -> None:
+    """Lines in the middle are corrupted: the file is kept aside, the answer is the same."""
+    undisturbed = a_study()
+    path = Path("runs/s/optuna.journal")
+    lines = path.read_bytes().splitlines(keepends=True)
+    outcomes = [i for i, line in enumerate(lines) if b'"outcome"' in line]
+    lines[outcomes[1]] = b"\x00" * 40 + b"\n"  # zeros, as after a power cut
+    lines[outcomes[3]] = lines[outcomes[3]][:50] + lines[outcomes[3] + 1]  # torn, glued to the next
+    path.write_bytes(b"".join(lines))
+    record = a_study()
+    assert record.status == "complete"
+    assert decisions(record) == decisions(undisturbed)
+    assert Path("runs/s/optuna.journal.broken").is_file()
+    assert "lines of" in study_log()
+
+
+def test_a_changed_number_in_an_outcome_is_noticed() -> None:
+    """The line is still JSON, but not what was written: it is not believed."""
+    undisturbed = a_study()
+    path = Path("runs/s/optuna.journal")
+    text = path.read_text()
+    at = text.index('\\"held_out_loss\\": [') + len('\\"held_out_loss\\": [')
+    path.write_text(text[:at] + "9" + text[at + 1 :])
+    record = a_study()
+    assert "1 damaged outcomes" in study_log()
+    assert decisions(record) == decisions(undisturbed)
+
+
+def test_a_trial_that_lost_its_creation_takes_no_other_trials_outcome() -> None:
+    """Without the line that made a trial Optuna numbers the later ones anew; seals tell."""
+    undisturbed = a_study()
+    path = Path("runs/s/optuna.journal")
+    lines = path.read_bytes().splitlines(keepends=True)
+    made = [i for i, line in enumerate(lines) if b'"op_code":4' in line]
+    lines[made[2]] = b"garbage\n"
+    path.write_bytes(b"".join(lines))
+    assert decisions(a_study()) == decisions(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_study_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """A file may not grow beyond a limit (as on a full disk): exit 1, one line; then it goes on."""
+    done = command(tmp_path, limit=60_000)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "File too large; make room, then the same command goes on" in done.stdout + done.stderr
+    again = command(tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    undisturbed = command(tmp_path, "study_name=other")
+    assert answer(again.stdout) == answer(undisturbed.stdout)
+
+
+def answer(shown: str) -> list[str]:
+    return [line.split("(")[0] for line in shown.splitlines() if line.startswith("momentum")]
+
+
+def command(folder: Path, *more: str, limit: int | None = None) -> Any:
+    """Run a short study by the command line, with a limit for the size of files in bytes."""
+    arguments = [
+        "+study=quadratic",
+        "study_name=s",
+        "plan=[momentum,final]",
+        "recipe.max_lr=.05",
+        "tracking=none",
+        *more,
+    ]
+
+    def limited() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+        check=False,
+    )
+
+
+def test_a_full_disk_under_a_checkpoint_is_not_the_runs_fault() -> None:
+    """`session.save` raises StorageError, which stops the study instead of failing the run."""
+
+    class Trial:
+        number = 0
+
+    made = sessions.TrialSession(
+        None, "key", Trial(), None, Path("/proc/nowhere"), lambda point: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    with pytest.raises(StorageError, match="the same command goes on"):
+        made.save(b"state")
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit 2 and what to set; /sys is read-only for everybody."""
+    code = cli.run(["+study=quadratic", "runs=/sys/runs", "tracking=none"])
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "set runs=... to a folder that can" in err
+
+
+# --- the storage
+
+
+def test_a_storage_that_is_locked_for_long_stops_the_study(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another process holds the journal's lock and hangs: status failed, and it goes on later."""
+    monkeypatch.setattr(ledger, "LOCK_SECONDS", 0.2)
+    calls = 0
+    held: list[Any] = []
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            held.append(open("runs/s/optuna.journal.flock", "a"))  # noqa: SIM115
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study()
+    assert record.status == "failed"
+    assert "another process has held" in record.reason
+    held[0].close()
+    assert a_study().status == "complete"
+    assert len({o.key for s in a_study().stages for o in s.outcomes}) == calls - 1
+
+
+def test_a_storage_that_goes_away_stops_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database's table vanishes in the middle: status failed with the database's own words."""
+    import sqlite3
+
+    calls = 0
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            with sqlite3.connect("trials.db") as database:
+                database.execute("drop table trial_intermediate_values")
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study(storage={"name": "url", "url": "sqlite:///trials.db"})
+    assert record.status == "failed"
+    assert "no such table" in record.reason
+    assert "the same command goes on" in record.reason
+
+
+def test_a_storage_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 1 without a stack trace."""
+    url = "sqlite:////nowhere/at/all.db"
+    arguments = ["+study=quadratic", "tracking=none", "storage=url", f"storage.url='{url}'"]
+    assert cli.run(arguments) == 1
+    err = capsys.readouterr().err
+    assert "unable to open database file" in err
+    assert "Traceback" not in err
+
+
+def test_a_clock_that_jumps_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day back in the middle: the same decisions, no negative duration."""
+    undisturbed = a_study(study_name="other")
+    real, calls = time.time, 0
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study()
+    assert decisions(record) == decisions(undisturbed)
+    assert record.total_seconds >= 0
+    assert a_study().status == "complete"
+
+
+# --- one owner
+
+
+def test_a_second_process_is_told_who_holds_the_study() -> None:
+    """Exit 2 at once; the line names process, host, since when, and the ways out."""
+    Path("runs/s").mkdir(parents=True)
+    code = (
+        "import time; from pathlib import Path; from orchestrator import lock;"
+        "held = lock.owned(Path('runs/s')); held.__enter__(); print('held', flush=True);"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match=f"study s is being run by process {other.pid} on"):
+            a_study()
+        other.kill()
+    assert a_study().status == "complete"  # the dead owner's lock is taken over by itself
+
+
+def test_two_owners_in_one_process_are_refused_too() -> None:
+    """Two threads of one program are two owners."""
+    Path("runs/s").mkdir(parents=True)
+    with lock.owned(Path("runs/s")), pytest.raises(ConfigError, match="since 20"):
+        a_study()
+
+
+def test_a_fork_does_not_hold_the_lock_for_its_parent() -> None:
+    """A worker process may outlive the owner: the study is free all the same."""
+    folder = Path("runs/s")
+    folder.mkdir(parents=True)
+    (reading, writing), (waiting, ready) = os.pipe(), os.pipe()
+    with lock.owned(folder):
+        child = os.fork()
+        if child == 0:
+            os.write(ready, b"x")
+            os.read(reading, 1)
+            os._exit(0)
+        os.read(waiting, 1)
+    with lock.owned(folder):
+        pass
+    os.write(writing, b"x")
+    os.waitpid(child, 0)
+
+
+def test_starting_over_holds_the_new_folder() -> None:
+    """fresh=true renames the folder with its lock; the new one is locked as well."""
+    a_study()
+    a_study(fresh=True)
+    assert len([p for p in Path("runs").iterdir() if p.name.startswith("s.old-")]) == 1
+    assert Path("runs/s/lock").is_file()
+
+
+# --- changes
+
+
+def test_a_changed_setting_says_what_differs_and_which_stages_run_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The path with both values, then each stage whose first runs are not known, with the cause."""
+    a_study()
+    capsys.readouterr()
+    a_study(objective={"name": "quadratic", "train_examples": 300, "noise": 3.0})
+    shown = capsys.readouterr().out
+    assert "objective.noise: 4.0 -> 3.0" in shown
+    assert "momentum runs again: noise: 4.0 -> 3.0" in shown
+
+
+def test_an_added_candidate_is_no_stage_that_runs_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is known stays known: only the config's difference is told."""
+    a_study()
+    capsys.readouterr()
+    stages = {"final": {"epochs": 4}, "momentum": {"candidates": [0.99, 0.97, 0.95, 0.9, 0.8]}}
+    a_study(stages=stages)
+    shown = capsys.readouterr().out
+    assert "stages.momentum.candidates" in shown
+    assert "runs again:" not in shown
+
+
+def test_another_version_of_the_program_is_refused_with_the_way_out() -> None:
+    """Results of another training version do not compare; fresh=true starts over."""
+    a_study()
+    objective = QuadraticObjective
+    objective.formats = {"training": 3}  # type: ignore[attr-defined]
+    try:
+        record = a_study(fresh=True)
+        objective.formats = {"training": 4}  # type: ignore[attr-defined]
+        with pytest.raises(ConfigError, match=r"training version 3, now 4.*fresh=true"):
+            a_study()
+        assert a_study(fresh=True).status == record.status == "complete"
+    finally:
+        del objective.formats  # type: ignore[attr-defined]
+
+
+# --- signals
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+)
+def test_a_signal_is_noted_and_ends_the_study_at_the_next_report(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in a row are as one; the exit code tells which; the same command goes on."""
+    undisturbed = a_study(study_name="other")
+    calls = 0
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.handled():
+        record = a_study()
+    assert record.status == "interrupted"
+    assert signals.exit_code() == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert json.loads(Path("runs/s/summary.json").read_text())["status"] == "interrupted"
+    resumed = a_study()
+    assert decisions(resumed) == decisions(undisturbed)
+    keys = {o.key for s in resumed.stages for o in s.outcomes}
+    assert calls == len(keys) + 1  # only the run that was interrupted was begun twice
+
+
+def test_where_nothing_reports_the_alarm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that never comes to a report is stopped when the grace is over."""
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 0.2)
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        signal.raise_signal(signal.SIGTERM)
+        while True:
+            time.sleep(0.01)
+
+    disturbed(monkeypatch, call)
+    began = time.monotonic()
+    with signals.handled():
+        assert a_study().status == "interrupted"
+    assert time.monotonic() - began < 8
+
+
+class Kept:
+    """A session that keeps points and state."""
+
+    def __init__(self, saved: bytes | None = None) -> None:
+        self.saved, self.points = saved, list[Point]()
+
+    def report(self, point: Point) -> None:
+        self.points.append(replace(point, seconds=0.0))
+
+    def save(self, state: bytes) -> None:
+        self.saved = state
+
+    def load(self) -> bytes | None:
+        return self.saved
+
+    def save_model(self, state: bytes) -> None:
+        """Not here."""
+
+
+def test_a_signal_makes_a_training_run_keep_its_state_at_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also between two reports; what goes on from there is bit-equal (dropout, crops, norms)."""
+    data = DataConfig(train_examples=300, held_out_examples=100, augment=True)
+    model = ModelConfig(name="resnet9", width=0.125, dropout=0.2)
+    run = Run("train", Schedule("paper", 0.01, 0.1, 0.85, 0.9), 1e-3, 32, 20, 0, points=2)
+    made = TrainingObjective(data, model, OptimizerConfig(), device="cpu", threads=1, cache=Path())
+    whole, cut = Kept(), Kept()
+    made(run, whole)
+    step, steps = torch.optim.SGD.step, 0
+
+    def stepping(self: Any, *args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2 + 14:  # two are made to warm up; the first report is at 10
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", stepping)
+    made = TrainingObjective(data, model, OptimizerConfig(), device="cpu", threads=1, cache=Path())
+    steps = 0
+    with signals.handled(), signals.patiently(), pytest.raises(signals.Interrupted):
+        made(run, cut)
+    assert cut.saved is not None
+    assert torch.load(BytesIO(cut.saved), weights_only=True)["step"] == 14
+    resumed = Kept(cut.saved)
+    made(run, resumed)
+    assert [p.step for p in cut.points] == [10]
+    assert resumed.points == whole.points
+
+
+# --- tracking
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers 500 to everything, or hangs."""
+
+    hangs = False
+
+    def _answer(self) -> None:
+        if self.hangs:
+            time.sleep(20)
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    made.daemon_threads = True
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["answers 500", "hangs", "refuses"])
+def test_a_tracking_server_in_trouble_changes_nothing(
+    fault: str, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study comes to the same answer; what was not sent is kept for the next run."""
+    monkeypatch.setattr(Server, "hangs", fault == "hangs")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    port = server.server_address[1] if fault != "refuses" else 9
+    undisturbed = a_study(study_name="other")
+    record = a_study(tracking={"name": "mlflow", "uri": f"http://127.0.0.1:{port}"})
+    assert record.status == "complete"
+    assert decisions(record) == decisions(undisturbed)
+    assert Path("runs/s/tracking.spool.jsonl").stat().st_size > 0
+
+
+# --- a DataLoader's worker
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_a_data_loader_fails_its_run_only(tmp_path: Path) -> None:
+    """torch raises RuntimeError in the run; the trial is FAILED, the study goes on."""
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LOADER))
+    arguments = ["+study=quadratic", "study_name=s", "plan=[momentum,final]", "recipe.max_lr=.05"]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments, "tracking=none",
+         "objective={_target_: mine.Loading}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DataLoader worker" in done.stdout
+    assert "killed by signal" in done.stdout
+
+
+LOADER = """
+    import os, signal, time, torch
+    from torch.utils.data import DataLoader, Dataset
+    from orchestrator.objectives.quadratic import QuadraticObjective
+
+    class Slow(Dataset):
+        def __len__(self): return 64
+        def __getitem__(self, i):
+            if i == 32: os.kill(os.getpid(), signal.SIGKILL)
+            return torch.zeros(2)
+
+    class Loading(QuadraticObjective):
+        calls = 0
+        def __init__(self): super().__init__(final_epochs=4)
+        def __call__(self, run, session):
+            Loading.calls += 1
+            if Loading.calls == 3:
+                for _ in DataLoader(Slow(), batch_size=8, num_workers=1): pass
+            return super().__call__(run, session)
+"""
+
+
+# --- what the tests above rest on
+
+
+def test_full_disks_are_told_by_their_error_number() -> None:
+    """ENOSPC says to make room; anything else to put it right."""
+    from orchestrator.errors import storing
+
+    with pytest.raises(StorageError, match="make room"), storing("x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StorageError, match="put that right"), storing("x"):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_outcomes_without_memory_are_told_by_state_and_reason() -> None:
+    """A finished run whose reason happens to begin so is none."""
+    from curves import outcome
+
+    run = Run("train", None, 0.0, 8, 100, 0)  # type: ignore[arg-type]
+    failed: Outcome = replace(outcome(run, 0.5), state="failed", reason="out of memory: x")
+    assert failed.out_of_memory
+    assert not replace(failed, state="finished").out_of_memory
