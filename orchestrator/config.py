@@ -97,10 +97,27 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """SGD with momentum; weight decay is coupled L2, as in the paper's own code."""
+    """SGD with momentum; weight decay is coupled L2, as in the paper's own code.
+
+    `decay_norms_and_biases` False: parameters of one dimension have no weight decay. `frozen`:
+    parameters whose name matches one of these shell patterns (`0.*`, `*.bias`) are not trained.
+    `max_grad_norm`: longer gradients are scaled down to it. `label_smoothing`: the share of each
+    label that is spread over all classes in training. `ema`: decay per step of the average of the
+    weights that is evaluated and saved in place of the last ones.
+    """
 
     name: Literal["sgd"] = "sgd"
     nesterov: bool = True
+    decay_norms_and_biases: bool = True
+    frozen: tuple[str, ...] = ()
+    max_grad_norm: Positive | None = None
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is switched on: plain values of the fields that are not at their defaults."""
+        return self.model_dump(mode="json", exclude={"name", "nesterov"}, exclude_defaults=True)
 
 
 class ScheduleConfig(Section):
@@ -110,9 +127,21 @@ class ScheduleConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The training objective; what it trains is said by `data`, `model` and `optimizer`."""
+    """The training objective: how it computes what `data`, `model` and `optimizer` say.
+
+    `micro_batch_size`: larger batches go through the network in pieces of this size, and their
+    gradients are added up (the same but for batch norm and dropout). `deterministic` False lets a
+    GPU choose faster kernels that do not repeat bit for bit.
+    """
 
     name: Literal["training"] = "training"
+    micro_batch_size: Count | None = None
+    deterministic: bool = True
+
+    @property
+    def changing(self) -> dict[str, Any]:
+        """What is switched on of that which changes results, if only in their last bits."""
+        return self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
 
 
 class NoPruner(Section):
@@ -285,6 +314,7 @@ class Config(Section):
             schedule=self.schedule.name,
             optimizer=self.optimizer.name,
             nesterov=self.optimizer.nesterov,
+            optimizer_options=self.optimizer.options,
         )
 
     def build_objective(self, cache: Path) -> Objective:

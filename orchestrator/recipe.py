@@ -48,8 +48,9 @@ class Recipe:
     """The hyper-parameters to train with. lr and momentum per step; `max_lr` None: not known yet.
 
     `weight_decay` is coupled L2 as in `torch.optim.SGD`. `dropout` is the probability of all of the
-    model's dropout modules, None: they stay as they are. `history` holds the recipe after each
-    stage, oldest first; it takes no part in comparisons.
+    model's dropout modules, None: they stay as they are. `optimizer_options`: what of the config's
+    `optimizer` is switched on (label smoothing, ...); no stage changes it. `history` holds the
+    recipe after each stage, oldest first; it takes no part in comparisons.
     """
 
     max_lr: float | None = None
@@ -62,6 +63,7 @@ class Recipe:
     optimizer: str = "sgd"
     nesterov: bool = True
     dropout: float | None = None
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     history: tuple[tuple[str, Recipe], ...] = field(default=(), compare=False, repr=False)
 
     def with_(self, decision: Decision) -> Recipe:
@@ -74,8 +76,9 @@ class Recipe:
         return next((recipe for k, recipe in self.history if k == kind), None)
 
     def values(self) -> dict[str, Any]:
-        """Return the fields and values, without the history."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+        """Return the fields and values, without the history, and without options if all are off."""
+        left_out = {"history"} if self.optimizer_options else {"history", "optimizer_options"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
     def at_lr(self, max_lr: float) -> Recipe:
         """Return the recipe at another `max_lr`, `min_lr` a tenth of it (Smith 2018, section 4)."""

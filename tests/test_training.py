@@ -9,46 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
-from orchestrator.curve import Point, Result
+from orchestrator.config import DataConfig, ModelConfig, OwnConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
-from orchestrator.recipe import Run, run_seed
+from orchestrator.recipe import run_seed
 from orchestrator.schedules import Schedule
 from orchestrator.training import checkpoint
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Part, load
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.loop import Trainer
-
-DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
-
-
-class FakeSession:
-    """Keeps what it is given; stops the run with `stop` when it has `until` points."""
-
-    def __init__(
-        self, saved: bytes | None = None, until: int = 1000, stop: BaseException | None = None
-    ) -> None:
-        self.points: list[Point] = []
-        self.saved = saved
-        self.model: bytes | None = None
-        self._until, self._stop = until, stop
-
-    def report(self, point: Point) -> None:
-        self.points.append(point)
-        if len(self.points) == self._until and self._stop:
-            raise self._stop
-
-    def save(self, state: bytes) -> None:
-        self.saved = state
-
-    def load(self) -> bytes | None:
-        return self.saved
-
-    def save_model(self, state: bytes) -> None:
-        self.model = state
+from tests.trainings import DIGITS, FakeSession, a_run, losses, objective, train
 
 
 @pytest.fixture(autouse=True)
@@ -57,32 +29,6 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def objective(
-    data: DataConfig | OwnConfig = DIGITS,
-    model: ModelConfig | OwnConfig | None = None,
-    cache: Path = Path("unused"),
-    **options: Any,
-) -> TrainingObjective:
-    model = model or ModelConfig(width=0.25)
-    options = {"threads": 1, "device": "cpu", **options}
-    return TrainingObjective(data, model, OptimizerConfig(), cache=cache, **options)
-
-
-def a_run(**changes: Any) -> Run:
-    schedule = Schedule("paper", 0.01, 0.1, 0.85, 0.95)
-    values = {"steps": 40, "batch_size": 32, "points": 4, "replicate": 0, "weight_decay": 1e-3}
-    return Run(**{"kind": "train", "schedule": schedule, **values, **changes})
-
-
-def train(objective: TrainingObjective, run: Run) -> tuple[FakeSession, Result]:
-    session = FakeSession()
-    return session, objective(run, session)
-
-
-def losses(session: FakeSession) -> list[tuple[float, float]]:
-    return [(p.train_loss, p.held_out_loss) for p in session.points]
 
 
 # --- what a run gives

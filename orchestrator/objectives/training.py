@@ -6,14 +6,23 @@ import hashlib
 import inspect
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from orchestrator import own
-from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig, OwnConfig
+from orchestrator.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OwnConfig,
+    TrainingConfig,
+)
 from orchestrator.curve import Result
 from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, RunKind
@@ -24,6 +33,7 @@ from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
 from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import probe
+from orchestrator.training.optimizer import freeze
 
 # Raise it with every change to training that changes losses: results of older versions are then not
 # taken for new ones. tests/test_training.py fails when the losses move.
@@ -46,6 +56,7 @@ def from_config(config: Config, cache: Path) -> TrainingObjective:
         config.data,
         config.model,
         config.optimizer,
+        config.objective if isinstance(config.objective, TrainingConfig) else None,
         device=config.device,
         threads=config.threads,
         precision=config.precision,
@@ -72,6 +83,7 @@ class TrainingObjective:
         data: DataConfig | OwnConfig,
         model: ModelConfig | OwnConfig,
         optimizer: OptimizerConfig,
+        how: TrainingConfig | None = None,
         *,
         device: str = "auto",
         threads: int | None = None,
@@ -80,16 +92,20 @@ class TrainingObjective:
         final_epochs: float = 10,
         cache: Path,
     ) -> None:
-        where = torch_device.find(device)
+        how = how or TrainingConfig()
+        where = torch_device.find(device, how.deterministic)
         self._threads = torch_device.use_threads(threads)
         self._config = {"data": data, "model": model, "optimizer": optimizer}
         found = load(data, cache)
-        make_model = partial(models.build, model, found)
+        make_model = partial(_network, model, found, optimizer.frozen)
         inputs = Inputs(found, where)
         with torch_device.private_random(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found)
-        self._setup = Setup(make_model, found, inputs, optimizer.nesterov, precision, seed)
+        self._setup = Setup(
+            make_model, found, inputs, optimizer, precision, seed, how.micro_batch_size
+        )
+        self._how = how
         self.facts = Facts(
             train_examples=len(found.train),
             held_out_examples=len(found.held_out),
@@ -131,6 +147,7 @@ class TrainingObjective:
             "threads": self._threads,
             "precision": self._setup.precision,
             "seed": self._setup.seed,
+            **self._how.changing,
         }
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 
@@ -141,8 +158,19 @@ class TrainingObjective:
             return DO[run.kind](self._setup, run, session)
 
 
+def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) -> nn.Module:
+    """Return the network with fresh weights, some of them perhaps frozen. Raises ModelError."""
+    made = models.build(model, data)
+    freeze(made, frozen)
+    return made
+
+
 def _described(config: DataConfig | ModelConfig | OptimizerConfig | OwnConfig) -> dict[str, Any]:
     """Return a part of the config as JSON-able values, the user's callables with their source."""
+    if isinstance(
+        config, OptimizerConfig
+    ):  # what is off stays out: the keys of before there was it
+        return {"name": config.name, "nesterov": config.nesterov, **config.options}
     if not isinstance(config, OwnConfig):
         return config.model_dump(mode="json", exclude=LEFT_OUT)
     return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}

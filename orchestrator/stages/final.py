@@ -106,6 +106,7 @@ class Final(Stage):
                 schedule=recipe.schedule,
                 optimizer=recipe.optimizer,
                 nesterov=recipe.nesterov,
+                optimizer_options=recipe.optimizer_options,
             )
         return recipes
 

@@ -48,6 +48,7 @@ def write(trainer: Trainer, points: list[Point]) -> bytes:
     """Return the state of a run between two steps as bytes; `points` is its curve so far."""
     state = {
         "model": trainer.model.state_dict(),
+        "average": trainer.average and trainer.average.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "step": trainer.step,
         "reported": trainer.reported,
@@ -69,6 +70,8 @@ def restore(trainer: Trainer, saved: bytes) -> list[Point]:
         state = torch.load(BytesIO(saved), map_location="cpu", weights_only=True)
         points = [Point(*row) for row in state["points"]]
         trainer.model.load_state_dict(state["model"])
+        if trainer.average:
+            trainer.average.model.load_state_dict(state["average"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.batches_from(state["step"])
         trainer.reported = state["reported"]

@@ -10,9 +10,10 @@ import torch
 from orchestrator.errors import ConfigError
 
 
-def find(name: str) -> torch.device:
-    """Return the device, made deterministic; "auto" is CUDA if there is one, else the CPU.
+def find(name: str, deterministic: bool = True) -> torch.device:
+    """Return the device; "auto" is CUDA if there is one, else the CPU.
 
+    `deterministic` False: cuDNN times its kernels and takes the fastest, repeatable or not.
     Raises ConfigError, one line, if it is not there.
     """
     if name == "auto":
@@ -24,8 +25,8 @@ def find(name: str) -> torch.device:
         raise ConfigError(f"device={name} is not there ({problem}): use auto or cpu") from error
     if name.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
     return torch.device(name)
 
 

@@ -10,31 +10,38 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator import signals
+from orchestrator.config import OptimizerConfig
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session, StopRun
 from orchestrator.recipe import Run, run_seed
 from orchestrator.training import checkpoint, models
+from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
+from orchestrator.training.optimizer import sgd
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a study share. `make_model` draws from torch's global random state."""
+    """What all runs of a study share. `make_model` draws from torch's global random state.
+
+    `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
+    """
 
     make_model: Callable[[], nn.Module]
     data: Data
     inputs: Inputs
-    nesterov: bool = True
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: str = "float32"
     seed: int = 0
+    micro_batch_size: int | None = None
     _warm: set[int] = field(default_factory=set)
 
     @property
@@ -83,16 +90,18 @@ class Trainer:
         if setup.inputs.channels_last:
             self.model.to(memory_format=torch.channels_last)
         torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
+        self._autocast = setup.autocast()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self._parameters,
-            momentum=0.9,  # until the first step; nesterov refuses 0 here
-            weight_decay=run.weight_decay,
-            nesterov=setup.nesterov,
-            # fused is the fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step)
-            fused=setup.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = sgd(self.model, setup.optimizer, run.weight_decay)
+        # A ramp asks where the weights themselves break: an average would show it too late.
+        decay = setup.optimizer.ema if run.kind == "train" else None
+        self.average = Average(self.model, decay) if decay else None
         self.batches_from(0)
+
+    @property
+    def answer(self) -> nn.Module:
+        """The network to evaluate and to save: its average if there is one."""
+        return self.average.model if self.average else self.model
 
     def batches_from(self, step: int) -> None:
         """Go to `step`: the next batch is the one of that step, whatever was trained before."""
@@ -104,23 +113,43 @@ class Trainer:
     def advance(self, count: int, pause: Callable[[], bool] = lambda: False) -> None:
         """Make `count` steps, fewer where `pause()` says so after one; add their losses to `total`.
 
-        The losses are without weight decay.
+        The loss without weight decay and without label smoothing, comparable with a held-out one.
         """
-        model, parameters, autocast = self.model, self._parameters, self.setup.autocast()
-        group, at, steps = self.optimizer.param_groups[0], self.run.schedule.at, self.run.steps
+        parameters, longest = self._parameters, self.setup.optimizer.max_grad_norm
+        groups, at, steps = self.optimizer.param_groups, self.run.schedule.at, self.run.steps
         for step in range(self.step, self.step + count):
-            group["lr"], group["momentum"] = at(step / steps)
-            x, y = next(self.batches)
-            with autocast:
-                loss = F.cross_entropy(model(x), y)
+            lr, momentum = at(step / steps)
+            for group in groups:
+                group["lr"], group["momentum"] = lr, momentum
             for parameter in parameters:  # zero_grad does this too, at ten times the cost
                 parameter.grad = None
-            torch.autograd.backward(loss)
+            self.total += self._gradient(*next(self.batches))
+            if longest is not None:
+                nn.utils.clip_grad_norm_(parameters, longest)
             self.optimizer.step()
-            self.total += loss.detach()
+            if self.average:
+                self.average.update(step)
             self.step = step + 1
             if pause():
                 break
+
+    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the gradient of the mean loss of a batch, return that loss, without smoothing."""
+        size, micro = len(y), self.setup.micro_batch_size
+        if micro is None or size <= micro:
+            return self._backward(x, y, 1.0)
+        pieces = zip(torch.split(x, micro), torch.split(y, micro), strict=True)
+        shares = [self._backward(a, b, len(b) / size) for a, b in pieces]
+        return torch.stack(shares).sum()
+
+    def _backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
+        smoothing = self.setup.optimizer.label_smoothing
+        with self._autocast:
+            scores = self.model(x)
+            loss = F.cross_entropy(scores, y, label_smoothing=smoothing)
+            plain = F.cross_entropy(scores.detach(), y) if smoothing else loss.detach()
+        torch.autograd.backward(loss if share == 1 else loss * share)
+        return plain if share == 1 else plain * share
 
     def to(
         self,
@@ -164,7 +193,7 @@ class Trainer:
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and accuracy on `part`, which is on the device."""
         return evaluate(
-            self.model,
+            self.answer,
             self.setup.inputs,
             part,
             batch_statistics=batch_statistics,
@@ -230,5 +259,5 @@ def _result(trainer: Trainer, session: Session) -> Result:
         return done
     inputs, data = trainer.setup.inputs, trainer.setup.data
     loss, accuracy = trainer.evaluate(inputs.on_device(data.open_test()))
-    session.save_model(checkpoint.model_bytes(trainer.model))
+    session.save_model(checkpoint.model_bytes(trainer.answer))
     return Result(done.seconds, done.examples, test_loss=loss, test_metric=accuracy)

@@ -56,6 +56,7 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
     What autograd keeps for the backward pass is counted as it is kept; the backward pass holds at
     most about as much again in gradients of activations.
     """
+    size = min(size, setup.micro_batch_size or size)  # what goes through the network at once
     sample = min(SAMPLE, size)
     trainer = Trainer(setup, replace(run, kind="train", batch_size=sample, steps=10**9))
     parameters = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
@@ -73,7 +74,7 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
     activations = sum(kept.values()) * size // sample
     del loss
     fixed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    return 3 * fixed + 2 * activations
+    return (4 if trainer.average else 3) * fixed + 2 * activations
 
 
 def _available(device: torch.device) -> int:
