@@ -66,7 +66,7 @@ def test_a_study_ends_within_its_budget_with_the_best_answer_so_far(max_seconds:
     assert budget["spent_seconds"] <= max_seconds
     assert record.status == "complete"
     assert record.recipe.max_lr is not None
-    assert f"the budget of {max_seconds:g} s is used up" in record.reason
+    assert f"the budget of {max_seconds:g} s is too small" in record.reason
     assert record.reason in shown
     assert (record.final is None) == ("it was not tested" in record.reason)
     assert (record.final is None) == (summary()["final"] is None)

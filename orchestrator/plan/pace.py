@@ -171,7 +171,7 @@ class Pace:
         final = [s.name for s in self.stages if s.kind == "final"]
         untested = any(self._cuts.get(name) == "left out" for name in final)
         worth = "this is the best answer so far" + (", and it was not tested" if untested else "")
-        return f"the budget of {self.max_seconds:g} s is used up ({cuts}): {worth}"
+        return f"the budget of {self.max_seconds:g} s is too small for all of it ({cuts}): {worth}"
 
     def summary(self, trained: bool) -> dict[str, Any] | None:
         """Return the study's budget for summary.json, None without one."""
