@@ -229,6 +229,7 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
         if text.startswith("LexerNoViableAltException: "):
             text = f"cannot read {text.split(': ', 1)[1].split(' ^ See')[0]}: {QUOTE}"
         text = text.replace("'++", "'").replace("cannot read ++", "cannot read ")
+        text = text.replace("override ++", "override ")
         if text and text not in " ".join(told):
             told.append(text)
         cause = cause.__cause__
