@@ -57,14 +57,19 @@ def _images() -> Path:
 
 
 def objective(
-    options: argparse.Namespace, model: dict[str, Any], *, precision: str, **more: Any
+    options: argparse.Namespace,
+    model: dict[str, Any],
+    *,
+    precision: str,
+    optimizer: dict[str, Any] | None = None,
+    **more: Any,
 ) -> TrainingObjective:
-    """Return the training objective; `model` is a config section, `more` goes to the data."""
+    """Return the training objective; sections as in the config, `more` goes to the data."""
     own = "_target_" in model
     return TrainingObjective(
         DataConfig.model_validate(data(options, **more)),
         OwnConfig.model_validate(model) if own else ModelConfig.model_validate(model),
-        OptimizerConfig(),
+        OptimizerConfig.model_validate(optimizer or {}),
         device=device(options),
         threads=1 if options.cpu_check else None,  # two would wait for each other's core
         precision="float32" if options.cpu_check else precision,

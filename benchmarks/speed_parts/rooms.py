@@ -26,7 +26,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "Config.from_mapping": "config (pydantic)",
         "Config.build_objective": "torch, data, trying the network",
     },
-    "orchestrator.study": {"run_study": "the study's own work", "walk": "stages"},
+    "orchestrator.study": {"run_study": "the study's own work"},
+    "orchestrator.plan.pace": {"Pace.walk": "stages"},
     "orchestrator.training.loop": {
         "Trainer.__init__": "making networks",
         "Trainer.advance": TRAINING,
@@ -34,7 +35,10 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "evaluate": HELD_OUT,
     },
     "orchestrator.training.checkpoint": {"write": "checkpoints", "model_bytes": "checkpoints"},
-    "orchestrator.executors.session": {"write_sealed": "checkpoints"},
+    "orchestrator.executors.session": {
+        "TrialSession.save": "checkpoints",
+        "TrialSession.save_model": "checkpoints",
+    },
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
     "orchestrator.ledger": {
         "Ledger.__init__": "Optuna: trials",

@@ -1,12 +1,15 @@
 """Cost of a trial against the number of trials in a study, points per curve, and workers.
 
-The trials are those of the fake objective, which takes no time worth speaking of.
+The trials are those of the fake objective, which takes no time worth speaking of; but workers are
+measured by real training.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "trials": trials,
         "points": [_measured(trials=counts[0], points=count) for count in points],
-        "workers": _workers(counts[1]),
+        "workers": _workers(options.quick),
         "goals": [
             bench.Goal(
                 f"cost of a trial, of {counts[-1]:,} against the cheapest",
@@ -71,7 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _measured(*extra: str, trials: int, points: int = 10) -> dict[str, Any]:
+def _measured(*, trials: int, points: int = 10) -> dict[str, Any]:
     """Return what a trial costs; the report is written once a study and stands for itself."""
     overrides = [
         "+study=quadratic",
@@ -79,12 +82,11 @@ def _measured(*extra: str, trials: int, points: int = 10) -> dict[str, Any]:
         "++stages.many._target_=speed_parts.scaling.Many",
         f"++stages.many.trials={trials}",
         f"++stages.many.points={points}",
-        *extra,
     ]
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), overrides)
         again = measure(Path(folder), overrides)
-    seconds = found["seconds"]
+    seconds = defaultdict(float, found["seconds"])
     per_trial = {
         "objective": seconds[TRAINING],
         "optuna_trials": seconds["Optuna: trials"],
@@ -104,15 +106,26 @@ def _measured(*extra: str, trials: int, points: int = 10) -> dict[str, Any]:
     }
 
 
-def _workers(trials: int) -> list[dict[str, Any]]:
-    """Return the same with several workers; [] while no executor has any."""
+def _workers(quick: bool) -> list[dict[str, Any]]:
+    """Return how long a stage of real training takes in one process and in several."""
+    work = ["+study=digits", "plan=[weight_decay]", "recipe.max_lr=0.3", "threads=1"]
+    work += ["stages.final.epochs=1"] if quick else []
     rows = []
-    for count in (1, 2, 4):
-        try:
-            row = _measured("executor=processes", f"++executor.workers={count}", trials=trials)
-        except RuntimeError:  # the command refuses: there is no such executor
-            return rows
-        rows.append({"workers": count, **row})
+    for count in (0, 1, 2) if quick else (0, 1, 2, 4):
+        executor = ["executor=processes", f"executor.workers={count}"] if count else []
+        with tempfile.TemporaryDirectory() as folder:
+            wall = measure(Path(folder), [*work, *executor])["wall"]
+            summary = json.loads(Path(folder, "runs/digits/summary.json").read_text())
+        rows.append(
+            {
+                "workers": count or "inline",
+                "wall": wall,
+                "study_seconds": summary["cost"]["total_seconds"],
+                "training_seconds": summary["cost"]["training_seconds"],
+                "decision": summary["stages"][0]["decision"],
+                "reason": summary["stages"][0]["reason"],
+            }
+        )
     return rows
 
 
@@ -135,18 +148,29 @@ COLUMNS = {
 def table(result: dict[str, Any]) -> str:
     """Return the three tables."""
 
-    def rows(name: str, *more: str) -> str:
-        columns = [*more, *COLUMNS]
-        head = [COLUMNS.get(c, c) for c in columns]
-        return bench.markdown(head, [[row[c] for c in columns] for row in result[name]])
+    def rows(name: str) -> str:
+        return bench.markdown(
+            list(COLUMNS.values()), [[row[c] for c in COLUMNS] for row in result[name]]
+        )
 
-    workers = rows("workers", "workers") if result["workers"] else "Left out: no executor has any."
+    first = result["workers"][0]
+    workers = bench.markdown(
+        ("workers", "whole command, s", "study, s", "training, s, summed", "inline's decision"),
+        [
+            (
+                row["workers"],
+                *(row[c] for c in ("wall", "study_seconds", "training_seconds")),
+                "yes" if row["decision"] == first["decision"] else f"NO: {row['reason']}",
+            )
+            for row in result["workers"]
+        ],
+    )
     return "\n\n".join(
         (
             "Milliseconds are those of a trial, in the main thread; imports and report are apart.",
             f"Trials in one study:\n\n{rows('trials')}",
             f"Points per curve:\n\n{rows('points')}",
-            f"Workers:\n\n{workers}",
+            f"Workers (a weight-decay stage on the digits, one thread each):\n\n{workers}",
             bench.goals(result["goals"]),
         )
     )
