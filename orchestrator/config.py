@@ -85,7 +85,7 @@ class DataConfig(Section):
     image_size: Annotated[Whole, Field(ge=4)] | None = None
     scale: Positive = 1.0
     augment: bool = False
-    seed: Annotated[Whole, Field(ge=0)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
 
 
 class ModelConfig(Section):
@@ -233,7 +233,7 @@ class Config(Section):
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Annotated[Whole, Field(ge=0)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     fresh: bool = False
     dry_run: bool = False
     quiet: bool = False

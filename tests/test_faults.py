@@ -374,12 +374,12 @@ def test_a_storage_that_goes_away_stops_the_study(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_storage_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 1 without a stack trace."""
+    """The request is wrong: exit 2 without a stack trace."""
     url = "sqlite:////nowhere/at/all.db"
     arguments = ["+study=quadratic", "tracking=none", "storage=url", f"storage.url='{url}'"]
-    assert cli.run(arguments) == 1
+    assert cli.run(arguments) == 2
     err = capsys.readouterr().err
-    assert "unable to open database file" in err
+    assert "there is no folder /nowhere/at" in err
     assert "Traceback" not in err
 
 

@@ -33,7 +33,7 @@ def decided(facts: Facts, recipe: Recipe, outcome_of: Any) -> Decision:
     """Take a weight-decay stage of equal candidates to its decision."""
     base = recipe.weight_decay
     candidates = tuple(base + STEP * k for k in range(LABELS))
-    stage = WeightDecay(name="weight_decay", facts=facts, candidates=candidates)
+    stage = WeightDecay(name="weight_decay", facts=facts, candidates=candidates, refine=0)
 
     def run_round(runs: list[Run]) -> list[Outcome]:
         return [replace(outcome_of(run, label_of(run, base)), run=run) for run in runs]

@@ -3,8 +3,8 @@
 Round 1 trains the recipe and `range_test_only` (the recipe as the range test left it) with fresh
 seeds and compares them on held-out data. The simpler one is the answer unless the tuned one is
 better there too: beyond noise, or by less and so only in the direction of what its stages found
-beyond theirs (ours, measured: design.md). Round 2 trains the answer and the baselines with other fresh seeds and opens the sealed
-test data, once. All runs get the same training time.
+beyond theirs (ours, measured: docs/design.md). Round 2 trains the answer and the baselines with
+other fresh seeds and opens the sealed test data, once. All runs get the same training time.
 """
 
 from __future__ import annotations
