@@ -162,7 +162,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for who, r in result["rows"].items():
         lines.append(
-            f"| {who} | {100 * r['median']:.1f} % | {100 * r['p95']:.0f} % |"
+            f"| {who} | {100 * r['median']:.1f} % | {_percent(r['p95'])} |"
             f" {r['within_10_percent']} | {r['lost']} |"
         )
     lines += [
@@ -171,3 +171,8 @@ def table(result: dict[str, Any]) -> str:
         f" {result['worse_than_range_test_only_by_5_percent']} of {result['answered']}.",
     ]
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    """Return a share as text, "lost" where the loss is not finite."""
+    return f"{100 * share:.0f} %" if share is not None and math.isfinite(share) else "lost"
