@@ -27,7 +27,6 @@ from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
 
 CACHE = Path(__file__).parent / ".cache"
-RESULTS = Path(__file__).parent / "results"
 TRUTH = 9000  # replicates from here on are ground truth: no stage uses them
 
 

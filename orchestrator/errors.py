@@ -7,8 +7,9 @@ Exception
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,3 +42,9 @@ def storing(what: str) -> Iterator[None]:
         full = isinstance(cause, OSError) and cause.errno in FULL
         cure = "make room" if full else "put that right"
         raise StorageError(f"{what}: {problem}; {cure}, then the same command goes on") from error
+
+
+def nearest(word: object, names: Iterable[str]) -> str:
+    """Return "did you mean ...?" with the names nearest to a misspelt `word`, "" without any."""
+    close = difflib.get_close_matches(str(word), list(names), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else ""

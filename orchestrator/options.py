@@ -7,7 +7,6 @@ Stages, the fake objective and the pruner declare their options once, as datacla
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import types
 from collections.abc import Iterable, Mapping
@@ -35,6 +34,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from orchestrator.errors import nearest
 from orchestrator.redact import hidden
 
 M = TypeVar("M", bound=BaseModel)
@@ -165,9 +165,8 @@ def shown(value: Any) -> str:
 def one_of(allowed: Iterable[object], word: object) -> str:
     """Return "must be one of ...", with the nearest ones to a misspelt `word`."""
     names = [str(name) for name in allowed]
-    close = difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"must be one of {', '.join(names)}{hint}"
+    hint = nearest(word, names)
+    return f"must be one of {', '.join(names)}" + (f"; {hint}" if hint else "")
 
 
 _MUST = {

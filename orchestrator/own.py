@@ -8,17 +8,16 @@ anything.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from orchestrator.options import OwnConfig
@@ -60,11 +59,6 @@ def _full_name(found: Any) -> str:
     return f"{module}.{found.__qualname__}"
 
 
-def _suggest(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(close)}?" if close else ""
-
-
 def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
     """Import the longest module that `parts` begins with; return it and the parts that remain."""
     for n in range(len(parts) - 1, 0, -1):
@@ -104,9 +98,9 @@ def resolve(target: str) -> Callable[..., Any]:
             found = getattr(found, part)
         except AttributeError:
             where = ".".join(parts[: len(parts) - len(rest) + i])
-            raise ConfigError(
-                f"{target}: {where} has no {part}{_suggest(part, dir(found))}"
-            ) from None
+            hint = nearest(part, dir(found))
+            problem = f"{target}: {where} has no {part}" + (f", {hint}" if hint else "")
+            raise ConfigError(problem) from None
     if not callable(found):
         raise ConfigError(f"{target} is a {type(found).__name__}, not a class or function")
     if _is_denied(real := _full_name(found)):

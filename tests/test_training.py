@@ -246,23 +246,9 @@ def test_a_ramp_is_measured_with_batch_statistics() -> None:
 # --- checkpoints
 
 
-class Hard(nn.Module):
-    """Batch norm and dropout: what a checkpoint most easily forgets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(144, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return scores."""
-        out: Tensor = self.head(self.conv(x))
-        return out
-
-
 def hard() -> TrainingObjective:
     data = DataConfig(**{**DIGITS.model_dump(), "augment": True})
-    return objective(data, OwnConfig(_target_=f"{__name__}.Hard"))
+    return objective(data, OwnConfig(_target_="tests.trainings.Hard"))
 
 
 @pytest.mark.parametrize("until", [1, 3])

@@ -20,7 +20,7 @@ from orchestrator.recipe import Recipe
 from orchestrator.schedules import Schedule
 from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe
-from tests.trainings import FakeSession, a_run, losses, objective, train
+from tests.trainings import FakeSession, Hard, a_run, losses, objective, train
 
 ON: dict[str, dict[str, Any]] = {
     "no decay": {"decay_norms_and_biases": False},
@@ -39,21 +39,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Net(nn.Module):
-    """A convolution with batch norm, then dropout and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(144, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return scores."""
-        out: Tensor = self.head(self.conv(x))
-        return out
-
-
-class HalfFrozen(Net):
+class HalfFrozen(Hard):
     """Its author took the convolution out of the training."""
 
     def __init__(self) -> None:
@@ -61,7 +47,7 @@ class HalfFrozen(Net):
         self.conv.requires_grad_(False)
 
 
-NET = OwnConfig(_target_=f"{__name__}.Net")
+NET = OwnConfig(_target_="tests.trainings.Hard")
 
 
 def with_options(model: ModelConfig | OwnConfig | None = None, **on: Any) -> TrainingObjective:

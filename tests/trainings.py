@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
 from orchestrator.curve import Point, Result
 from orchestrator.objectives.training import TrainingObjective
@@ -10,6 +12,20 @@ from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 
 DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
+
+
+class Hard(nn.Module):
+    """Batch norm and dropout: what a checkpoint most easily forgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(144, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        out: Tensor = self.head(self.conv(x))
+        return out
 
 
 class FakeSession:
