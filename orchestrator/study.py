@@ -117,7 +117,11 @@ class _Study:
                 f"settings differ from the study that was here ({_some(changed)}):"
                 " what they affect runs again, and its answer replaces the old one"
             )
-        self.tracker.start(config, {"study_id": self.ledger.id, "config": _digest(config)})
+        self.tracker.start(
+            config,
+            {"study_id": self.ledger.id, "config": _digest(config)},
+            _about(self.objective, "datasets", ()),
+        )
         recipe, status, reason = self.config.build_recipe(), "complete", ""
         self.pace = self.watch.pace = self._pace(stages)
         try:

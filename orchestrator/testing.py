@@ -116,7 +116,12 @@ class FakeTracker:
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[Any, ...]]] = []
 
-    def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Remember."""
         self.events.append(("start", (config, tags)))
 

@@ -234,7 +234,8 @@ def test_a_study_in_a_real_store(
     figure.write_bytes(b"png")
 
     killed = MlflowTracker("demo", tmp_path, runs, metric="accuracy")
-    killed.start(CONFIG, {"study": "demo", "device": "cpu"})
+    data = {"name": "digits", "context": "training", "digest": "abc", "source": "x", "examples": 9}
+    killed.start(CONFIG, {"study": "demo", "device": "cpu"}, [data])
     train(killed, "a", 2.0, 1.0)
     train(killed, "b", 2.0, math.inf, state="pruned", reason="loss is not finite")
     killed.run_started("momentum", a_run("cut short"), "c")
@@ -282,6 +283,11 @@ def test_a_study_in_a_real_store(
     assert b.tags["diverged"] == "true"
     curve = client.get_metric_history(children["b"].info.run_id, "held_out_loss")
     assert [(m.step, m.value) for m in curve] == [(1, 2.0)]
+    curve = client.get_metric_history(children["a"].info.run_id, "by_progress/held_out_loss")
+    assert [(m.step, m.value) for m in curve] == [(500, 2.0), (1000, 1.0)]
+    (data,) = parent.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "abc")
+    assert [(t.key, t.value) for t in data.tags] == [("mlflow.data.context", "training")]
     assert a.metrics["accuracy"] == 0.5
     assert parent.data.params["recipe.weight_decay"] == "0.0005"
     assert parent.data.metrics["test_accuracy"] == 0.97

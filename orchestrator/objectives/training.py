@@ -73,7 +73,8 @@ class TrainingObjective:
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
     it decides weights, data order, crops and dropout. Losses are cross-entropies in nats, the
     metric is accuracy as a fraction. `notes` are sentences for the report, `device` and `versions`
-    say what it ran on. Raises ConfigError (DataError, ModelError), one line, before any training.
+    say what it ran on, `datasets` on what. Raises ConfigError (DataError, ModelError), one
+    line, before any training.
     """
 
     formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
@@ -115,6 +116,7 @@ class TrainingObjective:
             dropout=models.dropout_of(tried),
         )
         self.device = torch_device.describe(where, self._threads)
+        self.datasets = _named(data, found)
         self.notes = (found.source, *_asides(found, model), *self._warning())
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
@@ -187,6 +189,25 @@ def _source(target: str) -> str:
     except (OSError, TypeError):
         text = target
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
+    """Return what is trained on and decided by; the sealed test has no digest until it is opened."""
+    name = data.target if isinstance(data, OwnConfig) else data.name
+    parts = (
+        ("training", found.train, found.train_hash),
+        ("evaluation", found.held_out, found.held_out_hash),
+    )
+    return [
+        {
+            "name": name,
+            "context": context,
+            "digest": digest,
+            "source": found.source,
+            "examples": len(part),
+        }
+        for context, part, digest in parts
+    ]
 
 
 def _asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:

@@ -13,8 +13,16 @@ from orchestrator.recipe import Decision, Run
 class Tracker(Protocol):
     """What the study tells. Every call returns at once and none raises."""
 
-    def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """A study run begins (or goes on): open or reopen its parent run."""
+    def start(
+        self,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """A study run begins (or goes on): open or reopen its parent run.
+
+        `datasets`: {name, context, digest, source, examples} of each part of the data that is open.
+        """
 
     def run_started(self, stage: str, run: Run, key: str) -> None:
         """A trial begins to train. `key` names it in the calls that follow."""

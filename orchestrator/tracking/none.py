@@ -13,7 +13,12 @@ from orchestrator.recipe import Decision, Run
 class NoTracker:
     """A `Tracker` whose every call does nothing."""
 
-    def start(self, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Do nothing."""
 
     def run_started(self, stage: str, run: Run, key: str) -> None:
