@@ -131,12 +131,14 @@ class TrainingConfig(Section):
 
     `micro_batch_size`: larger batches go through the network in pieces of this size, and their
     gradients are added up (the same but for batch norm and dropout). `deterministic` False lets a
-    GPU choose faster kernels that do not repeat bit for bit.
+    GPU choose faster kernels that do not repeat bit for bit. `compile`: the network goes through
+    torch.compile, once for each batch size; "auto": where a probe says that it pays.
     """
 
     name: Literal["training"] = "training"
     micro_batch_size: Count | None = None
     deterministic: bool = True
+    compile: bool | Literal["auto"] = False
 
     @property
     def changing(self) -> dict[str, Any]:

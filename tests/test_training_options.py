@@ -204,7 +204,7 @@ def test_smoothing_is_in_the_gradient_but_not_in_what_is_reported() -> None:
     made = with_options(label_smoothing=0.2)
     trainer = a_trainer(made)
     x, y = next(a_trainer(made).batches)
-    reported = trainer._gradient(x, y)
+    reported = trainer.gradient()
     found = [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
     trainer.model.zero_grad()
     scores = trainer.model(x)

@@ -7,6 +7,7 @@ import inspect
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +27,8 @@ from orchestrator.config import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, RunKind
+from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
-from orchestrator.training import models
 from orchestrator.training.batches import Inputs
 from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
@@ -62,6 +63,7 @@ def from_config(config: Config, cache: Path) -> TrainingObjective:
         precision=config.precision,
         seed=config.seed,
         final_epochs=config.final_epochs,
+        batch_size=config.recipe.batch_size,
         cache=cache,
     )
 
@@ -71,10 +73,10 @@ class TrainingObjective:
 
     `device`: "auto" takes CUDA if there is one, else the CPU. `threads` None: torch's default.
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
-    it decides weights, data order, crops and dropout. Losses are cross-entropies in nats, the
-    metric is accuracy as a fraction. `notes` are sentences for the report, `device` and `versions`
-    say what it ran on, `datasets` on what. Raises ConfigError (DataError, ModelError), one
-    line, before any training.
+    it decides weights, data order, crops and dropout. `batch_size`: to probe torch.compile with.
+    Losses are cross-entropies in nats, the metric is accuracy as a fraction. `notes` are sentences
+    for the report, `device` and `versions` say what it ran on, `datasets` on what. Raises
+    ConfigError (DataError, ModelError), one line, before any training.
     """
 
     formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
@@ -91,6 +93,7 @@ class TrainingObjective:
         precision: str = "float32",
         seed: int = 0,
         final_epochs: float = 10,
+        batch_size: int = 64,
         cache: Path,
     ) -> None:
         how = how or TrainingConfig()
@@ -117,9 +120,30 @@ class TrainingObjective:
         )
         self.device = torch_device.describe(where, self._threads)
         self.datasets = _named(data, found)
-        self.notes = (found.source, *_asides(found, model), *self._warning())
+        warning = self._warning()  # first: its batch size would be compiled for nothing
+        compiling = self._compile(batch_size, cache)
+        self.notes = (found.source, *_asides(found, model), *compiling, *warning)
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
+
+    def _compile(self, batch_size: int, cache: Path) -> list[str]:
+        """Compile the forward pass if that is asked for or pays; say which and why."""
+        changing = self._how.changing
+        asked = changing.pop("compile", False)
+        self._changing = changing
+        if not asked:
+            return []
+        choice = compiled.Choice(True, "compiled, as asked for")
+        if asked == "auto":
+            size = min(batch_size, self.facts.train_examples)
+            examples = self.facts.final_examples * RUNS_PER_STUDY
+            key = [*map(_described, self._config.values()), self._setup.precision, self.device]
+            with torch_device.private_random(self._setup.device):
+                choice = compiled.choose(self._setup, size, examples, cache, key)
+        if choice.on:
+            self._changing["compile"] = True
+            self._setup = replace(self._setup, forward=compiled.compiled(), _warm=set())
+        return [f"The network is {choice.reason}."]
 
     def _warning(self) -> list[str]:
         """Say beforehand if a processor is going to need hours for what is meant for a GPU."""
@@ -149,7 +173,7 @@ class TrainingObjective:
             "threads": self._threads,
             "precision": self._setup.precision,
             "seed": self._setup.seed,
-            **self._how.changing,
+            **self._changing,
         }
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 

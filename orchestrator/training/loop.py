@@ -21,6 +21,7 @@ from orchestrator.recipe import Run, run_seed
 from orchestrator.training import checkpoint, models
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
+from orchestrator.training.compiled import Forward, eager
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import sgd
@@ -33,6 +34,7 @@ class Setup:
     """What all runs of a study share. `make_model` draws from torch's global random state.
 
     `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
+    `forward` gives a training batch's scores, perhaps compiled.
     """
 
     make_model: Callable[[], nn.Module]
@@ -42,7 +44,8 @@ class Setup:
     precision: str = "float32"
     seed: int = 0
     micro_batch_size: int | None = None
-    _warm: set[int] = field(default_factory=set)
+    forward: Forward = eager
+    _warm: set[object] = field(default_factory=set)
 
     @property
     def device(self) -> torch.device:
@@ -64,9 +67,13 @@ class Setup:
         return time.perf_counter()
 
     def warm_up(self, run: Run) -> None:
-        """Make two steps for nothing, once for each batch size: the first are slow."""
-        if run.batch_size not in self._warm:
-            self._warm.add(run.batch_size)
+        """Make two steps for nothing, once for each batch size: the first are slow.
+
+        A compiled network is compiled anew where dropout changes.
+        """
+        shape = (run.batch_size, run.dropout)
+        if shape not in self._warm:
+            self._warm.add(shape)
             Trainer(self, run).advance(min(2, run.steps))
 
 
@@ -123,7 +130,7 @@ class Trainer:
                 group["lr"], group["momentum"] = lr, momentum
             for parameter in parameters:  # zero_grad does this too, at ten times the cost
                 parameter.grad = None
-            self.total += self._gradient(*next(self.batches))
+            self.total += self.gradient()
             if longest is not None:
                 nn.utils.clip_grad_norm_(parameters, longest)
             self.optimizer.step()
@@ -133,8 +140,9 @@ class Trainer:
             if pause():
                 break
 
-    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the gradient of the mean loss of a batch, return that loss, without smoothing."""
+    def gradient(self) -> Tensor:
+        """Add the gradient of the next batch's mean loss, return that loss, without smoothing."""
+        x, y = next(self.batches)
         size, micro = len(y), self.setup.micro_batch_size
         if micro is None or size <= micro:
             return self._backward(x, y, 1.0)
@@ -145,7 +153,7 @@ class Trainer:
     def _backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
         smoothing = self.setup.optimizer.label_smoothing
         with self._autocast:
-            scores = self.model(x)
+            scores = self.setup.forward(self.model, x)
             loss = F.cross_entropy(scores, y, label_smoothing=smoothing)
             plain = F.cross_entropy(scores.detach(), y) if smoothing else loss.detach()
         torch.autograd.backward(loss if share == 1 else loss * share)

@@ -1,0 +1,139 @@
+"""`torch.compile` where it pays: one compiled forward pass for all runs of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orchestrator.files import read_sealed, write_sealed
+from orchestrator.recipe import Run
+from orchestrator.schedules import Schedule
+
+if TYPE_CHECKING:
+    from orchestrator.training.loop import Setup, Trainer
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+SIZES = 6  # batch sizes that a study trains with, each compiled anew
+MOST = 2 / 3  # of a step's time is what compiling can be hoped to save, ...
+LEAST_SECONDS = 60.0  # ... and about what it costs: shorter studies are not probed
+ROUNDS = 5
+ROUND_SECONDS = 0.1
+AGREE = 1e-2  # relative distance of loss and gradient, above what float32 kernels differ by
+
+
+def eager(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the scores of a batch."""
+    scores: Tensor = model(x)
+    return scores
+
+
+def compiled() -> Forward:
+    """Return `eager`, compiled once for each shape of a batch and structure of a network.
+
+    The network is an argument: the weights of another run are then inputs of the same code, and
+    nothing is compiled again between runs.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64  # 8 are fewer than sizes times choices of dropout
+    return torch.compile(eager, dynamic=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether the forward pass is compiled, and why, in one sentence."""
+
+    on: bool
+    reason: str
+
+
+def choose(setup: Setup, batch_size: int, examples: float, cache: Path, key: Any) -> Choice:
+    """Return whether compiling pays for a study that trains on `examples` examples in all.
+
+    It must agree with the eager pass, save more than it costs, and not fail; whatever it raises
+    means no. Kept in `cache` under `key` (JSON-able: what the answer depends on), so that the same
+    command decides the same again: the two differ in the last bits.
+    """
+    text = json.dumps([key, batch_size, round(examples), torch.__version__], sort_keys=True)
+    file = cache / f"compile-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if kept := read_sealed(file):
+        return Choice(**json.loads(kept))
+    made = _tried(setup, batch_size, examples)
+    write_sealed(file, json.dumps(asdict(made)).encode())
+    return made
+
+
+def _tried(setup: Setup, batch_size: int, examples: float) -> Choice:
+    plain = _trainer(replace(setup, forward=eager), batch_size)
+    plain.advance(2)  # the first steps are slow
+    whole = _seconds(plain, 3) * examples / batch_size
+    if whole * MOST < LEAST_SECONDS:
+        return Choice(False, f"not compiled: the study takes some {whole:.0f} s")
+    try:
+        return _compared(setup, plain, batch_size, whole)
+    except Exception as error:  # whatever the compiler raises: the eager pass always works
+        problem = " ".join(str(error).split())[:120] or type(error).__name__
+        return Choice(False, f"not compiled: the compiler fails ({problem})")
+
+
+def _compared(setup: Setup, plain: Trainer, batch_size: int, whole: float) -> Choice:
+    setup = replace(setup, forward=compiled())
+    fast = _trainer(setup, batch_size)
+    cost = SIZES * _seconds(fast, 1)
+    if (far := _distance(setup, batch_size)) > AGREE:
+        return Choice(False, f"not compiled: its gradients differ by {far:.1%}")
+    steps = max(3, round(ROUND_SECONDS / _seconds(plain, 1)))
+    ratios = [_seconds(plain, steps) / _seconds(fast, steps) for _ in range(ROUNDS)]
+    gain = float(np.quantile(ratios, 0.25))
+    saved = whole * (1 - 1 / gain)
+    sentence = f"{gain:.2f} times as fast, {cost:.0f} s to compile, {whole:.0f} s to train"
+    on = saved > cost
+    return Choice(on, ("compiled: " if on else "not compiled: ") + sentence)
+
+
+def _distance(setup: Setup, batch_size: int) -> float:
+    """Return how far loss and gradient of both passes are apart on the same weights and batch.
+
+    Where two eager passes differ (dropout draws anew, and the compiled one draws its own), networks
+    are compared as in evaluation.
+    """
+    first, again, other = (
+        _gradient(replace(setup, forward=forward), batch_size, seed)
+        for forward, seed in ((eager, 0), (eager, 1), (setup.forward, 0))
+    )
+    if not torch.equal(first, again):
+        first, other = (
+            _gradient(replace(setup, forward=f), batch_size, 0, training=False)
+            for f in (eager, setup.forward)
+        )
+    return float((first - other).norm() / first.norm())
+
+
+def _gradient(setup: Setup, batch_size: int, seed: int, training: bool = True) -> Tensor:
+    trainer = _trainer(setup, batch_size)
+    trainer.model.train(training)
+    torch.manual_seed(seed)
+    loss = trainer.gradient()
+    grads = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return torch.cat([loss.reshape(1), *grads]).detach().double().cpu()
+
+
+def _trainer(setup: Setup, size: int) -> Trainer:
+    from orchestrator.training.loop import Trainer
+
+    still = Schedule("constant", 1e-9, 1e-9, 0.9, 0.9)  # a probe must not diverge
+    return Trainer(setup, Run("train", still, 0.0, size, 10**9, 0))
+
+
+def _seconds(trainer: Trainer, steps: int) -> float:
+    start = trainer.setup.now()
+    trainer.advance(steps)
+    return (trainer.setup.now() - start) / steps
