@@ -22,7 +22,7 @@ from typing import IO, Any
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.changes import differences
@@ -33,6 +33,7 @@ from orchestrator.recipe import Run
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
+SET_STATE = 6  # the journal's code for it, SET_TRIAL_STATE_VALUES: part of its file format
 LOCK_SECONDS = 60.0  # a write takes milliseconds: who holds the lock longer has stopped or hangs
 
 # Wide and fixed: Optuna refuses a parameter whose kind of distribution changes within a study.
@@ -90,12 +91,37 @@ class FlockLock:
             file.close()
 
 
+class JournalFile(JournalFileBackend):
+    """Optuna's journal file, which waits for the disk (fsync) only when a trial's state is set.
+
+    All other lines are with the system at once: other processes see them, and a killed process
+    loses none. A power loss costs what came after the last trial's end: that run starts again.
+    """
+
+    def __init__(self, path: str) -> None:
+        lock: Any = FlockLock if os.name == "posix" else JournalFileOpenLock
+        self._path, self._guard = path, lock(path)
+        super().__init__(path, lock_obj=self._guard)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append one line for each of `logs`."""
+        lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs)
+        self._guard.acquire()
+        try:
+            with open(self._path, "ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                if any(entry["op_code"] == SET_STATE for entry in logs):
+                    os.fsync(file.fileno())
+        finally:
+            self._guard.release()
+
+
 def journal(path: Path) -> BaseStorage:
     """Open the journal file at `path`, made if missing, repaired if damaged."""
     if path.exists():
         _repair(path)
-    lock: Any = FlockLock(str(path)) if os.name == "posix" else None
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(JournalFile(str(path)))
 
 
 class Ledger:
@@ -207,7 +233,7 @@ class Ledger:
             study = optuna.create_study(
                 study_name=f"{self._study}/{stage}",
                 storage=self._storage,
-                sampler=optuna.samplers.RandomSampler(seed=0),  # every trial is enqueued
+                sampler=optuna.samplers.RandomSampler(seed=0),  # draws nothing: all are given
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
@@ -256,22 +282,22 @@ class Ledger:
             return self._ask(stage, run, key, seen)
 
     def _ask(self, stage: str, run: Run, key: str, seen: str) -> optuna.Trial:
-        study = self.study(stage)
-        attrs = {
-            "key": key,
-            "label": run.label,
-            "kind": run.kind,
-            "pruner": self._named(seen),
-            "owner": _owner(),
-        }
-        params = run.params()
-        study.enqueue_trial(params, user_attrs=attrs)
-        while True:
-            trial = study.ask({name: DISTRIBUTIONS[name] for name in params})
-            if trial.user_attrs.get("key") == key:
-                return trial
-            # Left waiting by a process that died between enqueue and ask; proposed anew if needed.
-            study.tell(trial, state=TrialState.FAIL)
+        params, study = run.params(), self.study(stage)
+        opened = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: DISTRIBUTIONS[name] for name in params},
+            user_attrs={
+                "key": key,
+                "label": run.label,
+                "kind": run.kind,
+                "pruner": self._named(seen),
+                "owner": _owner(),
+            },
+        )
+        # One write; Study.enqueue_trial and ask take one for each parameter and attribute.
+        number = self._storage.get_study_id_from_name(study.study_name)
+        return optuna.Trial(study, self._storage.create_new_trial(number, opened))
 
     def tell(self, stage: str, trial: optuna.Trial, outcome: Outcome) -> None:
         """Close a trial with its outcome."""

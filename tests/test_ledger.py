@@ -74,11 +74,42 @@ def test_a_trial_left_running_by_a_dead_process_is_closed(tmp_path: Path) -> Non
     assert ledger.find("key", RUN) is None
 
 
-def test_a_trial_left_waiting_is_not_mistaken_for_another(tmp_path: Path) -> None:
-    """A process that died between enqueue and ask leaves a trial that `ask` must not hand out."""
+def test_a_trial_that_someone_enqueued_is_not_mistaken_for_ours(tmp_path: Path) -> None:
+    """A trial is opened for its run; what waits in Optuna's queue is left there."""
     ledger = a_ledger(tmp_path)
     ledger.study("momentum").enqueue_trial(RUN.params(), user_attrs={"key": "stale"})
-    assert ledger.ask("momentum", RUN, "key").user_attrs["key"] == "key"
+    trial = ledger.ask("momentum", RUN, "key")
+    assert trial.user_attrs["key"] == "key"
+    assert trial.params == RUN.params()
+
+
+def test_reports_are_seen_by_others_at_once(tmp_path: Path) -> None:
+    """A dashboard shows the points of a run that goes on, and a killed process loses none."""
+    ledger = a_ledger(tmp_path)
+    pid = os.fork()
+    if pid == 0:
+        trial = a_ledger(tmp_path).ask("momentum", RUN, "key")
+        for step in range(5):
+            trial.report(0.5, step)
+        os._exit(9)
+    os.waitpid(pid, 0)
+    (trial,) = ledger.study("momentum").trials
+    assert trial.state == optuna.trial.TrialState.RUNNING
+    assert trial.intermediate_values == dict.fromkeys(range(5), 0.5)
+
+
+def test_only_the_end_of_a_trial_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is forced to the disk while a run trains; its outcome is, once."""
+    fsync, forced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: forced.append(fsync(handle)))
+    ledger = a_ledger(tmp_path)
+    trial = ledger.ask("momentum", RUN, "key")
+    trial.report(0.5, 1)
+    assert not forced
+    ledger.tell("momentum", trial, outcome(RUN, 0.5))
+    assert len(forced) == 1
 
 
 def test_a_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
