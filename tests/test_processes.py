@@ -94,9 +94,7 @@ def test_outcomes_are_those_of_one_process(
     assert found == everything(an_executor(tmp_path, pruner))
     study = optuna.load_study(study_name="s/a", storage=kept)
     assert [t.user_attrs["key"] for t in study.trials] == [key for _, _, key, *_ in found]
-    assert {t.params["max_lr"] for t in study.trials} == {
-        run.schedule.max_lr for run, *_ in found
-    }
+    assert {t.params["max_lr"] for t in study.trials} == {run.schedule.max_lr for run, *_ in found}
     assert all(t.intermediate_values for t in study.trials)
 
 
