@@ -5,10 +5,10 @@
 
 Parts: marks (the test suite's GPU tests), loop (our loop beside one written by hand, Lightning and
 fastai), against_airbench (airbench94's network by our loop beside its own), memory (the probe, with
-a real out-of-memory), study (+study=cifar on the whole data, end to end), super_convergence
-(ResNet-56, 1cycle to lr 3 against a step schedule). Writes results/gpu_<part>.json after each part
-and puts the tables together in results/gpu.md. A part that would not fit into `--seconds` any more
-does less, or is left out and said to be.
+a real out-of-memory), precision (do clues change in bfloat16?), study (+study=cifar on the whole
+data, end to end), super_convergence (ResNet-56, 1cycle to lr 3 against a step schedule). Writes
+results/gpu_<part>.json after each part and puts the tables together in results/gpu.md. A part that
+would not fit into `--seconds` any more does less, or is left out and said to be.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ PARTS = {
     "loop": "The training loop beside others",
     "against_airbench": "airbench94 by our loop and by its own",
     "memory": "The memory probe, with a real out-of-memory",
+    "precision": "Clues in bfloat16",
     "study": "+study=cifar from the command to the sealed result",
     "super_convergence": "ResNet-56: 1cycle to lr 3 against steps",
 }

@@ -407,6 +407,7 @@ def test_the_example_in_the_docstring_runs() -> None:
     assert result.failed == 0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_works_on_a_gpu_and_leaves_its_random_state() -> None:
     """Batches are moved there; CUDA's random state is put back."""

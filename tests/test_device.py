@@ -1,0 +1,103 @@
+"""What must hold on every device: each test runs on the CPU, and on a GPU under the mark `gpu`."""
+
+import hashlib
+import math
+from typing import Any
+
+import pytest
+import torch
+from trainings import FakeSession, a_run, objective, train
+
+from orchestrator.config import DataConfig, ModelConfig, TrainingConfig
+from orchestrator.objectives.training import TrainingObjective
+from orchestrator.training import memory
+
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DATA = DataConfig(train_examples=300, held_out_examples=100, test_examples=50, augment=True)
+NET = ModelConfig(name="resnet9", width=0.0625, dropout=0.1)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])])
+def made(request: pytest.FixtureRequest) -> Any:
+    """Return what makes an objective of a network with batch norm and dropout on this device."""
+
+    def make(**options: Any) -> TrainingObjective:
+        return objective(DATA, NET, device=request.param, **options)
+
+    return make
+
+
+def end(session: FakeSession) -> tuple[list[float], str]:
+    assert session.model is not None
+    losses = [point.held_out_loss for point in session.points]
+    return losses, hashlib.sha256(session.model).hexdigest()
+
+
+def test_one_seed_gives_the_same_bits_twice(made: Any) -> None:
+    """Two objectives made anew, the same curve and the same weights: kernels are deterministic."""
+    first, second = (end(train(made(), a_run(opens_test=True))[0]) for _ in range(2))
+    assert first == second
+
+
+def test_a_run_goes_on_where_it_was_cut_as_if_undisturbed(made: Any) -> None:
+    """Weights, momentum buffers, batch-norm statistics and the device's random state come back."""
+    whole = end(train(made(), a_run(opens_test=True))[0])
+    cut = FakeSession(until=2, stop=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        made()(a_run(opens_test=True), cut)
+    assert cut.saved is not None
+    resumed = FakeSession(saved=cut.saved)
+    made()(a_run(opens_test=True), resumed)
+    assert end(resumed) == whole
+
+
+def test_the_random_state_of_the_device_is_left_alone(made: Any) -> None:
+    """Whatever the user drew before and draws after a run is not moved by it."""
+    ours = made()
+    device = ours._setup.device
+    state = torch.cuda.get_rng_state if device.type == "cuda" else torch.get_rng_state
+    before = state()
+    train(ours, a_run(steps=4))
+    assert torch.equal(state(), before)
+
+
+def test_a_batch_that_does_not_fit_is_told_and_leaves_the_device_usable(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU by a real out-of-memory, with all but 64 MiB of it taken away."""
+    device = made()._setup.device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        taken = torch.cuda.memory_allocated() + 2**26
+        share = taken / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    else:
+        monkeypatch.setattr(memory, "_available", lambda device: 3 * 2**20)
+    try:
+        big = DataConfig(train_examples=1200, held_out_examples=100, test_examples=50)
+        wide = ModelConfig(name="resnet9", width=0.0625 if device.type == "cpu" else 1.0)
+        tried = objective(big, wide, device=device.type)
+        probe = a_run(kind="probe", batch_size=1024, batch_sizes=(4, 1024))
+        assert tried(probe, FakeSession()).measured["fits"] == {"4": True, "1024": False}
+        train(tried, a_run(batch_size=4, steps=2, points=1))
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def test_half_precision_trains_to_about_the_same_loss(made: Any) -> None:
+    """bfloat16 has three digits; 40 steps on the digits end within a tenth of float32's loss."""
+    losses = [
+        train(made(precision=precision), a_run())[0].points[-1].held_out_loss
+        for precision in ("float32", "bfloat16")
+    ]
+    assert all(map(math.isfinite, losses))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_faster_kernels_that_do_not_repeat_are_asked_for(made: Any) -> None:
+    """`deterministic: false` is in the key, and trains as well."""
+    free = made(how=TrainingConfig(deterministic=False))
+    assert free.context(a_run())["deterministic"] is False
+    exact = train(made(), a_run())[0].points[-1].held_out_loss
+    assert train(free, a_run())[0].points[-1].held_out_loss == pytest.approx(exact, rel=0.1)
