@@ -60,4 +60,6 @@ def table(result: dict[str, Any]) -> str:
         both = [(a["loss"], b["loss"]) for a, b in pairs]
         moved = [abs(math.log(b / a)) for a, b in both if math.isfinite(a) and math.isfinite(b)]
         rows.append((column, f"{changed} of {len(pairs)}", sorted(moved)[len(moved) // 2]))
-    return bench.markdown(("beside float32", "clues that change", "median change of log loss"), rows)
+    return bench.markdown(
+        ("beside float32", "clues that change", "median change of log loss"), rows
+    )

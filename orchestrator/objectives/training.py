@@ -216,7 +216,7 @@ def _source(target: str) -> str:
 
 
 def _named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
-    """Return what is trained on and decided by; the sealed test has no digest until then."""
+    """Return what is trained on and decided by; the sealed test has no digest then."""
     name = data.target if isinstance(data, OwnConfig) else data.name
     parts = (
         ("training", found.train, found.train_hash),
