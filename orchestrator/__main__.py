@@ -66,6 +66,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Do what `arguments` ask, return the exit code."""
     _find_users_modules()
+    # Before any import of MLflow, also one in the user's own modules; what the user set stays.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_help(), end="")
         return 0

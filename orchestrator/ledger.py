@@ -30,6 +30,7 @@ from orchestrator.curve import Curve, Outcome, Result, State
 from orchestrator.errors import ConfigError, storing
 from orchestrator.files import write_atomically
 from orchestrator.recipe import Run
+from orchestrator.system import lives, try_lock
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
@@ -67,22 +68,15 @@ class FlockLock:
 
     def acquire(self) -> bool:
         """Take the lock, waiting for it. Raises TimeoutError after `LOCK_SECONDS`."""
-        import fcntl
-
         file, end = open(self._path, "a"), time.monotonic() + LOCK_SECONDS  # noqa: SIM115
         while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    file.close()
-                    raise TimeoutError(
-                        f"another process has held {self._path} for {LOCK_SECONDS:g} s"
-                    ) from None
-                time.sleep(0.002)
-            else:
+            if try_lock(file.fileno()):
                 self._file = file  # closed by release
                 return True
+            if time.monotonic() > end:
+                file.close()
+                raise TimeoutError(f"another process has held {self._path} for {LOCK_SECONDS:g} s")
+            time.sleep(0.002)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -421,10 +415,4 @@ def _alive(owner: str) -> bool:
         return False
     if host != socket.gethostname():
         return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()
+    return int(pid) != os.getpid() and lives(int(pid))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.system import lives, try_lock
 
 NAME = "lock"
 ORPHANS_SECONDS = 10.0  # how long worker processes may outlive the owner that was killed
@@ -28,7 +29,8 @@ def _let_go() -> None:
             os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def _locked(file: Path) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if _lock(handle) and _is(handle, file):
+            if try_lock(handle) and _is(handle, file):
                 _sign(handle)
                 return handle
             holder = _read(handle)
@@ -65,16 +67,6 @@ def _locked(file: Path) -> int:
         if _lives(holder) or time.monotonic() > end:
             raise ConfigError(_refusal(file, holder))
         time.sleep(0.1)
-
-
-def _lock(handle: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is(handle: int, file: Path) -> bool:
@@ -89,13 +81,15 @@ def _sign(handle: int) -> None:
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
     os.ftruncate(handle, 0)
-    os.pwrite(handle, text.encode() + b"\n", 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, text.encode() + b"\n")
 
 
 def _read(handle: int) -> dict[str, Any]:
     """Return what the holder wrote; nothing while it is just writing."""
     try:
-        found = json.loads(os.pread(handle, 1000, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        found = json.loads(os.read(handle, 1000))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -105,13 +99,7 @@ def _lives(holder: dict[str, Any]) -> bool:
     """Whether the process named in the lock lives; one on another host is taken to live."""
     if holder.get("host") != socket.gethostname():
         return bool(holder)
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's, but alive
-    return True
+    return lives(int(holder["pid"]))
 
 
 def _refusal(file: Path, holder: dict[str, Any]) -> str:

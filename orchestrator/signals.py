@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 GRACE_SECONDS = 5.0  # of the 10 s that a cluster is sure to leave us
+HAS_ALARM = hasattr(signal, "SIGALRM")  # not on Windows: a signal waits there for `check`
 _noted = 0  # the first signal
 _patient = False  # whether somebody is going to call `check`
 _raised = False
@@ -48,12 +49,14 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours = dict.fromkeys((signal.SIGINT, signal.SIGTERM), _note) | {signal.SIGALRM: _alarm}
+    ours: dict[signal.Signals, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), _note)
+    if HAS_ALARM:
+        ours[signal.SIGALRM] = _alarm
     before: dict[signal.Signals, Any] = {s: signal.signal(s, do) for s, do in ours.items()}
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -76,7 +79,12 @@ def _note(number: int, _: FrameType | None) -> None:
     _noted = number
     if not _patient:
         _raise()
-    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+    _set_alarm(GRACE_SECONDS)
+
+
+def _set_alarm(seconds: float) -> None:
+    if HAS_ALARM:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _alarm(*_: object) -> None:

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +25,8 @@ from orchestrator.redact import Formatter, hidden, hidden_in
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.study import run_study
+from orchestrator.tracking.outbox import Unavailable
+from orchestrator.tracking.store import Store
 
 SOURCES = sorted(Path(own.__file__).parent.rglob("*.py"))
 
@@ -301,3 +305,30 @@ def test_a_wrong_address_is_told_without_its_password(
     ):
         assert cli.run(["+study=quadratic", *arguments]) == 2
         assert "hunter2" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("users", "found"), [(None, "true"), ("false", "false")])
+def test_mlflow_reports_nothing_to_its_makers_unless_the_user_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, users: str | None, found: str
+) -> None:
+    """The switch is set when MLflow is imported: by the user's own module, or by us."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = "MLFLOW_DISABLE_TELEMETRY"
+    monkeypatch.setenv(name, users or "")  # so that it is put back afterwards
+    if users is None:
+        monkeypatch.delenv(name)
+    (here / "conf/model").mkdir(parents=True)
+    (here / "conf/model/mine.yaml").write_text("_target_: imports_it.net\n")
+    (here / "imports_it.py").write_text(f"import os\nseen = os.environ['{name}']\nnet = dict\n")
+    cli.run(["+study=quadratic", "model=mine", "quiet=true", "plan=[lr_range]"])
+    assert sys.modules.pop("imports_it").seen == found
+
+    class Stub:
+        def __getattr__(self, asked: str) -> object:
+            raise RuntimeError(os.environ[name])
+
+    monkeypatch.setitem(sys.modules, "mlflow", Stub())
+    if users is None:
+        monkeypatch.delenv(name)
+    with pytest.raises(Unavailable, match=found):
+        Store.open("s", "sqlite:///x.db", here)

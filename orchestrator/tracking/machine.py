@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ class Machine:
         for source in sources:
             try:
                 found |= source()
-            except (OSError, ValueError, LookupError, AttributeError):
+            except (OSError, ValueError, LookupError, AttributeError, ImportError):
                 continue
         return found
 
@@ -73,6 +72,8 @@ def _processor_times() -> tuple[int, int]:
 
 
 def _memory() -> dict[str, float]:
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     found = {"system/process_peak_memory_megabytes": peak * unit / MEGABYTE}

@@ -5,7 +5,6 @@ This is the only file that imports mlflow. All of it runs in the one thread of t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.redact import hidden
+from orchestrator.system import try_lock
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.outbox import Event, Unavailable
 
@@ -310,9 +310,10 @@ class Store:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other processes out: two that create one SQLite database at once both fail."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while not try_lock(handle):
+            time.sleep(0.05)
         yield
     finally:
         os.close(handle)

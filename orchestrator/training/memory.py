@@ -91,6 +91,8 @@ def _machine() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):  # not Linux: half of all there is
+        if not hasattr(os, "sysconf"):  # Windows: unknown
+            return 2**62
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

@@ -1,0 +1,36 @@
+"""What systems do differently: locks of files, and whether a process lives."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def try_lock(handle: int) -> bool:
+    """Lock the open file for this process alone; False if another one holds it.
+
+    The kernel drops the lock with the last descriptor. Windows has no flock: always True there, so
+    nothing keeps two commands on one study apart.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this number on this machine; unknown on Windows: False."""
+    if sys.platform == "win32":  # there `os.kill` would end it, whatever the signal
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, but alive
+    return True

@@ -1,0 +1,75 @@
+"""Systems other than Linux, pretended: what they lack does not stop a study."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import system
+
+# What Windows has not is taken away after the imports that would notice.
+WINDOWS = """
+import os, signal, sys
+import numpy, optuna, hydra, matplotlib.pyplot, sqlalchemy, rich.console, multiprocessing
+from hydra._internal import utils
+for module in ("fcntl", "resource"):
+    sys.modules[module] = None
+for name in ("register_at_fork", "pread", "pwrite", "sysconf", "getloadavg", "sched_getaffinity",
+             "getuid", "fork", "killpg"):
+    delattr(os, name)
+for name in ("SIGALRM", "SIGKILL", "SIGHUP", "setitimer", "ITIMER_REAL", "alarm"):
+    delattr(signal, name)
+def kill(*_):
+    raise AssertionError("on Windows os.kill ends the process")
+os.kill = kill
+sys.platform = "win32"
+"""
+MAC = """
+import pathlib, sys
+read = pathlib.Path.read_text
+def read_text(path, *args, **kwargs):
+    if str(path).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(path)
+    return read(path, *args, **kwargs)
+pathlib.Path.read_text = read_text
+"""
+STUDY = """
+import orchestrator.lock, orchestrator.signals, orchestrator.tracking.machine as machine
+from orchestrator import __main__ as cli
+machine.Machine().sample()
+sys.exit(cli.run(["+study=quadratic", "quiet=true"]))
+"""
+
+
+@pytest.mark.parametrize("lacking", [WINDOWS, MAC], ids=["windows", "mac"])
+def test_a_study_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> None:
+    """Without fcntl, resource, alarms and /proc a study comes to its answer, and goes on."""
+    for _ in range(2):  # the second finds what the first left: owners of trials, the lock file
+        done = subprocess.run(
+            [sys.executable, "-c", lacking + STUDY],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        assert done.returncode == 0, done.stderr
+    assert Path("runs/quadratic/recipe.yaml").is_file()
+
+
+def test_a_process_that_ended_does_not_live() -> None:
+    """This one lives, a child that has been waited for does not."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert system.lives(os.getpid())
+    assert not system.lives(child.pid)
+
+
+def test_a_file_is_locked_once(tmp_path: Path) -> None:
+    """A second descriptor gets the lock when the first is closed."""
+    first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert system.try_lock(first)
+    assert not system.try_lock(second)
+    os.close(first)
+    assert system.try_lock(second)
+    os.close(second)
