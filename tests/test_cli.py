@@ -300,6 +300,23 @@ def test_starting_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("\nset()\n")
 
 
+def test_the_command_ends_without_taking_the_interpreter_apart() -> None:
+    """What is registered for the exit runs and all is printed; no object is destroyed any more."""
+    code = (
+        "import atexit, sys; from orchestrator import __main__ as cli\n"
+        "class Late:\n    def __del__(self): print('late')\n"
+        "late = Late(); atexit.register(print, 'at exit'); sys.argv[1:] = ['--help']\n"
+    )
+    for more, last in (("", "at exit"), ("sys.setprofile(lambda *_: None)\n", "late")):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}{more}cli.main()"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == last
+
+
 def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> None:
     """+study=digits model=mine passes no option of the digits network on to it."""
     (here / "conf" / "model").mkdir(parents=True)
