@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -300,21 +301,29 @@ def test_starting_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("\nset()\n")
 
 
-def test_the_command_ends_without_taking_the_interpreter_apart() -> None:
-    """What is registered for the exit runs and all is printed; no object is destroyed any more."""
+def test_what_is_registered_for_the_exit_still_runs() -> None:
+    """The command ends faster than Python would, and loses neither that nor a line of output."""
     code = (
-        "import atexit, sys; from orchestrator import __main__ as cli\n"
-        "class Late:\n    def __del__(self): print('late')\n"
-        "late = Late(); atexit.register(print, 'at exit'); sys.argv[1:] = ['--help']\n"
+        "import atexit, sys; from orchestrator import __main__ as cli;"
+        "atexit.register(print, 'at exit'); sys.argv[1:] = ['--help']; cli.main()"
     )
-    for more, last in (("", "at exit"), ("sys.setprofile(lambda *_: None)\n", "late")):
-        done = subprocess.run(
-            [sys.executable, "-c", f"{code}{more}cli.main()"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.splitlines()[-1] == last
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("orchestrator finds")
+    assert done.stdout.endswith("again to go on).\nat exit\n")
+
+
+def test_a_thread_that_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's thread may have something to write yet: then Python ends as it always does."""
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("left at once"))
+    working = threading.Event()
+    thread = threading.Thread(target=working.wait)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit, match="3"):
+            cli._leave(3)
+    finally:
+        working.set()
+        thread.join()
 
 
 def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> None:
