@@ -1,5 +1,6 @@
 # make run    set everything up once, then run a study: make run STUDY=cifar ARGS="seed=1"
 # make test   the same set-up, then every check; test-all adds the slow and the browser tests
+# make docs   write docs/config.md anew from the schema
 
 STUDY ?= digits
 ARGS ?=
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: run test test-all check audit setup clean
+.PHONY: run test test-all check docs audit setup clean
 
 run: setup
 	$(BIN)/python -m orchestrator +study=$(STUDY) $(ARGS)
@@ -26,6 +27,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python docs/generate.py
 
 setup: .venv/installed
 

@@ -56,63 +56,79 @@ PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final
 
 
 class RecipeConfig(Section):
-    """Starting values; what no stage decides stays as it is here. `dropout` None: the model's."""
+    """Starting values; what no stage decides stays as it is here."""
 
     max_lr: Positive | None = None
+    """Learning rate at the top of the schedule; null: the range test finds it."""
     min_lr: Positive | None = None
+    """Where the schedule's legs start and end; null: a tenth of max_lr."""
     max_momentum: Momentum = 0.9
+    """Momentum while the learning rate is low (all the time if the schedule does not cycle it)."""
     min_momentum: Momentum = 0.85
+    """Momentum at the top of the learning rate, at most max_momentum."""
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
+    """Coefficient of the L2 penalty, constant over the run."""
     batch_size: Count = 64
+    """Training examples in a step."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] | None = None
+    """Probability; null: as the model has it."""
 
 
 class DataConfig(Section):
-    """Which data, and how much of it. Splits are stratified; they depend only on this `seed`.
-
-    `*_examples` None: all there is (held-out: a sixth of the training data). `image_size`: images
-    are mean-pooled down to it. `scale` multiplies the normalised inputs (to see what a badly scaled
-    input does to the learning rate). `augment`: random horizontal flips and crops.
-    """
+    """Which data, and how much of it. Splits are stratified."""
 
     name: Literal["digits", "cifar10", "arrays"] = "digits"
+    """Digits of scikit-learn, CIFAR-10, or an .npz file (x_train, y_train, x_test, y_test)."""
     path: str | None = None
+    """The .npz file of `arrays`; a file or folder with CIFAR-10."""
     folder: str = "data"
+    """Where CIFAR-10 is looked for and downloaded to."""
     download: bool = True
+    """Whether CIFAR-10 may be downloaded if it is not there."""
     train_examples: Count | None = None
+    """Training examples; null: all there is."""
     held_out_examples: Count | None = None
+    """Examples that choices are made on; null: a sixth of the training data."""
     test_examples: Count | None = None
+    """Sealed examples that the last runs are tested on; null: all there is."""
     image_size: Annotated[Whole, Field(ge=4)] | None = None
+    """Pixels of a side that images are mean-pooled down to; null: as they are."""
     scale: Positive = 1.0
+    """Multiplies the normalised inputs, to see what badly scaled ones do to the learning rate."""
     augment: bool = False
+    """Random horizontal flips and crops of training images."""
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    """Decides the splits, and nothing else."""
 
 
 class ModelConfig(Section):
-    """Which network. `width` multiplies the channels, `dropout` is before the last layer."""
+    """Which network."""
 
     name: Literal["mlp", "conv3", "resnet9", "resnet18", "resnet56"] = "mlp"
+    """One of ours; your own has `_target_`."""
     width: Positive = 1.0
+    """Multiplies the channels."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Probability before the last layer."""
 
 
 class OptimizerConfig(Section):
-    """SGD with momentum; weight decay is coupled L2, as in the paper's own code.
-
-    `decay_norms_and_biases` False: parameters of one dimension have no weight decay. `frozen`:
-    parameters whose name matches one of these shell patterns (`0.*`, `*.bias`) are not trained.
-    `max_grad_norm`: longer gradients are scaled down to it. `label_smoothing`: the share of each
-    label that is spread over all classes in training. `ema`: decay per step of the average of the
-    weights that is evaluated and saved in place of the last ones.
-    """
+    """SGD with momentum; weight decay is coupled L2, as in the paper's own code."""
 
     name: Literal["sgd"] = "sgd"
+    """The optimiser."""
     nesterov: bool = True
+    """Nesterov's momentum instead of the classical one."""
     decay_norms_and_biases: bool = True
+    """Whether parameters of one dimension have weight decay too."""
     frozen: tuple[str, ...] = ()
+    """Parameters whose name matches such a shell pattern (`0.*`, `*.bias`) are not trained."""
     max_grad_norm: Positive | None = None
+    """Longer gradients are scaled down to this norm; null: none are."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread over all classes in training."""
     ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the average of the weights that is evaluated and saved; null: the last."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -121,24 +137,23 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """The schedule of the final run and of every short cycle: a name from `schedules.VARIANTS`."""
+    """The schedule of the final run and of every short cycle."""
 
     name: ScheduleName = "paper"
+    """The 1cycle policy of the paper, of the author's code, of fastai, of torch; or a plain one."""
 
 
 class TrainingConfig(Section):
-    """The training objective: how it computes what `data`, `model` and `optimizer` say.
-
-    `micro_batch_size`: larger batches go through the network in pieces of this size, and their
-    gradients are added up (the same but for batch norm and dropout). `deterministic` False lets a
-    GPU choose faster kernels that do not repeat bit for bit. `compile`: the network goes through
-    torch.compile, once for each batch size; "auto": where a probe says that it pays.
-    """
+    """The training objective: how it computes what `data`, `model` and `optimizer` say."""
 
     name: Literal["training"] = "training"
+    """Training with PyTorch."""
     micro_batch_size: Count | None = None
+    """Gradients of a larger batch are added up over pieces of this size; null: in one piece."""
     deterministic: bool = True
+    """false lets a GPU choose faster kernels that do not repeat bit for bit."""
     compile: bool | Literal["auto"] = False
+    """torch.compile, once for each batch size; auto: where a probe says that it pays."""
 
     @property
     def changing(self) -> dict[str, Any]:
@@ -150,42 +165,51 @@ class NoPruner(Section):
     """Every run goes to its end."""
 
     name: Literal["none"] = "none"
+    """No pruner."""
 
 
 class ExecutorConfig(Section):
-    """Where runs run: `inline` is this process, one after the other."""
+    """Runs run in this process, one after the other."""
 
     name: Literal["inline"] = "inline"
+    """This process."""
 
 
 class ProcessesConfig(Section):
     """Runs that are not timed run side by side, each in a process with `threads` threads (1).
 
-    `workers` None: as many as there are physical cores for. For processors: a GPU has room for one.
+    For processors: a GPU has room for one.
     """
 
     name: Literal["processes"] = "processes"
+    """Worker processes on this machine."""
     workers: Count | None = None
+    """How many; null: as many as there are physical cores for."""
 
 
 class StorageConfig(Section):
-    """Where Optuna keeps its trials: a journal file in the run folder, memory, or a database."""
+    """Where Optuna keeps its trials."""
 
     name: Literal["journal", "memory", "url"] = "journal"
+    """A journal file in the run folder, memory (nothing is kept), or a database."""
     url: str | None = None
+    """The database as SQLAlchemy writes it, such as sqlite:///trials.db."""
 
 
 class TrackingConfig(Section):
-    """Who is told: MLflow at `uri` (None: ./mlflow.db), or nobody."""
+    """Who is told."""
 
     name: Literal["mlflow", "none"] = "mlflow"
+    """MLflow or nobody."""
     uri: str | None = None
+    """MLflow's tracking server or database; null: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
 
 class BudgetConfig(Section):
-    """What a study may cost: `max_seconds` of all its commands together, None: what it takes."""
+    """What a study may cost."""
 
     max_seconds: Positive | None = None
+    """Seconds of all its commands together; null: what it takes."""
 
 
 def _folder_name(name: str) -> str:
@@ -219,7 +243,9 @@ class Config(Section):
     """The whole configuration, checked. Make one with `from_mapping`."""
 
     study_name: StudyName = "study"
+    """Results go to runs/<study_name>/."""
     plan: Annotated[tuple[str, ...], Field(min_length=1)] = PLAN
+    """The stages, in this order: names under `stages`."""
     stages: dict[str, SerializeAsAny[BaseModel]]
     recipe: RecipeConfig
     data: DataConfig | OwnConfig
@@ -233,13 +259,21 @@ class Config(Section):
     tracking: TrackingConfig
     budget: BudgetConfig
     device: Annotated[str, AfterValidator(_device)] = "auto"
+    """auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:0 (1, 2, ...) or mps."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """CPU threads to train with; null: torch's default."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast; weights and their updates stay float32."""
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    """Weights and data order; the same seed gives the same numbers (but for measured times)."""
     fresh: bool = False
+    """Start over; what is there is renamed aside."""
     dry_run: bool = False
+    """Say what would run and how long it takes, from a few steps, and stop."""
     quiet: bool = False
+    """Plain lines, one for each decision, instead of a live display."""
     runs: Annotated[str, Field(min_length=1)] = "runs"
+    """The folder of all results."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Config:
@@ -404,6 +438,10 @@ def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
     return {"clue": _clue_options, "none": lambda: NoPruner} if key == "pruner" else {}
 
 
+ALSO = "a pruner of Optuna's beside it: `name`, and its own arguments; null: none"
+AUDIT = "share of the pruned runs that are let to their end all the same"
+
+
 @cache
 def _clue_options() -> type[Options]:
     """Return the model of the clue pruner: its rules, and what is not a rule."""
@@ -412,8 +450,8 @@ def _clue_options() -> type[Options]:
     made: type[Options] = create_model(
         "ClueOptions",
         __base__=options_of(ClueRules, "name"),
-        also=(SerializeAsAny[BaseModel] | None, None),
-        audit=(Annotated[Real, Field(ge=0, le=1)], 0.0),
+        also=(SerializeAsAny[BaseModel] | None, Field(None, description=ALSO)),
+        audit=(Annotated[Real, Field(ge=0, le=1)], Field(0.0, description=AUDIT)),
     )
     return made
 
