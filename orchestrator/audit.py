@@ -50,6 +50,11 @@ class Audit:
         """Training seconds that the audit cost."""
         return self.end.result.seconds - self.pruned.result.seconds
 
+    @property
+    def evaluation_seconds(self) -> float:
+        """Seconds of evaluation that the audit cost."""
+        return self.end.result.evaluation_seconds - self.pruned.result.evaluation_seconds
+
 
 def chosen(outcomes: Sequence[Outcome], share: float) -> list[Outcome]:
     """Return about the `share` of the pruned outcomes, by their keys: the same ones every time."""

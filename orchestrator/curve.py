@@ -21,7 +21,8 @@ class Point:
     """One measurement. `train_loss`: mean over the steps since the last point, no weight decay.
 
     `step` counts from 1, `progress` is the fraction of the run done, `lr` and `momentum` those of
-    the step just made, `seconds` the training seconds so far (no evaluation), `metric` NaN if none.
+    the step just made, `seconds` the training seconds so far (no evaluation), `evaluation_seconds`
+    those of the held-out evaluations so far, `metric` NaN if none.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Point:
     held_out_loss: float
     metric: float = math.nan
     seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Curve:
 class Result:
     """What an objective returns beside the points it reported.
 
-    `seconds`: training time alone (no evaluation, no warm-up); `examples`: training examples seen.
+    `seconds`: training time alone (no evaluation, no warm-up), `evaluation_seconds` that of all
+    evaluations; `examples`: training examples seen.
     `test_loss`, `test_metric` only for runs that open the sealed test. `measured`: the numbers of a
     probe or calibration, JSON-able.
     """
@@ -83,6 +86,7 @@ class Result:
     test_loss: float = math.nan
     test_metric: float = math.nan
     measured: Mapping[str, Any] = field(default_factory=dict)
+    evaluation_seconds: float = 0.0
 
 
 State = Literal["finished", "pruned", "failed"]
@@ -107,8 +111,11 @@ class Outcome:
 
         `points` holds at least the one whose report ended it.
         """
-        curve = Curve.of(points)
-        done = Result(float(curve.seconds[-1]), int(curve.step[-1]) * run.batch_size)
+        *before, last = points
+        done = Result(
+            last.seconds, last.step * run.batch_size, evaluation_seconds=last.evaluation_seconds
+        )
+        curve = Curve.of([*before, last])
         return cls(run, key, "pruned" if pruned else "finished", curve, done, reason)
 
     @property

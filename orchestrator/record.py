@@ -35,6 +35,11 @@ class StageRecord:
         return sum(o.result.seconds for o in self.outcomes)
 
     @property
+    def tested(self) -> list[Outcome]:
+        """Those of its outcomes that hold a sealed result."""
+        return [o for o in self.outcomes if o.run.opens_test and o.state == "finished"]
+
+    @property
     def examples(self) -> int:
         """Training examples that all its runs saw."""
         return sum(o.result.examples for o in self.outcomes)
@@ -70,6 +75,8 @@ class StudyRecord:
 
     `model_dropout` is the model's own dropout, None if it has none. `budget`: `max_seconds`, those
     spent by all commands, whether it cut anything off, and what; None without a budget.
+    `first_test_seconds`: when the first sealed result was there, since the study's start (waiting
+    between commands apart); None before that.
     """
 
     study: str
@@ -86,6 +93,7 @@ class StudyRecord:
     reason: str = ""
     model_dropout: float | None = None
     budget: Mapping[str, Any] | None = None
+    first_test_seconds: float | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -120,8 +128,8 @@ class StudyRecord:
             "budget": dict(self.budget) if self.budget else None,
             "cost": {
                 "examples": self._examples(),
-                "training_seconds": round(self._seconds(), 3),
-                "total_seconds": round(self.total_seconds, 3),
+                **self._spent(),
+                "first_test_seconds": _rounded(self.first_test_seconds),
                 "pruned_saving": self._pruned_saving(),
                 "audit": self._audit(),
             },
@@ -145,10 +153,23 @@ class StudyRecord:
         audits = sum(a.examples for a in self.audits)
         return audits + sum(o.result.examples for o in self.outcomes)
 
-    def _seconds(self) -> float:
-        """Training seconds of all runs, audits included."""
-        audits = sum(a.seconds for a in self.audits)
-        return audits + sum(o.result.seconds for o in self.outcomes)
+    def _spent(self) -> dict[str, float | None]:
+        """Seconds of training and evaluation of all runs, audits included, and of all else.
+
+        All else is null where runs were trained side by side: the parts are then more than the
+        whole.
+        """
+        training = sum(a.seconds for a in self.audits)
+        training += sum(o.result.seconds for o in self.outcomes)
+        evaluation = sum(a.evaluation_seconds for a in self.audits)
+        evaluation += sum(o.result.evaluation_seconds for o in self.outcomes)
+        other = self.total_seconds - training - evaluation
+        return {
+            "training_seconds": round(training, 3),
+            "evaluation_seconds": round(evaluation, 3),
+            "other_seconds": round(other, 3) if other >= 0 else None,
+            "total_seconds": round(self.total_seconds, 3),
+        }
 
     def _audit(self) -> dict[str, Any]:
         """How many runs were pruned, let to their end all the same, and pruned wrongly."""
@@ -173,6 +194,10 @@ class StudyRecord:
             if outcome.state == "pruned":
                 saved += outcome.run.examples - outcome.result.examples
         return round(saved / planned, 4) if planned else 0.0
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _share(outcome: Outcome) -> float | None:

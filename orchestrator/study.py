@@ -226,6 +226,7 @@ class _Study:
 
     def _finish(self, recipe: Recipe, status: Any, reason: str, started: float) -> StudyRecord:
         seconds = time.monotonic() - started if self.watch.trained else 0.0
+        earlier = _earlier_cost(self.folder)
         record = StudyRecord(
             study=self.config.study_name,
             status=status,
@@ -236,11 +237,12 @@ class _Study:
             versions=_versions(_about(self.objective, "versions", {})),
             metric=self.objective.facts.metric,
             larger_is_better=self.objective.facts.larger_is_better,
-            total_seconds=_earlier_seconds(self.folder) + seconds,
+            total_seconds=earlier.get("total_seconds", 0.0) + seconds,
             notes=tuple(_about(self.objective, "notes", ())),
             reason=hidden(reason),
             model_dropout=self.objective.facts.dropout,
             budget=self.pace.summary(self.watch.trained),
+            first_test_seconds=self._first_test(started, earlier),
         )
         files: list[Path] = []
         try:
@@ -255,6 +257,13 @@ class _Study:
             self.terminal.close()
             self.tracker.finish(record.status, record.summary(), files)
         return record
+
+    def _first_test(self, started: float, earlier: Mapping[str, float]) -> float | None:
+        """Return the study's seconds until its first sealed result, None before that."""
+        if any(o.key not in self.watch.tested for r in self.records for o in r.tested):
+            return earlier.get("first_test_seconds")  # an earlier command had it
+        first = min(self.watch.tested.values(), default=None)
+        return None if first is None else earlier.get("total_seconds", 0.0) + first - started
 
     def _write(self, record: StudyRecord) -> list[Path]:
         from orchestrator.report import html
@@ -288,6 +297,7 @@ class _Watch:
         self._chance_loss = chance_loss
         self._number = self._of = 0
         self._seconds: dict[str, float] = {}  # of training, by key
+        self.tested: dict[str, float] = {}  # when a sealed result was there, by key
         self.trained = False
         self.pace: Pace | None = None
 
@@ -325,6 +335,8 @@ class _Watch:
     def run_ended(self, stage: str, outcome: Outcome) -> None:
         """A run ended."""
         self._tracker.quiet(False)
+        if outcome.run.opens_test and outcome.state == "finished":
+            self.tested[outcome.key] = time.monotonic()
         if self.pace is not None:
             self.pace.run_ended(outcome)
         clue = self.clue(outcome)
@@ -448,12 +460,13 @@ def _some(lines: Sequence[str], most: int = 8) -> str:
     return ", ".join(lines[:most]) + rest
 
 
-def _earlier_seconds(folder: Path) -> float:
-    """Return the seconds that earlier commands spent on this study."""
+def _earlier_cost(folder: Path) -> dict[str, float]:
+    """Return what earlier commands spent on this study, as summary.json has it."""
     try:
-        return float(json.loads((folder / "summary.json").read_text())["cost"]["total_seconds"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
+        cost = json.loads((folder / "summary.json").read_text())["cost"]
+        return {k: float(v) for k, v in cost.items() if isinstance(v, int | float)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _about(objective: Objective, name: str, default: Any) -> Any:

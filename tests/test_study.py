@@ -99,6 +99,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same() -> None:
     second, shown = a_study()
     assert second.recipe == first.recipe
     assert Path("runs/s/summary.json").read_text() == text
+    assert first.first_test_seconds is not None
     assert {s: len(trials(s)) for s in before} == before
     assert "no new runs" in shown
 
@@ -128,6 +129,15 @@ def test_an_interrupted_study_goes_on_to_the_undisturbed_answer(
     assert [s.decision.reason for s in resumed.stages] == [
         s.decision.reason for s in undisturbed.stages
     ]
+
+
+def test_the_first_sealed_result_keeps_its_time() -> None:
+    """An earlier command's stays; a study whose answer is trained anew has a new one."""
+    seconds = [a_study(**config)[0].first_test_seconds for config in ({}, {}, {"seed": 1})]
+    assert seconds[0] is not None
+    assert seconds[1] == pytest.approx(seconds[0], abs=1e-3)
+    assert seconds[2] is not None
+    assert seconds[2] > seconds[0]
 
 
 def test_a_changed_config_runs_only_what_it_affects() -> None:
@@ -306,6 +316,11 @@ def test_a_study_of_real_training_finds_a_recipe_that_works() -> None:
     assert record.status == "complete"
     assert record.final is not None
     assert record.final.decision.evidence["test_metric"]["mean"] > 0.9
+    cost = record.summary()["cost"]
+    assert 0 < cost["evaluation_seconds"] < cost["training_seconds"]
+    parts = sum(cost[f"{part}_seconds"] for part in ("training", "evaluation", "other"))
+    assert parts == pytest.approx(cost["total_seconds"], abs=0.01)
+    assert 0 < cost["first_test_seconds"] < cost["total_seconds"]
 
 
 def test_without_a_pruner_every_run_goes_to_its_end() -> None:

@@ -75,6 +75,7 @@ def test_the_ending_agrees_with_the_summary(told: Callable[..., list[str]]) -> N
     for stat in (final["test_metric"], *(b["test_metric"] for b in final["baselines"])):
         assert f"{stat['mean']:.4f} ± {stat['std']:.4f} (n = {stat['n']})" in lines
     assert f"max_lr {summary['recipe']['max_lr']}" in lines
+    assert "2 min 3 s of training, 48 s of all else, 2 min 51 s in all" in lines
     assert "untuned           test accuracy 0.9628 ± 0.0012 (n = 3); the answer is better" in lines
     assert "'plan=[final]' recipe.max_lr=0.0892" in lines
 
@@ -134,6 +135,23 @@ def test_a_terminal_gets_a_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "1/14 momentum 0.99 seed 0" in shown
     assert "max_momentum 0.95: held-out loss 0.251" in shown
     assert shown.endswith("\n")
+
+
+def test_runs_side_by_side_are_all_on_the_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes train several: each is named, also when another has reported last."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    screen, stage = Screen(), records.study().stages[1]
+    terminal = Terminal(stream=screen)
+    first, second, third = stage.outcomes[:3]
+    terminal.stage_started("momentum")
+    for number, outcome in enumerate((first, second)):
+        terminal.run_started("momentum", outcome.run, number + 1, 3)
+    assert f"2/3 2 runs: {first.run.label}, {second.run.label}" in screen.getvalue()
+    terminal.run_ended("momentum", first, "")
+    terminal.run_started("momentum", third.run, 3, 3)
+    assert f"3/3 2 runs: {second.run.label}, {third.run.label}" in screen.getvalue()
+    terminal.close()
 
 
 @pytest.mark.parametrize(

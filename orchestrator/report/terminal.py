@@ -29,6 +29,7 @@ from orchestrator.report.text import (
     planned,
     rate,
     results,
+    spent,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Terminal:
         self._drawn = 0.0
         self._stage, self._began = "", time.monotonic()
         self._states: list[State] = []
+        self._running: dict[Run, float] = {}  # and how far they are
         self._left = ""
         self._handler = _Notes(self)
 
@@ -81,6 +83,7 @@ class Terminal:
     def stage_started(self, name: str) -> None:
         """A stage begins."""
         self._stage, self._began, self._states = name, time.monotonic(), []
+        self._running.clear()
 
     def left(self, seconds: Range | None) -> None:
         """So long the study still takes; None where that is not known."""
@@ -88,18 +91,27 @@ class Terminal:
 
     def run_started(self, stage: str, run: Run, number: int, of: int) -> None:
         """Run `number` of `of` in the stage's present round begins."""
-        self._show(f"{number}/{of} {run.label or run.kind}", 0.0, self._left)
+        self._running[run] = 0.0
+        labels = [run.label or run.kind for run in self._running]  # several in worker processes
+        several = f"{len(labels)} runs: " if len(labels) > 1 else ""
+        self._show(f"{number}/{of} {several}{', '.join(labels)}", self._done(), self._left)
 
     def point(self, run: Run, point: Point) -> None:
         """The run in progress measured something."""
+        self._running[run] = point.progress
         if self._progress is not None and time.monotonic() - self._drawn > REFRESH_SECONDS:
             losses = (
                 f"held-out {number(point.held_out_loss, 3)}, train {number(point.train_loss, 3)}"
             )
-            self._show(None, point.progress, ", ".join(filter(None, (losses, self._left))))
+            self._show(None, self._done(), ", ".join(filter(None, (losses, self._left))))
+
+    def _done(self) -> float:
+        """Return the progress of what is running."""
+        return sum(self._running.values()) / len(self._running)
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """A run ended; it is worth a line only if it did not finish."""
+        self._running.pop(outcome.run, None)
         self._states.append(outcome.state)
         if outcome.state != "finished":
             reason = outcome.reason or clue or "no reason given"
@@ -210,7 +222,7 @@ def remarks(decision: Decision) -> str:
 def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
     """Return the closing lines as (name, text, style)."""
     done = record.status == "complete"
-    recipe, cost = record.recipe.values(), record.summary()["cost"]
+    recipe = record.recipe.values()
     lines = [("", "", "")]
     lines.append((record.status, record.reason or record.study, "bold" if done else "bold red"))
     known = {k: v for k, v in recipe.items() if v is not None}
@@ -225,14 +237,7 @@ def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
         told = ", ".join(f"{name} {value}" for name, value, _ in parts)
         lines.append(("balance", f"of regularisation: {told}", ""))
     states = [o.state for o in record.outcomes]
-    lines.append(
-        (
-            "cost",
-            f"{counts(states)}; {duration(cost['training_seconds'])} of training,"
-            f" {duration(cost['total_seconds'])} in all",
-            "",
-        )
-    )
+    lines.append(("cost", f"{counts(states)}; {spent(record)}", ""))
     if said := audited(record):
         lines.append(("audit", said, ""))
     names = ("report.html", "recipe.yaml", "model.pt", "summary.json")

@@ -193,6 +193,18 @@ def counts(states: Iterable[State]) -> str:
     return ", ".join(parts + [f"{count[s]} {s}" for s in ("pruned", "failed") if count[s]])
 
 
+def spent(record: StudyRecord) -> str:
+    """Return the seconds of training, of evaluation and of all else, and all of them."""
+    cost = record.summary()["cost"]
+    parts = {"training": "training", "evaluation": "evaluation", "other": "all else"}
+    told = [
+        f"{duration(seconds)} of {name}"
+        for key, name in parts.items()
+        if (seconds := cost[f"{key}_seconds"])
+    ]
+    return ", ".join([*told, f"{duration(cost['total_seconds'])} in all"])
+
+
 def audited(record: StudyRecord) -> str:
     """Say what audits found of the pruned runs, "" without an audit."""
     found = record.summary()["cost"]["audit"]

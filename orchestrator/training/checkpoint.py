@@ -77,6 +77,7 @@ def restore(trainer: Trainer, saved: bytes) -> list[Point]:
         trainer.reported = state["reported"]
         trainer.total = state["total"].to(trainer.setup.device)
         trainer.seconds = state["seconds"]
+        trainer.evaluation_seconds = points[-1].evaluation_seconds if points else 0.0
         torch.set_rng_state(state["random"])
         if trainer.setup.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], trainer.setup.device)

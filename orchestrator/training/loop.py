@@ -90,7 +90,8 @@ class Trainer:
             raise ValueError(
                 f"batch_size={run.batch_size}: choose 1 to {count}, the number of training examples"
             )
-        self.setup, self.run, self.step, self.seconds = setup, run, 0, 0.0
+        self.setup, self.run, self.step = setup, run, 0
+        self.seconds = self.evaluation_seconds = 0.0
         torch.manual_seed(run_seed(setup.seed, run.replicate, "weights"))
         self.model = setup.make_model().to(setup.device).train()
         models.set_dropout(self.model, run.dropout)
@@ -188,6 +189,7 @@ class Trainer:
             held_out_loss=loss,
             metric=accuracy,
             seconds=self.seconds,
+            evaluation_seconds=self.evaluation_seconds,
         )
 
     def _held_out(self, last: bool) -> tuple[float, float]:
@@ -200,13 +202,16 @@ class Trainer:
 
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and accuracy on `part`, which is on the device."""
-        return evaluate(
+        start = time.perf_counter()
+        found = evaluate(
             self.answer,
             self.setup.inputs,
             part,
             batch_statistics=batch_statistics,
             autocast=self.setup.autocast(),
         )
+        self.evaluation_seconds += time.perf_counter() - start
+        return found
 
 
 def train(setup: Setup, run: Run, session: Session) -> Result:
@@ -262,10 +267,14 @@ def _finite(point: Point) -> bool:
 
 
 def _result(trainer: Trainer, session: Session) -> Result:
-    done = Result(seconds=trainer.seconds, examples=trainer.step * trainer.run.batch_size)
-    if not trainer.run.opens_test:
-        return done
-    inputs, data = trainer.setup.inputs, trainer.setup.data
-    loss, accuracy = trainer.evaluate(inputs.on_device(data.open_test()))
-    session.save_model(checkpoint.model_bytes(trainer.answer))
-    return Result(done.seconds, done.examples, test_loss=loss, test_metric=accuracy)
+    tested = (math.nan, math.nan)
+    if trainer.run.opens_test:
+        inputs, data = trainer.setup.inputs, trainer.setup.data
+        tested = trainer.evaluate(inputs.on_device(data.open_test()))
+        session.save_model(checkpoint.model_bytes(trainer.answer))
+    return Result(
+        trainer.seconds,
+        trainer.step * trainer.run.batch_size,
+        *tested,
+        evaluation_seconds=trainer.evaluation_seconds,
+    )
