@@ -25,6 +25,7 @@ from pydantic import (
 
 from orchestrator import checks, own
 from orchestrator.errors import ConfigError
+from orchestrator.fitting import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
 from orchestrator.options import (
     Options,
     OwnConfig,
@@ -110,30 +111,6 @@ class ModelConfig(Section):
     """Multiplies the channels."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Probability before the last layer."""
-
-
-class OptimizerConfig(Section):
-    """SGD with momentum; weight decay is coupled L2, as in the paper's own code."""
-
-    name: Literal["sgd"] = "sgd"
-    """The optimiser."""
-    nesterov: bool = True
-    """Nesterov's momentum instead of the classical one."""
-    decay_norms_and_biases: bool = True
-    """Whether parameters of one dimension have weight decay too."""
-    frozen: tuple[str, ...] = ()
-    """Parameters whose name matches such a shell pattern (`0.*`, `*.bias`) are not trained."""
-    max_grad_norm: Positive | None = None
-    """Longer gradients are scaled down to this norm; null: none are."""
-    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    """Share of each label that is spread over all classes in training."""
-    ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
-    """Decay per step of the average of the weights that is evaluated and saved; null: the last."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What is switched on: plain values of the fields that are not at their defaults."""
-        return self.model_dump(mode="json", exclude={"name", "nesterov"}, exclude_defaults=True)
 
 
 class ScheduleConfig(Section):
@@ -250,7 +227,7 @@ class Config(Section):
     recipe: RecipeConfig
     data: DataConfig | OwnConfig
     model: ModelConfig | OwnConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig | AdamWConfig | OwnOptimizerConfig
     schedule: ScheduleConfig
     pruner: SerializeAsAny[BaseModel]
     objective: SerializeAsAny[BaseModel]
@@ -420,7 +397,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "tracking": TrackingConfig,
     "budget": BudgetConfig,
 }
-OWN_ALLOWED = ("data", "model", "objective")
+# Sections that may be the user's own, by `_target_`, and how that is read.
+OWN_ALLOWED: dict[str, type[OwnConfig]] = {
+    "data": OwnConfig,
+    "model": OwnConfig,
+    "objective": OwnConfig,
+    "optimizer": OwnOptimizerConfig,
+}
 
 
 def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
@@ -433,6 +416,8 @@ def _variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
 
     if key == "objective":
         return {"training": lambda: TrainingConfig, "quadratic": quadratic}
+    if key == "optimizer":
+        return {"sgd": lambda: OptimizerConfig, "adamw": lambda: AdamWConfig}
     if key == "executor":
         return {"inline": lambda: ExecutorConfig, "processes": lambda: ProcessesConfig}
     return {"clue": _clue_options, "none": lambda: NoPruner} if key == "pruner" else {}
@@ -493,7 +478,7 @@ def _optunas_pruner(entry: BaseModel) -> Any:
 
 def _section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
     if key in OWN_ALLOWED and isinstance(given, Mapping) and "_target_" in given:
-        return read(OwnConfig, given, key, lines)
+        return read(OWN_ALLOWED[key], given, key, lines)
     variants = _variants(key)
     if not variants or not isinstance(given, Mapping | None):
         return read(SECTIONS[key], given, key, lines)

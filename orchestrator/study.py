@@ -429,17 +429,25 @@ def _recipe_file(record: StudyRecord) -> str:
     """Return recipe.yaml: the answer as a Hydra override file."""
     values = record.recipe.values()
     schedule = {"name": values.pop("schedule")}
-    optimizer = {"name": values.pop("optimizer"), "nesterov": values.pop("nesterov")}
-    optimizer |= values.pop("optimizer_options", {})
+    name, nesterov = values.pop("optimizer"), values.pop("nesterov")
+    options = values.pop("optimizer_options", {})
+    kind = {"_target_": name} if "." in name else {"name": name}
+    sgd = {"nesterov": nesterov} if name == "sgd" else {}
+    mine = " optimizer=<your file>" if "." in name else ""
     head = (
         "# @package _global_\n"
         f"# The recipe of study {record.study} ({record.status}).\n"
         "# To use it: copy this file to conf/study/<name>.yaml and add it to a study,\n"
-        "# for example: +study=[digits,<name>] 'plan=[final]'\n"
+        f"# for example: +study=[digits,<name>]{mine} 'plan=[final]'\n"
     )
-    text: str = yaml.safe_dump(
-        {"recipe": values, "schedule": schedule, "optimizer": optimizer}, sort_keys=False
-    )
+    sections: dict[str, Any] = {
+        "recipe": values,
+        "schedule": schedule,
+        "optimizer": {**kind, **sgd, **options},
+    }
+    if name == "adamw":  # its keys are not those of the default, which must not be merged in
+        sections = {"defaults": [{"override /optimizer": name}, "_self_"], **sections}
+    text: str = yaml.safe_dump(sections, sort_keys=False)
     return head + text
 
 

@@ -20,11 +20,11 @@ from orchestrator.config import (
     Config,
     DataConfig,
     ModelConfig,
-    OptimizerConfig,
     OwnConfig,
     TrainingConfig,
 )
 from orchestrator.curve import Result
+from orchestrator.fitting import AnyOptimizer, Fitting
 from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import compiled, models
@@ -85,7 +85,7 @@ class TrainingObjective:
         self,
         data: DataConfig | OwnConfig,
         model: ModelConfig | OwnConfig,
-        optimizer: OptimizerConfig,
+        optimizer: AnyOptimizer,
         how: TrainingConfig | None = None,
         *,
         device: str = "auto",
@@ -191,12 +191,11 @@ def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) 
     return made
 
 
-def _described(config: DataConfig | ModelConfig | OptimizerConfig | OwnConfig) -> dict[str, Any]:
+def _described(config: DataConfig | ModelConfig | Fitting | OwnConfig) -> dict[str, Any]:
     """Return a part of the config as JSON-able values, the user's callables with their source."""
-    if isinstance(
-        config, OptimizerConfig
-    ):  # what is off stays out: the keys of before there was it
-        return {"name": config.name, "nesterov": config.nesterov, **config.options}
+    if isinstance(config, Fitting):
+        source = {"source": _source(config.target)} if isinstance(config, OwnConfig) else {}
+        return {**config.described(), **source}
     if not isinstance(config, OwnConfig):
         return config.model_dump(mode="json", exclude=LEFT_OUT)
     return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}

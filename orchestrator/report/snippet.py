@@ -43,6 +43,22 @@ for module in model.modules():
     if isinstance(module, torch.nn.Dropout):
         module.p = {}
 """
+_SGD = """\
+optimizer = torch.optim.SGD(
+    model.parameters(),
+    lr=MIN_LR,
+    momentum=MAX_MOMENTUM,
+    weight_decay={decay},
+    nesterov={nesterov},
+)"""
+_ADAMW = """\
+optimizer = torch.optim.AdamW(
+    model.parameters(),
+    lr=MIN_LR,
+    betas=(MAX_MOMENTUM, {beta2}),
+    eps={eps},
+    weight_decay={decay},
+)"""
 _PAGE = Template("""\
 import math
 
@@ -58,18 +74,12 @@ def rates(progress: float) -> tuple[float, float]:
 $body
 
 
-optimizer = torch.optim.SGD(
-    model.parameters(),
-    lr=MIN_LR,
-    momentum=MAX_MOMENTUM,
-    weight_decay=$weight_decay,
-    nesterov=$nesterov,
-)
+$optimizer
 ${dropout}steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
 for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
-            group["lr"], group["momentum"] = rates(step / steps)
+            $set_rates
         optimizer.zero_grad()
         loss_function(model(inputs), targets).backward()
         optimizer.step()
@@ -80,18 +90,35 @@ for epoch in range(EPOCHS):
 def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
     """Return code that trains by `recipe`; None while it has no max_lr or no such schedule.
 
-    `model`, `loader` and `loss_function` are the reader's.
+    None also for an optimiser of the user's own. `model`, `loader` and `loss_function` are the
+    reader's.
     """
-    if recipe.max_lr is None or recipe.schedule not in _BODIES or recipe.optimizer != "sgd":
+    if recipe.max_lr is None or recipe.schedule not in _BODIES or "." in recipe.optimizer:
         return None
     schedule = schedule_of(recipe)  # fills in the minimum that the recipe leaves open
     text = _PAGE.substitute(
         schedule.spec(),
         epochs=max(1, round(epochs or 1)),
         batch_size=recipe.batch_size,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
+        **_optimizer(recipe),
         body=_BODIES[recipe.schedule],
         dropout="" if recipe.dropout is None else _DROPOUT.format(recipe.dropout),
     )
     return text if "math." in text else text.removeprefix("import math\n\n")
+
+
+def _optimizer(recipe: Recipe) -> dict[str, str]:
+    """Return the lines that make the optimiser and set its rates."""
+    if recipe.optimizer == "sgd":
+        return {
+            "optimizer": _SGD.format(decay=recipe.weight_decay, nesterov=recipe.nesterov),
+            "set_rates": 'group["lr"], group["momentum"] = rates(step / steps)',
+        }
+    options = {"beta2": 0.999, "eps": 1e-8, **recipe.optimizer_options}
+    set_rates = f'group["lr"], beta1 = rates(step / steps)\n{" " * 12}group["betas"] = '
+    return {
+        "optimizer": _ADAMW.format(
+            decay=recipe.weight_decay, beta2=options["beta2"], eps=options["eps"]
+        ),
+        "set_rates": set_rates + f"(beta1, {options['beta2']})",
+    }

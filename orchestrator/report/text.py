@@ -174,13 +174,14 @@ def balance(record: StudyRecord) -> list[tuple[str, str, str]]:
         return []
     dropout = record.model_dropout if r.dropout is None else r.dropout
     own = " (the model's own)" if r.dropout is None else ""
+    sgd = r.optimizer == "sgd"  # Adam's steps do not grow with its momentum
     return [
         ("max_lr", rate(r.max_lr), "larger"),
         ("max_momentum", rate(r.max_momentum), "larger"),
         ("batch_size", rate(r.batch_size), "smaller"),
         ("weight_decay", rate(r.weight_decay), "larger"),
         ("dropout", "none" if dropout is None else f"{rate(dropout)}{own}", "larger"),
-        ("lr / (1 - momentum)", rate(r.max_lr / (1 - r.max_momentum)), "larger"),
+        *([("lr / (1 - momentum)", rate(r.max_lr / (1 - r.max_momentum)), "larger")] * sgd),
         ("lr x weight_decay", rate(r.max_lr * r.weight_decay), "larger"),
     ]
 

@@ -24,6 +24,8 @@ from orchestrator.stages.stage import Stage, cycle, option
 # Replicates that no other stage uses: the first round chooses, the second one reports.
 CONFIRM, SEALED = 1000, 2000
 UNTUNED = Recipe(max_momentum=0.9, min_momentum=0.85, weight_decay=5e-4, batch_size=128)
+UNTUNED_LR = 0.1
+UNTUNED_ADAM = (1e-3, 0.01)  # lr and weight decay: the defaults of torch.optim.AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,11 @@ class Final(Stage):
             recipes["range_test_only"] = first
         if self.baselines:
             size = min(UNTUNED.batch_size, self.facts.train_examples)
+            adam = recipe.optimizer != "sgd"
+            lr, decay = UNTUNED_ADAM if adam else (UNTUNED_LR, UNTUNED.weight_decay)
             recipes["untuned"] = replace(
-                UNTUNED.at_lr(0.1),
+                UNTUNED.at_lr(lr),
+                weight_decay=decay,
                 batch_size=size,
                 schedule=recipe.schedule,
                 optimizer=recipe.optimizer,

@@ -163,6 +163,8 @@ class LRRange(Stage):
         good = [r for r in readings if r is not None and not self._weak(r) and not r.at_end]
         evidence = self._evidence(ramps, [r for r in readings if r is not None])
         if len(good) * 2 <= self.ramps:
+            if recipe.optimizer != "sgd" and _most(r is not None and r.at_end for r in readings):
+                return self._by_bracket(ramps, linear, evidence)
             reason = f"no answer: {self._why_not(ramps, linear)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         marks = sorted(round_to(self.margin * r.max_lr) for r in good)
@@ -176,6 +178,34 @@ class LRRange(Stage):
             reason=(
                 f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
                 f" near its minimum, median of {len(good)} ramps ({others})"
+            ),
+            evidence=evidence,
+        )
+
+    def _by_bracket(
+        self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
+    ) -> Decision:
+        """Return the bracket's answer where the linear ramps broke nowhere, far beyond its mark.
+
+        The steps of Adam and its kin are bounded by lr: a slow ramp over a network with batch norm
+        may follow to any rate. Digits, small ResNet, AdamW: ramps to .43 broke nowhere, the
+        bracket said .02, best were .01 to .03.
+        """
+        bracket = [o for o in ramps if o.run.schedule.name == "exponential_ramp"][-1]
+        reading, end = read(bracket, self.facts.chance_loss), linear[0].run.schedule.max_lr
+        if reading is None or reading.at_end:
+            reason = f"no answer: {self._nothing_broke(end)}"
+            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
+        max_lr = round_to(self.margin * reading.max_lr)
+        return Decision(
+            stage=self.name,
+            kind=self.kind,
+            values={"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
+            interval=(max_lr, round_to(self.margin * end)),
+            reason=(
+                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss of the"
+                f" exponential ramp stays near its minimum; the linear ramps broke nowhere up to"
+                f" lr {end:.2g}"
             ),
             evidence=evidence,
         )

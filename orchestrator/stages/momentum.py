@@ -82,7 +82,9 @@ class Momentum(CandidateStage):
         return self._ramp(recipe, value, end, 0)
 
     def _scaled(self, recipe: Recipe, value: float) -> float:
-        """Return the incumbent's max_lr at equal lr / (1 - momentum)."""
+        """Return the incumbent's max_lr at equal lr / (1 - momentum); Adam's steps do not grow."""
+        if recipe.optimizer != "sgd":
+            return self.incumbent_lr(recipe)
         return self.incumbent_lr(recipe) * (1 - value) / (1 - recipe.max_momentum)
 
     def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:

@@ -26,6 +26,8 @@ PRESETS = {
     "default": (1e-3, 1e-4, 1e-5, 0.0),
     "shallow": (1e-2, 1e-3, 1e-4),
     "large": (1e-4, 1e-5, 1e-6, 0.0),
+    # of AdamW: a step takes lr x weight_decay of a weight, and its lr is smaller than that of SGD
+    "decoupled": (1e-1, 1e-2, 1e-3, 0.0),
 }
 APART = 4  # times: values nearer than this are not worth a third between them
 SMALLEST = 1e-6  # below this it is as good as none
@@ -46,9 +48,10 @@ class WeightDecay(CandidateStage):
     candidates: tuple[float, ...] = option(
         (), "values of weight_decay to try; none: those of the preset", item_ge=0, item_lt=1
     )
-    preset: Literal["default", "shallow", "large"] = option(
+    preset: Literal["default", "shallow", "large", "decoupled"] = option(
         "default",
-        "grid by the net: default 1e-3 1e-4 1e-5 0, shallow 1e-2 1e-3 1e-4, large 1e-4 1e-5 1e-6 0",
+        "grid by the net: default 1e-3 1e-4 1e-5 0 (with AdamW decoupled), shallow 1e-2 1e-3 1e-4,"
+        " large 1e-4 1e-5 1e-6 0, decoupled 1e-1 1e-2 1e-3 0",
     )
     refine: int = option(3, "values added between the best two or beyond the edge, at most", ge=0)
     mode: Literal["cycles", "range_test"] = option(
@@ -69,7 +72,8 @@ class WeightDecay(CandidateStage):
 
     def grid(self, recipe: Recipe) -> list[float]:
         """Return the candidates, or the preset's."""
-        return [float(v) for v in self.candidates or PRESETS[self.preset]]
+        adamw = self.preset == "default" and recipe.optimizer == "adamw"
+        return [float(v) for v in self.candidates or PRESETS["decoupled" if adamw else self.preset]]
 
     def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
         """Return the grid and what was added to it."""

@@ -1,4 +1,4 @@
-"""The training loop: SGD with the schedule's lr and momentum, fast also where batches are small."""
+"""The training loop, with the schedule's lr and momentum, fast also where batches are small."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator import signals
-from orchestrator.config import OptimizerConfig
 from orchestrator.curve import Point, Result
+from orchestrator.fitting import AnyOptimizer, OptimizerConfig
 from orchestrator.objectives import Session, StopRun
 from orchestrator.recipe import Run, run_seed
 from orchestrator.training import checkpoint, models
@@ -24,7 +24,7 @@ from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.compiled import Forward, eager
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
-from orchestrator.training.optimizer import sgd
+from orchestrator.training.optimizer import make, set_rates
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Setup:
     make_model: Callable[[], nn.Module]
     data: Data
     inputs: Inputs
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     precision: str = "float32"
     seed: int = 0
     micro_batch_size: int | None = None
@@ -100,7 +100,7 @@ class Trainer:
         torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
         self._autocast = setup.autocast()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = sgd(self.model, setup.optimizer, run.weight_decay)
+        self.optimizer = make(self.model, setup.optimizer, run.weight_decay)
         # A ramp asks where the weights themselves break: an average would show it too late.
         decay = setup.optimizer.ema if run.kind == "train" else None
         self.average = Average(self.model, decay) if decay else None
@@ -126,9 +126,7 @@ class Trainer:
         parameters, longest = self._parameters, self.setup.optimizer.max_grad_norm
         groups, at, steps = self.optimizer.param_groups, self.run.schedule.at, self.run.steps
         for step in range(self.step, self.step + count):
-            lr, momentum = at(step / steps)
-            for group in groups:
-                group["lr"], group["momentum"] = lr, momentum
+            set_rates(groups, *at(step / steps))
             for parameter in parameters:  # zero_grad does this too, at ten times the cost
                 parameter.grad = None
             self.total += self.gradient()

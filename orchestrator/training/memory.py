@@ -51,7 +51,7 @@ def _allocated(setup: Setup, run: Run, size: int) -> int:
 
 
 def _estimated(setup: Setup, run: Run, size: int) -> int:
-    """Return parameters, gradients, momentum, and activations scaled up from a small batch.
+    """Return parameters, gradients, optimiser state, and activations scaled up from a small batch.
 
     What autograd keeps for the backward pass is counted as it is kept; the backward pass holds at
     most about as much again in gradients of activations.
@@ -74,7 +74,8 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
     activations = sum(kept.values()) * size // sample
     del loss
     fixed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    return (4 if trainer.average else 3) * fixed + 2 * activations
+    state = 1 if setup.optimizer.name == "sgd" else 2  # Adam keeps two moments
+    return (2 + state + bool(trainer.average)) * fixed + 2 * activations
 
 
 def _available(device: torch.device) -> int:

@@ -8,35 +8,71 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from orchestrator.config import OptimizerConfig
+from orchestrator import own
+from orchestrator.fitting import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
 from orchestrator.training.models import ModelError
 
 
-def sgd(model: nn.Module, options: OptimizerConfig, weight_decay: float) -> torch.optim.SGD:
-    """Return SGD for all parameters that are trained; lr and momentum are set before each step.
+def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimizer:
+    """Return the optimiser of all parameters that are trained; rates are set before each step.
 
     Two groups where norms and biases, the parameters of one dimension or none, do not decay.
+    Raises ModelError for an optimiser of the user's own that is none, or has no weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    device = trained[0].device.type
+    groups = _groups(trained, options, weight_decay)
+    # fused is the fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step)
+    fused = trained[0].device.type in ("cpu", "cuda")
+    if isinstance(options, OwnOptimizerConfig):
+        return _own(options, groups, weight_decay)
+    if isinstance(options, AdamWConfig):
+        return torch.optim.AdamW(
+            groups, betas=(0.9, options.beta2), eps=options.eps, weight_decay=0.0, fused=fused
+        )
     return torch.optim.SGD(
-        _groups(trained, options, weight_decay),
+        groups,
         momentum=0.9,  # until the first step; nesterov refuses 0 here
         nesterov=options.nesterov,
-        # fused is the fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step)
-        fused=device in ("cpu", "cuda"),
+        fused=fused,
     )
 
 
+def _own(
+    options: OwnOptimizerConfig, groups: list[dict[str, Any]], weight_decay: float
+) -> Optimizer:
+    made = own.build(options, params=groups, lr=1e-3, weight_decay=weight_decay)
+    if not isinstance(made, Optimizer):
+        raise ModelError(f"optimizer {options.target}: gives a {type(made).__name__}, no Optimizer")
+    if missing := [key for key in ("lr", "weight_decay") if key not in made.defaults]:
+        raise ModelError(
+            f"optimizer {options.target}: has no {missing[0]}, which the recipe is to set"
+        )
+    return made
+
+
+def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float) -> None:
+    """Set lr and what the optimiser has of momentum: that of SGD, or the first of Adam's betas."""
+    for group in groups:
+        group["lr"] = lr
+        if "momentum" in group:
+            group["momentum"] = momentum
+        elif "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+
+
 def _groups(
-    trained: list[nn.Parameter], options: OptimizerConfig, weight_decay: float
+    trained: list[nn.Parameter], options: AnyOptimizer, weight_decay: float
 ) -> list[dict[str, Any]]:
     if options.decay_norms_and_biases:
         return [{"params": trained, "weight_decay": weight_decay}]
     decaying = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
-    groups = ({"params": decaying, "weight_decay": weight_decay}, {"params": others})
+    groups = (
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    )
     return [group for group in groups if group["params"]]
 
 
