@@ -148,6 +148,24 @@ def test_linear_ramps_that_do_not_break_go_further_once() -> None:
     assert decision.values["max_lr"] == pytest.approx(0.3 * MARGIN, rel=0.1)
 
 
+def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
+    """Bounded steps follow a slow ramp to any rate; with SGD that stays no answer."""
+
+    def loss(lr: float, run: Run) -> float:
+        bracket = run.schedule.name == "exponential_ramp"
+        return valley(0.05 if bracket else 1e9, drop=0.6 if bracket else 0.99)(lr, run)
+
+    stage = LRRange(name="lr_range", facts=FACTS)
+    adam, sgd = (
+        walk(stage, Recipe(optimizer=name), lambda runs: [made_up(run, loss) for run in runs])[0]
+        for name in ("adamw", "sgd")
+    )
+    assert not sgd.answered
+    assert adam.values["max_lr"] == pytest.approx(MARGIN * 0.05, rel=0.3)
+    assert adam.interval is not None
+    assert "the linear ramps broke nowhere up to lr" in adam.reason
+
+
 def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
     """A bracket that read a plateau far too high does not end the test."""
     edges = {"exponential_ramp": 1.0, "range_test": 0.05}
