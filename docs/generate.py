@@ -105,14 +105,15 @@ def _optunas() -> str:
 
 
 def _texts(model: type[BaseModel]) -> Mapping[str, str]:
-    """Return the text that stands after each field in the source of a class."""
+    """Return the text that stands after each field in the source of a class and of its bases."""
+    bases = [b for b in model.__bases__ if issubclass(b, BaseModel) and b is not BaseModel]
+    found = {name: text for base in bases for name, text in _texts(base).items()}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
     except (OSError, TypeError):  # made at run time
-        return {}
+        return found
     assert isinstance(tree.body[0], ast.ClassDef)
     body = tree.body[0].body
-    found = {}
     for field, text in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)

@@ -163,7 +163,7 @@ def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
     assert not sgd.answered
     assert adam.values["max_lr"] == pytest.approx(MARGIN * 0.05, rel=0.3)
     assert adam.interval is not None
-    assert "the linear ramps broke nowhere up to lr" in adam.reason
+    assert "the linear ones broke nowhere up to lr" in adam.reason
 
 
 def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:

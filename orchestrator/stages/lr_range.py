@@ -203,8 +203,8 @@ class LRRange(Stage):
             values={"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
             interval=(max_lr, round_to(self.margin * end)),
             reason=(
-                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss of the"
-                f" exponential ramp stays near its minimum; the linear ramps broke nowhere up to"
+                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
+                f" near its minimum in the exponential ramp; the linear ones broke nowhere up to"
                 f" lr {end:.2g}"
             ),
             evidence=evidence,
