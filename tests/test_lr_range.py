@@ -152,8 +152,9 @@ def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
     """Bounded steps follow a slow ramp to any rate; with SGD that stays no answer."""
 
     def loss(lr: float, run: Run) -> float:
-        bracket = run.schedule.name == "exponential_ramp"
-        return valley(0.05 if bracket else 1e9, drop=0.6 if bracket else 0.99)(lr, run)
+        if run.schedule.name == "exponential_ramp":
+            return valley(0.05)(lr, run)
+        return CHANCE * (1 - 0.9 * lr / run.schedule.max_lr)
 
     stage = LRRange(name="lr_range", facts=FACTS)
     adam, sgd = (
