@@ -8,9 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.api import run_study as run_study
+    from orchestrator.errors import ConfigError as ConfigError
     from orchestrator.pruners import CluePruner as CluePruner
     from orchestrator.pruners import ClueRules as ClueRules
     from orchestrator.pruners import report_cycles as report_cycles
+    from orchestrator.record import StudyRecord as StudyRecord
     from orchestrator.schedules import Schedule as Schedule
     from orchestrator.training.lr_scheduler import ScheduleLR as ScheduleLR
     from orchestrator.training.range_result import LRRangeResult as LRRangeResult
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 # The public names and where they live: fetched on first use, for torch alone takes seconds.
 _HOMES = {
+    "run_study": "orchestrator.api",
+    "ConfigError": "orchestrator.errors",
+    "StudyRecord": "orchestrator.record",
     "CluePruner": "orchestrator.pruners",
     "ClueRules": "orchestrator.pruners",
     "report_cycles": "orchestrator.pruners",

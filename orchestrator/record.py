@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.audit import Audit
@@ -77,6 +78,7 @@ class StudyRecord:
     spent by all commands, whether it cut anything off, and what; None without a budget.
     `first_test_seconds`: when the first sealed result was there, since the study's start (waiting
     between commands apart); None before that.
+    `overrides` are the command line's, as typed; `folder` is where the study is kept.
     """
 
     study: str
@@ -94,6 +96,13 @@ class StudyRecord:
     model_dropout: float | None = None
     budget: Mapping[str, Any] | None = None
     first_test_seconds: float | None = None
+    overrides: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What the stages decided, in their order."""
+        return [stage.decision for stage in self.stages]
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -112,7 +121,7 @@ class StudyRecord:
 
     def summary(self) -> dict[str, Any]:
         """Return summary.json (schema 1), plain values only; numbers that do not exist are null."""
-        recipe = self.recipe.values()
+        recipe, states = self.recipe.values(), Counter(o.state for o in self.outcomes)
         return {
             "schema": SCHEMA,
             "study": self.study,
@@ -122,11 +131,14 @@ class StudyRecord:
             "machine": self.machine,
             "versions": dict(self.versions),
             "notes": list(self.notes),
+            "overrides": list(self.overrides),
             "recipe": recipe,
+            "model_dropout": self.model_dropout,
             "stages": [s.summary() for s in self.stages],
             "final": self._final(),
             "budget": dict(self.budget) if self.budget else None,
             "cost": {
+                "runs": {s: states[s] for s in ("finished", "pruned", "failed")},
                 "examples": self._examples(),
                 **self._spent(),
                 "first_test_seconds": _rounded(self.first_test_seconds),

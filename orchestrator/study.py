@@ -53,12 +53,15 @@ UNIMPORTANT = (
 )  # settings that change no result
 
 
-def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
+def run_study(
+    config: Config, terminal: Terminal | None = None, overrides: Sequence[str] = ()
+) -> StudyRecord:
     """Run the study that `config` describes, or go on with it, and return what came out.
 
     Writes `runs/<study_name>/` (see the README). Raises ConfigError where the request turns out to
     be wrong before anything trains, or if another process runs this study; StorageError if what it
-    keeps cannot be opened. Ctrl-C gives a record with status "interrupted".
+    keeps cannot be opened. Ctrl-C gives a record with status "interrupted". `overrides`, as typed,
+    are kept with it.
     """
     if config.dry_run:
         raise ConfigError("dry_run: run_study trains; orchestrator.plan.plan_study makes the plan")
@@ -69,6 +72,7 @@ def run_study(config: Config, terminal: Terminal | None = None) -> StudyRecord:
     folder = runs / config.study_name
     with _owned(config, folder), _LogFile(folder / "study.log"):
         study = _Study(config, objective, folder, terminal or Terminal(quiet=config.quiet))
+        study.overrides = tuple(map(hidden, overrides))
         return study.run(stages, started)
 
 
@@ -83,6 +87,7 @@ class _Study:
         self.folder = folder
         self.terminal = terminal
         self.records: list[StageRecord] = []
+        self.overrides: tuple[str, ...] = ()
         pruner = config.build_pruner(objective.facts.chance_loss)
         storage = ledger.open_storage(config.storage.name, config.storage.url, folder)
         self.ledger = Ledger(
@@ -243,6 +248,8 @@ class _Study:
             model_dropout=self.objective.facts.dropout,
             budget=self.pace.summary(self.watch.trained),
             first_test_seconds=self._first_test(started, earlier),
+            overrides=self.overrides,
+            folder=self.folder,
         )
         files: list[Path] = []
         try:

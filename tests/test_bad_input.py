@@ -230,7 +230,7 @@ def interpolations() -> list[Case]:
 def flags() -> list[Case]:
     """Flags that there are not, and settings of Hydra itself."""
     words = (
-        "--bogus -z --multirun -m --config-name=nope --config-dir=/nonexistent --config-path=/nope"
+        "--bogus -z --multirum --config-name=nope --config-dir=/nonexistent --config-path=/nope"
         " --info --info=foo --cfg --cfg=foo --resolve --hydra-help --experimental-rerun=x.pickle"
         " --shell-completion -cn hydra.run.dir=/tmp/x hydra.output_subdir=x hydra.job.chdir=true"
         " hydra.mode=MULTIRUN hydra/launcher=joblib hydra.sweep.dir=x hydra.job.name=x"

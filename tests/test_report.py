@@ -313,7 +313,7 @@ def test_a_figure_that_fails_does_not_cost_the_report(
 def test_the_balance_of_regularisation_names_all_that_regularises() -> None:
     """Each with its value and the direction in which it regularises more; dropout too."""
     study = replace(records.study(), model_dropout=0.2)
-    rows = {name: (value, more) for name, value, more in balance(study)}
+    rows = {name: (value, more) for name, value, more in balance(study.summary())}
     assert rows["dropout"] == ("0.2 (the model's own)", "larger")
     assert rows["batch_size"][1] == "smaller"
     assert set(rows) == {
@@ -328,7 +328,7 @@ def test_the_balance_of_regularisation_names_all_that_regularises() -> None:
     page = html.render(study, {})
     assert "Balance of regularisation" in page
     assert "regularises more when" in page
-    none = {n: v for n, v, _ in balance(records.study())}
+    none = {n: v for n, v, _ in balance(records.study().summary())}
     assert none["dropout"] == "none"
 
 

@@ -21,7 +21,7 @@ TRAINING, HELD_OUT = "training steps", "held-out evaluation"
 REPORTS, POINTS = "Optuna: reports", "tracking: points"
 # module -> {function or Class.method: room}. A name that is no longer there is listed as missing.
 ROOMS: Mapping[str, Mapping[str, str]] = {
-    "orchestrator.__main__": {"_compose": "config (Hydra)", "_study": "imports"},
+    "orchestrator.__main__": {"compose": "config (Hydra)", "_study": "imports"},
     "orchestrator.config": {
         "Config.from_mapping": "config (pydantic)",
         "Config.build_objective": "torch, data, trying the network",

@@ -38,7 +38,7 @@ optimizer.step()
 """
 MARKS = {  # moments in the order in which they come
     "python": "Python runs",
-    "_compose": "Hydra composes",
+    "compose": "Hydra composes",
     "_study": "the config is composed",
     "run_study": "the study is imported; torch is next",
     "Ledger.__init__": "data and network are ready",

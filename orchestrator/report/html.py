@@ -24,11 +24,11 @@ from orchestrator.report.text import (
     audited,
     balance,
     columns,
+    command,
     counts,
     duration,
     measure,
     number,
-    overrides,
     rate,
     results,
 )
@@ -109,13 +109,13 @@ def _head(record: StudyRecord) -> str:
 
 
 def _answer(record: StudyRecord) -> str:
-    complete = record.status == "complete"
+    complete, summary = record.status == "complete", record.summary()
     parts = [f"<h2>{'The answer' if complete else 'The recipe so far'}</h2>"]
-    if scores := results(record):
-        parts.append(f'<p class="score">{escape(measure(record))} {escape(scores[0][1])}</p>')
+    if scores := results(summary):
+        parts.append(f'<p class="score">{escape(measure(summary))} {escape(scores[0][1])}</p>')
         parts.append(
             _table(
-                ("recipe", measure(record), "the answer is"),
+                ("recipe", measure(summary), "the answer is"),
                 [(name.replace("_", " "), score, verdict) for name, score, verdict in scores],
                 first_is_own=True,
             )
@@ -125,11 +125,10 @@ def _answer(record: StudyRecord) -> str:
             " decision saw. A tie: the difference is within two standard errors.</p>"
         )
     parts += ["<h3>Recipe</h3>", _recipe(record)]
-    if complete and (lines := overrides(record.recipe.values())):
+    if complete:
         parts.append("<h3>Train with it again</h3>")
-        parts.append("<p>The same command with these overrides trains and tests it, alone:</p>")
-        command = " ".join([f"study_name={record.study}-again", "'plan=[final]'", *lines])
-        parts.append(f'<pre class="wrap">{escape(command)}</pre>')
+        parts.append("<p>This trains and tests it, alone:</p>")
+        parts.append(f'<pre class="wrap">{escape(command(summary))}</pre>')
     evidence: Mapping[str, Any] = record.final.decision.evidence if record.final else {}
     if complete and (code := pytorch(record.recipe, evidence.get("epochs"))):
         parts.append(
@@ -158,7 +157,7 @@ def _recipe(record: StudyRecord) -> str:
 
 def _balance(record: StudyRecord) -> str:
     """Return what regularises and how: whoever changes one of them has to look at the others."""
-    if not (parts := balance(record)):
+    if not (parts := balance(record.summary())):
         return ""
     return (
         "<h3>Balance of regularisation</h3>"
@@ -282,7 +281,7 @@ def _audits(record: StudyRecord) -> str:
     ]
     head = ("run", "pruned at", "because", "loss then", "loss at its end", "best", "pruned")
     return (
-        f"<h2>Audit of the pruner</h2><p>{escape(audited(record))}.</p>"
+        f"<h2>Audit of the pruner</h2><p>{escape(audited(record.summary()))}.</p>"
         + _table(head, rows, numeric={1, 3, 4, 5})
         + '<p class="soft">Held-out losses; best: that of the best finished run of the same stage'
         " and length. The ends took no part in any decision.</p>"

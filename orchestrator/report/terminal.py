@@ -17,20 +17,8 @@ from orchestrator.curve import Outcome, Point, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden
-from orchestrator.report.text import (
-    audited,
-    balance,
-    between,
-    counts,
-    duration,
-    measure,
-    number,
-    overrides,
-    planned,
-    rate,
-    results,
-    spent,
-)
+from orchestrator.report.ending import ending
+from orchestrator.report.text import between, counts, duration, number, planned, rate
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,14 +34,16 @@ class Terminal:
     """Tells of a study on `stream` (standard output by default).
 
     A terminal gets one live line of the run in progress, below the lines that stay. A pipe, a file,
-    NO_COLOR, TERM=dumb or `quiet` get plain lines: a decision per stage and whatever went wrong.
-    Warnings of the program are shown as notes between `study_started` and `close`.
+    NO_COLOR, CI or TERM=dumb get plain lines: a decision per stage and whatever went wrong.
+    Warnings of the program are shown as notes between `study_started` and `close`. `quiet`: plain
+    closing lines and nothing before them; warnings are in study.log.
     """
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
+        self._quiet = quiet
         fancy = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._fancy = fancy and not quiet and not os.environ.get("NO_COLOR")
+        self._fancy = fancy and not quiet and not any(map(os.environ.get, ("NO_COLOR", "CI")))
         self._progress: Progress | None = None
         self._task: Any = None
         self._drawn = 0.0
@@ -74,11 +64,11 @@ class Terminal:
 
     def planned(self, plan: StudyPlan) -> None:
         """Say what a study would run, and what it would cost."""
-        self._line(plan.study, f"the plan of a study on {plan.device}; nothing is kept", "bold")
+        self._print(plan.study, f"the plan of a study on {plan.device}; nothing is kept", "bold")
         for text in plan.notes:
             self.note(text)
         for name, text in planned(plan):
-            self._line(name, text)
+            self._print(name, text)
 
     def stage_started(self, name: str) -> None:
         """A stage begins."""
@@ -131,8 +121,12 @@ class Terminal:
     def finished(self, record: StudyRecord, folder: Path) -> None:
         """The study ended: the answer, what it is worth, and where everything is."""
         self._hide()
-        for name, text, style in _ending(record, folder):
-            self._line(name, text, style)
+        self.ending(record.summary(), folder)
+
+    def ending(self, summary: Mapping[str, Any], folder: Path) -> None:
+        """Print the closing lines of a study from its summary.json."""
+        for name, text, style in ending(summary, folder):
+            self._print(name, text, style)
 
     def note(self, text: str) -> None:
         """Say something that belongs to no stage."""
@@ -144,6 +138,11 @@ class Terminal:
         logging.getLogger("orchestrator").removeHandler(self._handler)
 
     def _line(self, name: str, text: str, style: str = "") -> None:
+        """Print a line of the way to the answer."""
+        if not self._quiet:
+            self._print(name, text, style)
+
+    def _print(self, name: str, text: str, style: str = "") -> None:
         """Print a line that stays; on a terminal it wraps within its column."""
         if not self._fancy:
             line = f"{name:<{WIDTH}}  {text}".rstrip()
@@ -217,61 +216,3 @@ def remarks(decision: Decision) -> str:
     if decision.incumbent_kept and decision.values and silent:
         found.append("kept as it was")
     return f" [{'; '.join(found)}]" if found else ""
-
-
-def _ending(record: StudyRecord, folder: Path) -> list[tuple[str, str, str]]:
-    """Return the closing lines as (name, text, style)."""
-    done = record.status == "complete"
-    recipe = record.recipe.values()
-    lines = [("", "", "")]
-    lines.append((record.status, record.reason or record.study, "bold" if done else "bold red"))
-    known = {k: v for k, v in recipe.items() if v is not None}
-    title = "recipe" if done else "recipe so far"
-    lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))
-    if done:
-        for name, score, verdict in results(record):
-            text = f"{measure(record)} {score}"
-            comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
-            lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
-    if parts := balance(record):
-        told = ", ".join(f"{name} {value}" for name, value, _ in parts)
-        lines.append(("balance", f"of regularisation: {told}", ""))
-    states = [o.state for o in record.outcomes]
-    lines.append(("cost", f"{counts(states)}; {spent(record)}", ""))
-    if said := audited(record):
-        lines.append(("audit", said, ""))
-    names = ("report.html", "recipe.yaml", "model.pt", "summary.json")
-    found = [name for name in names if (folder / name).exists()]
-    if found:
-        lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
-    if where := _tracked(folder):
-        lines.append(("curves", where, ""))
-    if done and overrides(recipe):
-        add = " ".join([f"study_name={record.study}-again", "'plan=[final]'", *overrides(recipe)])
-        lines.append(("to use it", f"the same command with {add}", ""))
-    elif record.status == "interrupted":
-        lines.append(("to go on", "run the same command again", ""))
-    return lines
-
-
-def _short(folder: Path) -> str:
-    """Return the folder as seen from here, where it lies below."""
-    try:
-        return str(folder.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)
-
-
-def _tracked(folder: Path) -> str:
-    """Return how to see the curves in MLflow, "" where the study was not tracked."""
-    import yaml
-
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        tracking: Mapping[str, Any] = config["tracking"]
-        if tracking["name"] != "mlflow":
-            return ""
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return ""
-    server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
-    return f"in MLflow at {hidden(server)}" if server else "mlflow ui"

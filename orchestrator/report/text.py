@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.audit import MARGIN
 from orchestrator.curve import State
-from orchestrator.record import StudyRecord
 
 if TYPE_CHECKING:
     from orchestrator.plan import StudyPlan
@@ -131,29 +131,30 @@ def against(
     return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}"
 
 
-def results(record: StudyRecord) -> list[tuple[str, str, str]]:
+def results(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, test result, comparison) of the answer and the baselines, answer first.
 
     The result is the metric, or the loss where there is no metric.
     """
-    final = record.summary()["final"] if record.final else None
+    final = summary["final"]
     if not final:
         return []
-    field = "test_metric" if record.metric else "test_loss"
-    larger = record.larger_is_better if record.metric else False
+    metric = final["metric"]
+    field = "test_metric" if metric["name"] else "test_loss"
+    larger = metric["direction"] == "maximize" if metric["name"] else False
     own = final[field]
     rows = [("answer", spread(own), "")]
     for baseline in final["baselines"]:
         verdict = against(own, baseline[field], larger)
-        if baseline["recipe"] == record.recipe.values():
+        if baseline["recipe"] == summary["recipe"]:
             verdict = "the same recipe"
         rows.append((baseline["name"], spread(baseline[field]), verdict))
     return rows
 
 
-def measure(record: StudyRecord) -> str:
+def measure(summary: Mapping[str, Any]) -> str:
     """Return the name of the result that `results` shows."""
-    return f"test {record.metric or 'loss'}"
+    return f"test {(summary['final'] or {}).get('metric', {}).get('name') or 'loss'}"
 
 
 def overrides(recipe: Mapping[str, Any]) -> list[str]:
@@ -163,30 +164,46 @@ def overrides(recipe: Mapping[str, Any]) -> list[str]:
     return [f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None]
 
 
-def balance(record: StudyRecord) -> list[tuple[str, str, str]]:
+def command(summary: Mapping[str, Any]) -> str:
+    """Return the command that trains and tests the recipe alone.
+
+    Where the study's own command is not known (made in Python from a config): what to add to it.
+    """
+    fixed = overrides(summary["recipe"])
+    again = [f"study_name={summary['study']}-again", "plan=[final]", *fixed]
+    replaced = {"fresh", "quiet", "--quiet", "dry_run", *(text.partition("=")[0] for text in again)}
+    typed = summary.get("overrides") or ()
+    kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in replaced]
+    line = shlex.join([*kept, *again])
+    return f"python -m orchestrator {line}" if typed else f"the same command with {line}"
+
+
+def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, "larger" or "smaller") of all that regularises, and of its products.
 
     The last is the direction in which it regularises more: raise one, and the others must give way
     (Smith 2018, section 3). Empty while there is no max_lr.
     """
-    r = record.recipe
-    if r.max_lr is None:
+    r = summary["recipe"]
+    lr, momentum, decay = r["max_lr"], r["max_momentum"], r["weight_decay"]
+    if lr is None:
         return []
-    dropout = record.model_dropout if r.dropout is None else r.dropout
-    own = " (the model's own)" if r.dropout is None else ""
-    sgd = r.optimizer == "sgd"  # Adam's steps do not grow with its momentum
+    chosen = r.get("dropout")
+    dropout = summary.get("model_dropout") if chosen is None else chosen
+    own = " (the model's own)" if chosen is None else ""
+    sgd = r["optimizer"] == "sgd"  # Adam's steps do not grow with its momentum
     return [
-        ("max_lr", rate(r.max_lr), "larger"),
-        ("max_momentum", rate(r.max_momentum), "larger"),
-        ("batch_size", rate(r.batch_size), "smaller"),
-        ("weight_decay", rate(r.weight_decay), "larger"),
+        ("max_lr", rate(lr), "larger"),
+        ("max_momentum", rate(momentum), "larger"),
+        ("batch_size", rate(r["batch_size"]), "smaller"),
+        ("weight_decay", rate(decay), "larger"),
         ("dropout", "none" if dropout is None else f"{rate(dropout)}{own}", "larger"),
-        *([("lr / (1 - momentum)", rate(r.max_lr / (1 - r.max_momentum)), "larger")] * sgd),
-        ("lr x weight_decay", rate(r.max_lr * r.weight_decay), "larger"),
+        *([("lr / (1 - momentum)", rate(lr / (1 - momentum)), "larger")] * sgd),
+        ("lr x weight_decay", rate(lr * decay), "larger"),
     ]
 
 
-def counts(states: Iterable[State]) -> str:
+def counts(states: Iterable[State] | Mapping[State, int]) -> str:
     """Return "12 runs, 2 pruned, 1 failed": what did not end well is named, the rest counted."""
     count = Counter(states)
     total = count.total()
@@ -194,22 +211,22 @@ def counts(states: Iterable[State]) -> str:
     return ", ".join(parts + [f"{count[s]} {s}" for s in ("pruned", "failed") if count[s]])
 
 
-def spent(record: StudyRecord) -> str:
+def spent(summary: Mapping[str, Any]) -> str:
     """Return the seconds of training, of evaluation and of all else, and all of them."""
-    cost = record.summary()["cost"]
+    cost = summary["cost"]
     parts = {"training": "training", "evaluation": "evaluation", "other": "all else"}
     told = [
         f"{duration(seconds)} of {name}"
         for key, name in parts.items()
-        if (seconds := cost[f"{key}_seconds"])
+        if (seconds := cost.get(f"{key}_seconds"))
     ]
     return ", ".join([*told, f"{duration(cost['total_seconds'])} in all"])
 
 
-def audited(record: StudyRecord) -> str:
+def audited(summary: Mapping[str, Any]) -> str:
     """Say what audits found of the pruned runs, "" without an audit."""
-    found = record.summary()["cost"]["audit"]
-    if not found["audited"]:
+    found = summary["cost"].get("audit")
+    if not found or not found["audited"]:
         return ""
     wrong = f"{found['wrong']} of them pruned wrongly" if found["wrong"] else "none pruned wrongly"
     near = found["within_margin"] - found["wrong"]

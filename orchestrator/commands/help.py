@@ -1,0 +1,92 @@
+"""The help text, from the conf folders: studies, groups and their choices, main keys."""
+
+from __future__ import annotations
+
+import textwrap
+
+from orchestrator.compose import conf_folders
+
+HELP = """\
+orchestrator finds learning rate, momentum, weight decay and batch size of a neural network
+in a few short runs (L. N. Smith, arXiv 1803.09820), then trains and tests the result.
+
+Usage: python -m orchestrator +study=NAME [KEY=VALUE ...]
+       python -m orchestrator COMMAND
+
+Commands:
+  list                     past studies: status, answer, test result, time
+  show NAME                the answer of one again
+  compare A B              two side by side: answers, decisions, cost, settings
+  init NAME                write a study of your own to start from: config, network, data
+{studies}
+Groups, as GROUP=CHOICE:
+{groups}
+Main keys, with their defaults (the studies set some of them):
+  plan=[lr_range,momentum,weight_decay,batch_size,lr_check,final]   the stages, in this order
+  stages.NAME.OPTION=...   such as stages.momentum.candidates=[0.95,0.9] stages.final.epochs=10
+  recipe.max_lr=null       starting values: also max_momentum, weight_decay, batch_size
+  model=mlp                the network; conf/model/ is the place for your own
+  data=digits              the data; data.path=... where the files are
+  schedule=paper           of the final run and of every short cycle
+  pruner=clue              stop lost runs; none: let every run end; one of Optuna's beside it:
+                           hyperband, median, ...; pruner.audit=0.2: check a fifth of the prunes
+  tracking=mlflow          none: no MLflow; tracking.uri=...
+  objective=training       quadratic: the fake objective, nothing is trained
+  device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
+  seed=0                   weights and data order; same seed, same numbers (but for measured times)
+  dry_run=false            true: say what would run and how long it takes, and stop
+  budget.max_seconds=null  the whole study takes no longer and ends with the best answer so far
+  fresh=false              true: start over; else the same command goes on where it ended
+  study_name=...           results go to runs/<study_name>/
+
+Flags:
+  --quiet                  print the answer only
+  --cfg job                print the composed config and stop
+  --multirun               a study for each combination: --multirun +study=digits seed=1,2,3
+  --config-dir DIR         a conf folder of your own; ./conf needs no flag. Both add to ours and win
+  --shell-completion install=bash   (or zsh) completion: eval "$(python -m orchestrator ...)"
+
+Examples:
+  python -m orchestrator +study=digits
+  python -m orchestrator +study=digits 'plan=[lr_range,final]' seed=1
+  python -m orchestrator +study=cifar_laptop data.path=/where/cifar/is
+
+Exit codes: 0 an answer, 1 no answer, 2 wrong request, 130 interrupted, 143 terminated (both: run
+again to go on).
+"""
+
+
+def text() -> str:
+    """Return the help text; reads the conf folders, imports nothing heavy."""
+    return HELP.format(studies=_studies(), groups=_groups())
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of a group's files, the user's first."""
+    files = [file for conf in conf_folders() for file in sorted((conf / group).glob("*.yaml"))]
+    return list(dict.fromkeys(file.stem for file in files))
+
+
+def groups() -> list[str]:
+    """Return the names of all groups but `study`."""
+    folders = [f.name for conf in conf_folders() for f in sorted(conf.iterdir()) if f.is_dir()]
+    return [name for name in dict.fromkeys(folders) if name != "study" and choices(name)]
+
+
+def _groups() -> str:
+    lines = []
+    for group in groups():
+        first, *more = textwrap.wrap(", ".join(choices(group)), 72)
+        lines += [f"  {group:<23}  {first}", *(f"{'':<27}{line}" for line in more)]
+    return "\n".join(lines) + "\n"
+
+
+def _studies() -> str:
+    """Return a line for each study: its name and the first comment of its file."""
+    lines = []
+    for name in choices("study"):
+        file = next(f for c in conf_folders() if (f := c / "study" / f"{name}.yaml").is_file())
+        comments = (t for t in file.read_text("utf-8").splitlines() if t.startswith("#"))
+        about = next((t for t in comments if "@package" not in t), "#").lstrip("# ")
+        lines.append(f"  +study={name:<16} {about}\n")
+    return "\nStudies:\n" + "".join(lines)

@@ -1,0 +1,92 @@
+"""The closing lines of a study: the answer, what it is worth, where everything is.
+
+Made from summary.json alone, so that `show` says later what the study said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.curve import State
+from orchestrator.redact import hidden
+from orchestrator.report.text import (
+    audited,
+    balance,
+    command,
+    counts,
+    measure,
+    rate,
+    results,
+    spent,
+)
+
+FILES = ("report.html", "recipe.yaml", "model.pt", "summary.json")
+
+
+def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
+    """Return the closing lines as (name, text, style); `folder` is the study's."""
+    done = summary["status"] == "complete"
+    told = summary["reason"] or summary["study"]
+    lines = [("", "", ""), (summary["status"], told, "bold" if done else "bold red")]
+    known = {k: v for k, v in summary["recipe"].items() if v is not None}
+    title = "recipe" if done else "recipe so far"
+    lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))
+    if done:
+        for name, score, verdict in results(summary):
+            text = f"{measure(summary)} {score}"
+            comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
+            lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
+    if parts := balance(summary):
+        told = ", ".join(f"{name} {value}" for name, value, _ in parts)
+        lines.append(("balance", f"of regularisation: {told}", ""))
+    lines.append(("cost", cost(summary), ""))
+    if said := audited(summary):
+        lines.append(("audit", said, ""))
+    if found := [name for name in FILES if (folder / name).exists()]:
+        lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
+    if where := _tracked(folder):
+        lines.append(("curves", where, ""))
+    if done and known.get("max_lr") is not None:
+        lines.append(("to use it", command(summary), ""))
+    elif summary["status"] == "interrupted":
+        lines.append(("to go on", "run the same command again", ""))
+    return lines
+
+
+def cost(summary: Mapping[str, Any]) -> str:
+    """Return the number of runs and the time that a study took."""
+    return f"{counts(_states(summary))}; {spent(summary)}"
+
+
+def _states(summary: Mapping[str, Any]) -> Mapping[State, int]:
+    """Return how runs ended; a run that two stages share counts twice in summaries of before."""
+    if known := summary["cost"].get("runs"):
+        return dict(known)
+    return sum((Counter(stage["trials"]) for stage in summary["stages"]), Counter())
+
+
+def _short(folder: Path) -> str:
+    """Return the folder as seen from here, where it lies below."""
+    try:
+        return str(folder.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)
+
+
+def _tracked(folder: Path) -> str:
+    """Return how to see the curves in MLflow, "" where the study was not tracked."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        tracking: Mapping[str, Any] = config["tracking"]
+        if tracking["name"] != "mlflow":
+            return ""
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return ""
+    server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
+    return f"in MLflow at {hidden(server)}" if server else "mlflow ui"
