@@ -157,6 +157,14 @@ class Schedule:
     """A named variant with its bounds: `at(progress)` gives the rates.
 
     Raises ValueError for an unknown name, for NaN and for bounds out of order.
+
+    >>> cycle = Schedule("paper", min_lr=0.01, max_lr=0.1, min_momentum=0.85, max_momentum=0.95)
+    >>> lr, momentum = cycle.at(0.45)  # lr peaks where momentum is lowest
+    >>> lr, round(momentum, 3)
+    (0.1, 0.85)
+    >>> Schedule("one", 0.01, 0.1, 0.85, 0.95)
+    Traceback (most recent call last):
+    ValueError: unknown schedule 'one', choose one of ...
     """
 
     name: str

@@ -1,6 +1,7 @@
 """The command line: what it prints and returns, run as a user runs it or in this process."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -329,3 +330,82 @@ def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> No
     for name in ("digits", "cifar", "cifar_laptop"):
         composed = compose([f"+study={name}", "model=mine"])
         assert composed["model"] == {"_target_": "mynet.net"}
+
+
+# --- flags
+
+
+def test_quiet_prints_the_answer_only(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--quiet: the closing lines and nothing before them, which `show` prints too."""
+    assert cli.run(["--quiet", "+study=quadratic", "plan=[lr_range,final]"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("\ncomplete          quadratic\n")
+    assert cli.run(["show", "quadratic"]) == 0
+    assert capsys.readouterr().out == said
+    command = next(x for x in said.splitlines() if x.startswith("to use it")).split(maxsplit=3)[3]
+    assert command.startswith("python -m orchestrator +study=quadratic study_name=quadratic-again")
+    assert cli.run([*shlex.split(command)[3:], "--quiet"]) == 0
+
+
+def test_a_config_dir_wins_over_ours(here: Path) -> None:
+    """--config-dir is for the user's own conf: its groups and studies are found, and win."""
+    for name, text in (
+        ("study/digits.yaml", "# @package _global_\nstudy_name: theirs\n"),
+        ("model/own.yaml", "_target_: mynet.net\n"),
+    ):
+        file = here / "elsewhere" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    composed = compose(["--config-dir", "elsewhere", "+study=digits", "model=own"])
+    assert composed["study_name"] == "theirs"
+    assert composed["model"] == {"_target_": "mynet.net"}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("orchestrator sh", ["show"]),
+        ("orchestrator +study=d", ["+study=digits"]),
+        ("python -m orchestrator model=resnet1", ["model=resnet18"]),
+        ("orchestrator +study=digits recipe.max_l", ["recipe.max_lr="]),
+        ("orchestrator show ", ["digits"]),
+    ],
+)
+def test_completion_offers_what_may_stand_there(
+    line: str,
+    offered: list[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Commands, keys and choices from the conf folders, and the names of past studies."""
+    (here / "runs/digits").mkdir(parents=True)
+    (here / "runs/digits/config.yaml").touch()
+    monkeypatch.setenv("COMP_LINE", line)
+    assert cli.run(["--shell-completion", "query=bash"]) == 0
+    assert capsys.readouterr().out.split() == offered
+
+
+@pytest.mark.parametrize("command", ["orchestrator", "python -m orchestrator"])
+def test_bash_completes_both_spellings(command: str) -> None:
+    """The installed function hands bash what may stand there, with `=` inside a word."""
+    line = f"{command} model=resnet1"
+    script = (
+        f'python() {{ "{sys.executable}" "$@"; }}\n'
+        'orchestrator() { python -m orchestrator "$@"; }\n'
+        'eval "$(python -m orchestrator --shell-completion install=bash)"\n'
+        f'COMP_WORDS=({line}); COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}\n'
+        'complete -p orchestrator python && _orchestrator_complete && echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "model=resnet18"
+    assert "-F _orchestrator_complete orchestrator" in done.stdout
+
+
+@pytest.mark.parametrize("what", ["", "install=tcsh", "x=bash"])
+def test_a_wrong_completion_request_is_one_line(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2."""
+    assert cli.run(["--shell-completion", *filter(None, [what])]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

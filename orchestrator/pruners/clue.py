@@ -25,7 +25,11 @@ LEAST_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nob
 
 @dataclass(frozen=True, kw_only=True)
 class ClueRules:
-    """When a run is lost. The first three look at its own curve, and are safe while lr is high."""
+    """When a run is lost. The first three look at its own curve, and are safe while lr is high.
+
+    >>> ClueRules(above_chance=1.5, behind=None).stuck_after
+    0.25
+    """
 
     above_chance: float = option(1.3, "stop when rising above this x chance loss", gt=1)
     stuck_after: float = option(0.25, "share of the run after which chance is lost", ge=0, le=1)
@@ -54,6 +58,15 @@ class CluePruner(optuna.pruners.BasePruner):
 
     In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
     run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
+
+    >>> pruner = CluePruner(ClueRules(above_chance=1.5), chance_loss=2.3, total_steps=100)
+    >>> study = optuna.create_study(pruner=pruner)
+    >>> trial = study.ask()
+    >>> for step, held_out_loss in [(10, 2.2), (20, 4.1)]:
+    ...     trial.report(held_out_loss, step)
+    ...     if trial.should_prune():
+    ...         print(step, pruner.reason(trial.number))
+    20 diverged: held-out loss 4.1 is above 1.5 x chance (2.3) and rising (steps 10-20)
     """
 
     def __init__(

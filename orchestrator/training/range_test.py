@@ -84,6 +84,7 @@ def lr_range_test(
     Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
     habits of fastai's `lr_find` and of torch-lr-finder, which read one ramp.
 
+    >>> from torch.utils.data import DataLoader
     >>> x = torch.randn(600, 8)
     >>> y = (x[:, 0] > x[:, 1]).long()
     >>> train = DataLoader(list(zip(x[:500], y[:500])), batch_size=20, shuffle=True)
