@@ -49,7 +49,7 @@ def test_list_names_every_study_with_its_answer(capsys: pytest.CaptureFixture[st
     assert head.split() == ["study", "status", "when", "test", "result", "time", "answer"]
     assert first.startswith("earlier  complete  2001-09-09")
     assert last.startswith(f"{later.name}    complete")
-    assert "accuracy 0.9736 ± 0.0012 (n = 3)  1 min 11 s  lr 0.0892, momentum 0.95" in last
+    assert "accuracy 0.9736 ± 0.0012 (n = 3)  2 min 51 s  lr 0.0892, momentum 0.95" in last
 
 
 @pytest.mark.parametrize(
