@@ -341,3 +341,15 @@ def test_a_chosen_dropout_is_in_the_code_to_paste_and_in_the_overrides() -> None
     compile(code, "snippet", "exec")
     assert "recipe.dropout=0.3" in overrides(chosen.values())
     assert "Dropout" not in (pytorch(records.study().recipe, 3) or "")
+
+
+def test_options_that_are_on_are_in_the_overrides() -> None:
+    """Quoted for the shell where that needs it; what is off is left out."""
+    options = {"decay_norms_and_biases": False, "frozen": ["0.*"], "ema": 0.99}
+    told = overrides(replace(records.study().recipe, optimizer_options=options).values())
+    assert told[-3:] == [
+        "optimizer.decay_norms_and_biases=false",
+        "'optimizer.frozen=[\"0.*\"]'",
+        "optimizer.ema=0.99",
+    ]
+    assert not [o for o in overrides(records.study().recipe.values()) if "optimizer" in o]

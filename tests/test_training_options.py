@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe
+from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
 from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe
@@ -307,3 +308,36 @@ def test_options_are_taken_from_the_command_line(here: Path) -> None:
     assert config.optimizer.options == {"ema": 0.99}
     assert isinstance(config.objective, TrainingConfig)
     assert config.objective.micro_batch_size == 16
+
+
+@pytest.mark.parametrize("on", [*ON.values(), {k: v for o in ON.values() for k, v in o.items()}])
+def test_the_code_to_paste_trains_as_we_do(on: dict[str, Any]) -> None:
+    """The report's snippet, given our batches and first weights, ends at our weights."""
+    made = with_options(NET, **on)
+    run = a_run(steps=12)
+    trainer, twin = (Trainer(made._setup, run) for _ in range(2))
+    schedule = run.schedule
+    recipe = Recipe(
+        max_lr=schedule.max_lr,
+        min_lr=schedule.min_lr,
+        max_momentum=schedule.max_momentum,
+        min_momentum=schedule.min_momentum,
+        weight_decay=run.weight_decay,
+        batch_size=run.batch_size,
+        schedule=schedule.name,
+        optimizer_options=made._config["optimizer"].options,  # type: ignore[union-attr]
+    )
+    code = pytorch(recipe, 1)
+    assert code is not None
+    space: dict[str, Any] = {
+        "model": twin.model.requires_grad_(True),
+        "loader": [next(twin.batches) for _ in range(run.steps)],
+        "loss_function": nn.CrossEntropyLoss(),
+    }
+    torch.manual_seed(0)
+    trainer.advance(run.steps)
+    torch.manual_seed(0)
+    exec(code, space)
+    pasted = state(space.get("average", space["model"]))
+    for name, value in state(trainer.answer).items():
+        assert torch.allclose(value, pasted[name], atol=1e-5), name

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Template
+from typing import Any
 
 from orchestrator.recipe import Recipe
 from orchestrator.stages.stage import schedule_of
@@ -43,9 +45,28 @@ for module in model.modules():
     if isinstance(module, torch.nn.Dropout):
         module.p = {}
 """
+_FROZEN = """\
+for name, parameter in model.named_parameters():
+    if any(fnmatchcase(name, pattern) for pattern in {}):
+        parameter.requires_grad_(False)
+"""
+_SMOOTHED = "loss_function = torch.nn.CrossEntropyLoss(label_smoothing={})\n"
+_ALL = "model.parameters()"
+_NO_DECAY_OF_NORMS_AND_BIASES = """\
+[
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]"""
+_CLIPPED = """
+        torch.nn.utils.clip_grad_norm_(model.parameters(), {})"""
+_AVERAGE = "average = copy.deepcopy(model)  # evaluate and keep this one\n"
+_AVERAGED = """
+        decay = min({}, (1 + step) / (10 + step))
+        for mean, new in zip(average.state_dict().values(), model.state_dict().values()):
+            mean.copy_(mean.lerp(new, 1 - decay) if mean.is_floating_point() else new)"""
 _SGD = """\
 optimizer = torch.optim.SGD(
-    model.parameters(),
+    {parameters},
     lr=MIN_LR,
     momentum=MAX_MOMENTUM,
     weight_decay={decay},
@@ -53,16 +74,14 @@ optimizer = torch.optim.SGD(
 )"""
 _ADAMW = """\
 optimizer = torch.optim.AdamW(
-    model.parameters(),
+    {parameters},
     lr=MIN_LR,
     betas=(MAX_MOMENTUM, {beta2}),
     eps={eps},
     weight_decay={decay},
 )"""
 _PAGE = Template("""\
-import math
-
-import torch
+${imports}import torch
 
 EPOCHS, BATCH_SIZE = $epochs, $batch_size
 MAX_LR, MIN_LR = $max_lr, $min_lr
@@ -74,15 +93,15 @@ def rates(progress: float) -> tuple[float, float]:
 $body
 
 
-$optimizer
-${dropout}steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
+${before}$optimizer
+steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
 for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
             $set_rates
         optimizer.zero_grad()
-        loss_function(model(inputs), targets).backward()
-        optimizer.step()
+        loss_function(model(inputs), targets).backward()$clipped
+        optimizer.step()$averaged
         step += 1
 """)
 
@@ -96,29 +115,54 @@ def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
     if recipe.max_lr is None or recipe.schedule not in _BODIES or "." in recipe.optimizer:
         return None
     schedule = schedule_of(recipe)  # fills in the minimum that the recipe leaves open
-    text = _PAGE.substitute(
+    parts = {
+        **_optimizer(recipe),
+        **_options(recipe.optimizer_options),
+        "body": _BODIES[recipe.schedule],
+    }
+    if recipe.dropout is not None:
+        parts["before"] = _DROPOUT.format(recipe.dropout) + parts["before"]
+    return _PAGE.substitute(
         schedule.spec(),
         epochs=max(1, round(epochs or 1)),
         batch_size=recipe.batch_size,
-        **_optimizer(recipe),
-        body=_BODIES[recipe.schedule],
-        dropout="" if recipe.dropout is None else _DROPOUT.format(recipe.dropout),
+        imports=_imports("".join(parts.values())),
+        **parts,
     )
-    return text if "math." in text else text.removeprefix("import math\n\n")
+
+
+def _imports(code: str) -> str:
+    """Return the import lines of what `code` uses of the standard library, and a blank line."""
+    used = [f"import {name}\n" for name in ("copy", "math") if f"{name}." in code]
+    used += ["from fnmatch import fnmatchcase\n"] if "fnmatchcase" in code else []
+    return "".join([*used, "\n"]) if used else ""
+
+
+def _options(on: Mapping[str, Any]) -> dict[str, str]:
+    """Return the lines of what is switched on with any optimiser."""
+    before = {"frozen": _FROZEN, "label_smoothing": _SMOOTHED, "ema": _AVERAGE}
+    within = {"clipped": ("max_grad_norm", _CLIPPED), "averaged": ("ema", _AVERAGED)}
+    return {
+        "before": "".join(text.format(on[k]) for k, text in before.items() if k in on),
+        **{k: text.format(on[name]) if name in on else "" for k, (name, text) in within.items()},
+    }
 
 
 def _optimizer(recipe: Recipe) -> dict[str, str]:
     """Return the lines that make the optimiser and set its rates."""
+    options = {"beta2": 0.999, "eps": 1e-8, **recipe.optimizer_options}
+    some = options.get("decay_norms_and_biases") is False
+    known = {
+        "parameters": _NO_DECAY_OF_NORMS_AND_BIASES if some else _ALL,
+        "decay": recipe.weight_decay,
+    }
     if recipe.optimizer == "sgd":
         return {
-            "optimizer": _SGD.format(decay=recipe.weight_decay, nesterov=recipe.nesterov),
+            "optimizer": _SGD.format(**known, nesterov=recipe.nesterov),
             "set_rates": 'group["lr"], group["momentum"] = rates(step / steps)',
         }
-    options = {"beta2": 0.999, "eps": 1e-8, **recipe.optimizer_options}
     set_rates = f'group["lr"], beta1 = rates(step / steps)\n{" " * 12}group["betas"] = '
     return {
-        "optimizer": _ADAMW.format(
-            decay=recipe.weight_decay, beta2=options["beta2"], eps=options["eps"]
-        ),
+        "optimizer": _ADAMW.format(**known, beta2=options["beta2"], eps=options["eps"]),
         "set_rates": set_rates + f"(beta1, {options['beta2']})",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter
@@ -158,10 +159,17 @@ def measure(summary: Mapping[str, Any]) -> str:
 
 
 def overrides(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the recipe as config overrides, at full precision; unset fields are left out."""
+    """Return the recipe as config overrides, at full precision, quoted for a shell.
+
+    Unset fields and options of the optimiser that are off are left out.
+    """
     rates = ("max_lr", "min_lr", "max_momentum", "min_momentum")
     fields = (*rates, "weight_decay", "batch_size", "dropout")
-    return [f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None]
+    options: Mapping[str, Any] = recipe.get("optimizer_options") or {}
+    return [
+        *(f"recipe.{k}={recipe[k]}" for k in fields if recipe.get(k) is not None),
+        *(shlex.quote(f"optimizer.{k}={json.dumps(v)}") for k, v in options.items()),
+    ]
 
 
 def command(summary: Mapping[str, Any]) -> str:
