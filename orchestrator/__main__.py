@@ -22,10 +22,10 @@ EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1}
 
 def main() -> NoReturn:
     """Run the command line and end this process; within another program call `run`."""
-    _leave(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """End the process as `sys.exit` does, but do not take torch and MLflow apart: that takes 2 s.
 
     What is registered with `atexit` runs. A profiler, or a thread that somebody left running, gets

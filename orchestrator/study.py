@@ -167,6 +167,7 @@ class _Study:
             lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
             limit,
             *spent_before(self.folder / "summary.json", limit),
+            test_examples=_about(self.objective, "test_examples", 0),
             prunes=self.config.pruner.name != "none",  # type: ignore[attr-defined]  # all have one
         )
 

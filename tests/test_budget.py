@@ -70,6 +70,13 @@ def test_a_study_ends_within_its_budget_with_the_best_answer_so_far(max_seconds:
     assert record.reason in shown
     assert (record.final is None) == ("it was not tested" in record.reason)
     assert (record.final is None) == (summary()["final"] is None)
+    said = {"decided early": "ended it early", "left out": "the budget is over"}
+    for stage in record.stages:
+        if how := budget["cuts"].get(stage.decision.stage):
+            assert stage.decision.reason.endswith(said.get(how, f"for the budget {how}"))
+    if budget["cuts"].get("final", "left out") not in said:
+        assert record.final is not None
+        assert "not compared with the range test's recipe" in record.final.decision.reason
 
 
 def test_the_final_runs_come_before_the_other_stages() -> None:

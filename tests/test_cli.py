@@ -317,7 +317,7 @@ def test_a_thread_that_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     thread.start()
     try:
         with pytest.raises(SystemExit, match="3"):
-            cli._leave(3)
+            cli.leave(3)
     finally:
         working.set()
         thread.join()

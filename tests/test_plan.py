@@ -20,6 +20,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
+from tests.trainings import objective
 
 FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)
 RECIPE = Recipe(max_lr=0.1, min_lr=0.01, batch_size=64)
@@ -68,6 +69,12 @@ def test_the_probe_tells_steps_evaluations_and_start_apart() -> None:
     assert prices.example == pytest.approx(1e-4)
     assert prices.report == pytest.approx(0.02)
     assert prices.run == pytest.approx(0.5)
+
+
+def test_the_sealed_test_is_priced_by_its_own_size() -> None:
+    """The final runs of a dry run evaluate as many examples as the test has."""
+    made = objective()  # 100 held out, 50 to test
+    assert probe(made, Recipe(batch_size=32), [32]).test_examples == 50
 
 
 def test_a_run_costs_what_its_parts_cost() -> None:

@@ -71,12 +71,12 @@ def main() -> None:
     if "--first-step" in flags:
         _stop_at_first_step(rooms, write)
     sys.argv = ["orchestrator", *overrides]
-    from orchestrator.__main__ import run
+    from orchestrator.__main__ import leave, run
 
     code = run(overrides)
     rooms.first["end"] = time.time()
     write()
-    sys.exit(code)
+    leave(code)
 
 
 def _stop_at_first_step(rooms: Rooms, write: Any) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import bench
@@ -31,17 +28,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             measure(here, [*overrides, *where, "study_name=before"], first_step=True)
         found = measure(here, [*overrides, *where])
         summary = json.loads((here / "runs" / name / "summary.json").read_text())
-        fsync = _fsync_ms(here)
     return {
         "overrides": overrides,
         "cost": summary["cost"],
-        "fsync_ms": fsync,
         **profile.split(found),
-        "goals": _goals(found, fsync, name),
+        "goals": _goals(found, name),
     }
 
 
-def _goals(found: dict[str, Any], fsync: float, study: str) -> list[bench.Goal]:
+def _goals(found: dict[str, Any], study: str) -> list[bench.Goal]:
     seconds, calls = found["seconds"], found["calls"]
     training, held_out = seconds[TRAINING], seconds[HELD_OUT]
     tracking = seconds[POINTS] + seconds["tracking: the rest"]
@@ -53,22 +48,8 @@ def _goals(found: dict[str, Any], fsync: float, study: str) -> list[bench.Goal]:
         bench.Goal("held-out evaluation / training", held_out / training, 0.25),
         bench.Goal("tracking, ms a point (calls of the main thread; waits before timed runs apart)",
                    1e3 * tracking / points, 0.5),
-        bench.Goal(f"Optuna, ms a report (an fsync takes {fsync:.2g} ms)",
-                   report, 1.0 if fsync < 0.5 else 1.0 + fsync),
+        bench.Goal("Optuna, ms a report", report, 1.0),
     ]  # fmt: skip
-
-
-def _fsync_ms(folder: Path, repeats: int = 50) -> float:
-    """Return the median milliseconds of an fsync after a short write, as of one report."""
-    seconds = []
-    with open(folder / "fsync", "ab") as file:
-        for _ in range(repeats):
-            file.write(b"x" * 200)
-            file.flush()
-            started = time.perf_counter()
-            os.fsync(file.fileno())
-            seconds.append(time.perf_counter() - started)
-    return 1e3 * median(seconds)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -77,8 +58,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             bench.goals(result["goals"]),
-            f"summary.json says {cost['training_seconds']:g} s of training in"
-            f" {cost['total_seconds']:g} s: without measuring runs, and without imports and exit.",
+            f"summary.json says {cost['training_seconds']:g} s of training and"
+            f" {cost['evaluation_seconds']:g} s of evaluation in {cost['total_seconds']:g} s, the"
+            f" first sealed result after {cost['first_test_seconds']:g} s: probe, calibration"
+            " and warm-up are neither training nor evaluation, imports and exit are in none.",
             profile.table(result),
         )
     )

@@ -32,6 +32,7 @@ Main keys, with their defaults (the studies set some of them):
                            hyperband, median, ...; pruner.audit=0.2: check a fifth of the prunes
   tracking=mlflow          none: no MLflow; tracking.uri=...
   objective=training       quadratic: the fake objective, nothing is trained
+  executor=inline          processes: train runs side by side; executor.workers=...
   device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
   seed=0                   weights and data order; same seed, same numbers (but for measured times)
   dry_run=false            true: say what would run and how long it takes, and stop

@@ -118,6 +118,7 @@ class TrainingObjective:
             metric="accuracy",
             dropout=models.dropout_of(tried),
         )
+        self.test_examples = found.test_examples
         self.device = torch_device.describe(where, self._threads)
         self.datasets = _named(data, found)
         warning = self._warning()  # first: its batch size would be compiled for nothing

@@ -35,7 +35,7 @@ class Pace:
 
     `clock` gives seconds; `spent` are those of earlier commands, `shut`: they used up this very
     budget. `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are
-    stopped.
+    stopped. `test_examples`: size of the sealed test, which the final runs are measured on.
     """
 
     stages: Sequence[Stage]
@@ -46,6 +46,7 @@ class Pace:
     spent: float = 0.0
     shut: bool = False
     prunes: bool = True
+    test_examples: int = 0
 
     def __post_init__(self) -> None:
         self._started = self.clock()
@@ -109,7 +110,10 @@ class Pace:
             return outcomes
 
         try:
-            return walk(stage, recipe, within)
+            decision, outcomes = walk(stage, recipe, within)
+            if how := self._cuts.get(stage.name):
+                decision = replace(decision, reason=f"{decision.reason}; for the budget {how}")
+            return decision, outcomes
         except OutOfTime:
             so_far += [o for run in now if (o := self._ended.get(run) or self.known(run))]
             return self._early(stage, recipe, so_far), tuple(so_far)
@@ -207,8 +211,8 @@ class Pace:
         for smaller in (stage, alone, replace(alone, seeds=1)):
             cost = self._cost(smaller, recipe, prices)
             if cost == 0 or cost <= self.remaining * (1 + EASILY):
-                if smaller is not stage:
-                    self._cuts[stage.name] = "without baselines"
+                if less := _less(stage, smaller):
+                    self._cuts[stage.name] = less
                 return smaller
         self._cuts[stage.name] = "left out"
         return None
@@ -234,9 +238,18 @@ class Pace:
     def _prices(self) -> Prices | None:
         """Return what runs cost so far: their own seconds, times what went on around them."""
         prices = learnt(self.facts, self._seen)
-        if prices is None or not self._expected or not self._training:
-            return prices
-        return replace(prices, scale=self._training / self._expected)
+        if prices is None:
+            return None
+        priced = self._expected and self._training
+        scale = self._training / self._expected if priced else prices.scale
+        return replace(prices, scale=scale, test_examples=self.test_examples)
+
+
+def _less(whole: Final, smaller: Final) -> str:
+    """Return what a final stage does without, "" for nothing."""
+    less = ["without baselines"] if whole.baselines > smaller.baselines else []
+    less += ["with one seed"] if whole.seeds > smaller.seeds else []
+    return " and ".join(less)
 
 
 def clock_of(objective: object, trained: Callable[[], float], real: Clock) -> Clock:

@@ -164,12 +164,14 @@ class Final(Stage):
         """Return the better of the recipe and `range_test_only` on held-out data, and why."""
         recipes = self._recipes(recipe)
         simple = recipes.get("range_test_only", recipe)
+        if recipe.after("lr_range") is None:
+            return recipe, "no range test in this plan to compare with"
         if simple == recipe:
-            known = "range_test_only" in recipes
+            compared = "range_test_only" in recipes
             return recipe, (
                 "no later stage changed the range test's recipe"
-                if known
-                else "no range test in this plan to compare with"
+                if compared
+                else "not compared with the range test's recipe, as there are no baselines"
             )
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):

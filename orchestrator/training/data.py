@@ -86,6 +86,11 @@ class Data:
         """Return the sealed test data: only for a run with `opens_test`."""
         return self._test
 
+    @property
+    def test_examples(self) -> int:
+        """How many sealed test examples there are; their number tells nothing."""
+        return len(self._test)
+
     def test_hash(self) -> str:
         """Return the content hash of the sealed test data: only for keys of runs that open it."""
         return self._test.digest()
