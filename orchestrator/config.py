@@ -180,6 +180,8 @@ class TrackingConfig(Section):
     """MLflow or nobody."""
     uri: str | None = None
     """MLflow's tracking server or database; null: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    model: bool = True
+    """Whether the trained network is kept there too, ready to be loaded and served."""
 
 
 class BudgetConfig(Section):

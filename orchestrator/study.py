@@ -39,6 +39,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
 from orchestrator.redact import Formatter, hidden
 from orchestrator.report.terminal import Terminal
+from orchestrator.serving import served
 from orchestrator.stages.stage import Stage
 from orchestrator.tracking import Tracker
 
@@ -263,7 +264,7 @@ class _Study:
             self.terminal.finished(record, self.folder)
         finally:
             self.terminal.close()
-            self.tracker.finish(record.status, record.summary(), files)
+            self.tracker.finish(record.status, record.summary(), files, self._served(record))
         return record
 
     def _first_test(self, started: float, earlier: Mapping[str, float]) -> float | None:
@@ -283,6 +284,13 @@ class _Study:
         write_atomically(recipe, _recipe_file(record).encode())
         self._keep_model(record)
         return [summary, recipe, self.folder / "config.yaml", *html.write(record, self.folder)]
+
+    def _served(self, record: StudyRecord) -> Mapping[str, Any] | None:
+        """Return the network of an answer, ready for MLflow; made only where somebody takes it."""
+        wanted = record.status == "complete" and record.final is not None
+        if not wanted or self.config.tracking.name == "none" or not self.config.tracking.model:
+            return None
+        return served(self.objective, self.folder)
 
     def _keep_model(self, record: StudyRecord) -> None:
         """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""

@@ -145,6 +145,12 @@ class FakeTracker:
         """Remember."""
         self.events.append(("quiet", (silent,)))
 
-    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def finish(
+        self,
+        status: str,
+        summary: Mapping[str, Any],
+        files: Sequence[Path],
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
         """Remember."""
         self.events.append(("finish", (status, summary, files)))

@@ -178,6 +178,19 @@ class TrainingObjective:
         }
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 
+    def export(self, weights: Path, to: Path) -> dict[str, Any]:
+        """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
+
+        It takes inputs as the data source gives them. Returns the shapes that it takes and gives.
+        """
+        from orchestrator.training.export import export
+
+        data = self._setup.data
+        with torch_device.private_random(self._setup.device):
+            network = self._setup.make_model()
+        export(network, data, weights, to)
+        return {"input_shape": list(data.input_shape), "classes": data.classes}
+
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""
         torch_device.use_threads(self._threads)  # another objective may have changed it since

@@ -39,5 +39,14 @@ class Tracker(Protocol):
     def quiet(self, silent: bool) -> None:
         """While True, do nothing in the background: a timed run is on the clock."""
 
-    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """The study ended; `status` as in summary.json. Flushes everything, then returns."""
+    def finish(
+        self,
+        status: str,
+        summary: Mapping[str, Any],
+        files: Sequence[Path],
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The study ended; `status` as in summary.json. Flushes everything, then returns.
+
+        `model`: file, digest, input_shape and classes of the trained network, see `serving`.
+        """

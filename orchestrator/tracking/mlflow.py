@@ -120,7 +120,13 @@ class MlflowTracker:
         """While True, do nothing in the background; returns when the thread rests (3 s at most)."""
         self._outbox.quiet(silent)
 
-    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def finish(
+        self,
+        status: str,
+        summary: Mapping[str, Any],
+        files: Sequence[Path],
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the answer and the files, end the runs; waits 30 s at most, 2 s if interrupted."""
         self._put(
             "finish",
@@ -128,6 +134,7 @@ class MlflowTracker:
             summary=summary,
             values=_numbers(summary, self._metric or "metric"),
             files=[str(file.resolve()) for file in files],
+            model=dict(model) if model else None,
         )
         self._outbox.close(LEAVING_SECONDS if status == "interrupted" else FLUSH_SECONDS)
 

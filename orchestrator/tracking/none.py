@@ -36,5 +36,11 @@ class NoTracker:
     def quiet(self, silent: bool) -> None:
         """Do nothing."""
 
-    def finish(self, status: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def finish(
+        self,
+        status: str,
+        summary: Mapping[str, Any],
+        files: Sequence[Path],
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
         """Do nothing."""

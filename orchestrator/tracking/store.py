@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -301,9 +302,27 @@ class Store:
             if file.is_file():
                 place = "figures" if file.parent.name == "figures" else None
                 self._client.log_artifact(self._parent, str(file), place)
+        if event.get("model"):
+            with self._if_refused("model"):
+                self._model(event["model"])
         for run_id in sorted(self._open):
             self._client.set_terminated(run_id, "KILLED", at)
         self._client.set_terminated(self._parent, STATUS.get(event["status"], "FAILED"), at)
+
+    def _model(self, served: Mapping[str, Any]) -> None:
+        """Keep the network on the parent, for `mlflow.pyfunc.load_model("runs:/<id>/model")`.
+
+        A study that is answered again has it already.
+        """
+        from orchestrator.tracking import model
+
+        known = self._client.get_run(self._parent).data.tags.get("model.sha256")
+        if known == served["digest"] or not Path(served["file"]).is_file():
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            model.write(served, Path(folder) / "model")
+            self._client.log_artifacts(self._parent, str(Path(folder) / "model"), "model")
+        self._client.set_tag(self._parent, "model.sha256", served["digest"])
 
 
 @contextmanager

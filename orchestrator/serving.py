@@ -1,0 +1,34 @@
+"""model.pt2: the answer's network as a program that runs alone, for MLflow to load and serve."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.objectives import Objective
+
+log = logging.getLogger(__name__)
+
+
+def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
+    """Write model.pt2 beside model.pt; return what a server needs.
+
+    That is its `file`, a `digest` of the weights, `input_shape` and `classes`. None without a
+    model, or where the objective has no `export(weights, to)` or cannot do it, which is logged: the
+    weights are in model.pt all the same.
+    """
+    weights, program = folder / "model.pt", folder / "model.pt2"
+    export = getattr(objective, "export", None)
+    if export is None or not weights.is_file():
+        return None
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    try:
+        shapes = export(weights, program)
+    except Exception as error:  # torch.export refuses networks for many reasons
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("no model.pt2 and no model in MLflow: torch.export cannot trace it (%s)", first)
+        return None
+    return {"file": str(program.resolve()), "digest": digest, **shapes}

@@ -1,0 +1,48 @@
+"""The trained network as a program of its own: it runs without our code and without the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.training.data import Data
+
+
+class Served(nn.Module):
+    """The network with its normalisation in front: float32 inputs as the data source gives them.
+
+    Inputs (n, *input_shape), outputs (n, classes): scores before softmax.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, network: nn.Module, data: Data) -> None:
+        super().__init__()
+        self.network = network
+        after = (1,) * (len(data.input_shape) - 1)  # channels lie before height and width
+        self.register_buffer("mean", data.mean.reshape(-1, *after).clone())
+        self.register_buffer("factor", (data.scale / data.std).reshape(-1, *after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        scores: Tensor = self.network((x - self.mean) * self.factor)
+        return scores
+
+
+def export(network: nn.Module, data: Data, weights: Path, to: Path) -> None:
+    """Write `network` with the `weights` of a state_dict file to `to`, as torch.export saves it.
+
+    The batch size stays free where the network leaves it so. Raises whatever torch.export does for
+    a network that it cannot trace.
+    """
+    network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    served = Served(network, data).eval()
+    example = torch.zeros(2, *data.input_shape)
+    with torch.no_grad():
+        program = torch.export.export(
+            served, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+        )
+    torch.export.save(program, to)
