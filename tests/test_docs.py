@@ -1,15 +1,22 @@
 """The pages for people: what they say is what the program does."""
 
 import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
 from orchestrator import config
+from orchestrator.compose import compose
 from orchestrator.options import options_of
 from orchestrator.stages import STAGES
 
-ROOT = Path(__file__).parent.parent
+# --- the reference of the config
 
 
 def _generator():
@@ -38,3 +45,144 @@ def test_every_setting_has_a_meaning(key: str) -> None:
     for model in models:
         missing = [name for name, (_, meaning) in _generator().fields(model) if not meaning]
         assert not missing, model
+
+
+# --- what the pages tell to do
+
+
+def _named(page: Path) -> str:
+    return page.name
+
+
+def _run(command: str, where: Path, ends_well: bool = True) -> str:
+    """Run a line of shell as the reader does, with our Python; return what it prints."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ours = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environ = os.environ | {"PATH": path, "PYTHONPATH": ours, "COLUMNS": "200"}
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=where,
+        env=environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0 or not ends_well, f"{command}: {done.stdout}"
+    return done.stdout
+
+
+def _follow(page: Path, where: Path, slow: bool) -> None:
+    """Do what a page says, from its top to its end, in an empty folder."""
+    script = ""
+    for block in blocks(page):
+        if block.mark.startswith("not run") or (block.slow and not slow):
+            continue
+        if block.file:
+            (where / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (where / block.file).write_text(block.text)
+        elif block.language == "python":
+            script += block.text
+        for command, output in block.commands:
+            printed = _run(command, where, ends_well=not output)
+            missing = [line for line in output if line.strip() not in printed]
+            assert not missing, f"{block}: {printed}"
+    if script:
+        (where / "of_the_page.py").write_text(script)
+        _run("python of_the_page.py", where)
+
+
+def _to_run(page: Path, slow: bool) -> bool:
+    return any(block.slow if slow else not block.mark for block in blocks(page))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _to_run(p, slow=False)], ids=_named)
+def test_what_a_page_says_works(page: Path, here: Path) -> None:
+    """Its commands end well and print what is shown; its files are written, its code runs."""
+    _follow(page, here, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if _to_run(p, slow=True)], ids=_named)
+def test_all_that_a_page_says_works(page: Path, here: Path) -> None:
+    """The same with whole studies."""
+    _follow(page, here, slow=True)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _to_run(p, slow=True)], ids=_named)
+def test_what_takes_long_is_at_least_a_right_request(
+    page: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Studies of blocks that are slow or not run: composed and checked with the page's files."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    for block in blocks(page):
+        if block.file:
+            (here / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (here / block.file).write_text(block.text)
+        if block.mark == "slow" or block.mark.startswith("not run"):
+            for words in filter(None, (_study(command) for command, _ in block.commands)):
+                assert config.Config.from_mapping(compose(words)), block
+    for module in {Path(b.file).stem for b in blocks(page) if b.file}:
+        sys.modules.pop(module, None)
+
+
+def _study(command: str) -> list[str] | None:
+    """Return the overrides of a command that runs a study, None for another."""
+    words = shlex.split(command, comments=True)
+    if words[:3] != ["python", "-m", "orchestrator"] or not any("=" in w for w in words):
+        return None
+    return words[3:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_named)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """A language that the tests know, a known mark; and no command hides outside of blocks."""
+    for block in blocks(page):
+        assert block.language in LANGUAGES, block
+        assert re.fullmatch(r"|slow|slow: uses .+|not run: \w.+", block.mark), block
+    assert not re.search(r"^    (python|make|pip|\$) ", page.read_text("utf-8"), re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_named)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    """Relative to the page; headings of pages too."""
+    for link in links(page):
+        path, _, heading = link.partition("#")
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        if heading:
+            assert heading in _headings(target), link
+
+
+def _headings(page: Path) -> set[str]:
+    lines = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_every_target_of_make_that_a_page_names_exists() -> None:
+    """`make run` and the like, in blocks that are not run since they install things."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    named = [
+        word
+        for page in PAGES
+        for block in blocks(page)
+        for word in re.findall(r"^make ([\w-]+)", block.text, re.M)
+    ]
+    assert named
+    assert set(named) <= set(targets)
+
+
+def test_a_block_is_read_with_its_mark_and_its_output(tmp_path: Path) -> None:
+    """The reader of pages itself: marks, file names, lines that go on, shown output."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n\n<!-- slow -->\n```sh\na \\\n  b\nc # why\n```\n\n"
+        "```console\n$ d\nout\n```\n\n```yaml\n# conf/x.yaml\nk: 1\n```\n"
+    )
+    first, second, third = blocks(page)
+    assert first == Block(page, 4, "sh", "a \\\n  b\nc # why\n", "slow")
+    assert [command for command, _ in first.commands] == ["a    b", "c # why"]
+    assert second.commands == [("d", ["out"])]
+    assert third.file == "conf/x.yaml"
