@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from orchestrator import own
 from orchestrator.errors import ConfigError
+from orchestrator.fitting import LossConfig
 from orchestrator.options import Options, OwnConfig, one_of, shown
 from orchestrator.recipe import Facts
 
@@ -212,6 +213,28 @@ def data_lines(data: Any) -> list[str]:
         f"data.{key}: {max(train, held_out)} is not allowed: must be at most"
         f" {total - min(train, held_out)}, for there are {total} to train on and to hold out"
     ]
+
+
+def loss_lines(loss: Any, metric: Any, optimizer: Any) -> list[str]:
+    """Check that accuracy, label smoothing and delta are asked for where they mean something."""
+    if loss is None:
+        return []
+    kind = "own" if isinstance(loss, OwnConfig) else loss.name
+    lines = []
+    if kind not in ("huber", "own") and loss.delta != LossConfig().delta:
+        lines.append(f"loss.delta: {loss.delta} is not allowed: loss {kind} has none")
+    if getattr(optimizer, "label_smoothing", 0) and kind != "cross_entropy":
+        lines.append(
+            f"optimizer.label_smoothing: {optimizer.label_smoothing} is not allowed: only"
+            " loss cross_entropy has classes to smooth"
+        )
+    accuracy = getattr(metric, "name", "") == "accuracy" and not isinstance(metric, OwnConfig)
+    if accuracy and kind not in ("cross_entropy", "bce_with_logits"):
+        lines.append(
+            "metric.name: 'accuracy' is not allowed: only losses cross_entropy and bce_with_logits"
+            f" have one, this loss is {kind}; choose none, or a metric of your own"
+        )
+    return lines
 
 
 def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | None) -> list[str]:

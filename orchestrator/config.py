@@ -25,7 +25,14 @@ from pydantic import (
 
 from orchestrator import checks, own
 from orchestrator.errors import ConfigError
-from orchestrator.fitting import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
+from orchestrator.fitting import (
+    AdamWConfig,
+    LossConfig,
+    MetricConfig,
+    OptimizerConfig,
+    OwnMetricConfig,
+    OwnOptimizerConfig,
+)
 from orchestrator.options import (
     Options,
     OwnConfig,
@@ -78,14 +85,16 @@ class RecipeConfig(Section):
 class DataConfig(Section):
     """Which data, and how much of it. Splits are stratified."""
 
-    name: Literal["digits", "cifar10", "arrays"] = "digits"
-    """Digits of scikit-learn, CIFAR-10, or an .npz file (x_train, y_train, x_test, y_test)."""
+    name: Literal["digits", "cifar10", "arrays", "folder", "torchvision"] = "digits"
+    """Digits of scikit-learn, CIFAR-10, arrays of an .npz file, image folders, or torchvision's."""
     path: str | None = None
-    """The .npz file of `arrays`; a file or folder with CIFAR-10."""
+    """The .npz file of `arrays`; the folder with train/ and test/; a file or folder of CIFAR-10."""
+    dataset: str | None = None
+    """The class in torchvision.datasets, such as MNIST."""
     folder: str = "data"
-    """Where CIFAR-10 is looked for and downloaded to."""
+    """Where CIFAR-10 and torchvision's data are looked for and downloaded to."""
     download: bool = True
-    """Whether CIFAR-10 may be downloaded if it is not there."""
+    """Whether they may be downloaded if they are not there."""
     train_examples: Count | None = None
     """Training examples; null: all there is."""
     held_out_examples: Count | None = None
@@ -93,7 +102,7 @@ class DataConfig(Section):
     test_examples: Count | None = None
     """Sealed examples that the last runs are tested on; null: all there is."""
     image_size: Annotated[Whole, Field(ge=4)] | None = None
-    """Pixels of a side that images are mean-pooled down to; null: as they are."""
+    """Pixels of a side that images are mean-pooled (files: resized) to; null: as they are."""
     scale: Positive = 1.0
     """Multiplies the normalised inputs, to see what badly scaled ones do to the learning rate."""
     augment: bool = False
@@ -229,6 +238,8 @@ class Config(Section):
     recipe: RecipeConfig
     data: DataConfig | OwnConfig
     model: ModelConfig | OwnConfig
+    loss: LossConfig | OwnConfig
+    metric: MetricConfig | OwnMetricConfig
     optimizer: OptimizerConfig | AdamWConfig | OwnOptimizerConfig
     schedule: ScheduleConfig
     pruner: SerializeAsAny[BaseModel]
@@ -270,6 +281,7 @@ class Config(Section):
         config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
         lines += checks.recipe_lines(parts["recipe"])
         lines += checks.data_lines(parts["data"])
+        lines += checks.loss_lines(parts["loss"], parts["metric"], parts["optimizer"])
         lines += checks.storage_lines(parts["storage"])
         if isinstance(parts["executor"], ProcessesConfig):
             lines += checks.processor_lines(mapping.get("device"))
@@ -390,6 +402,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": RecipeConfig,
     "data": DataConfig,
     "model": ModelConfig,
+    "loss": LossConfig,
+    "metric": MetricConfig,
     "optimizer": OptimizerConfig,
     "schedule": ScheduleConfig,
     "pruner": NoPruner,
@@ -404,6 +418,8 @@ OWN_ALLOWED: dict[str, type[OwnConfig]] = {
     "data": OwnConfig,
     "model": OwnConfig,
     "objective": OwnConfig,
+    "loss": OwnConfig,
+    "metric": OwnMetricConfig,
     "optimizer": OwnOptimizerConfig,
 }
 

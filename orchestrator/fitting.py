@@ -1,4 +1,4 @@
-"""The sections of the config that say how a network is fitted: the optimiser."""
+"""The sections of the config that say what a network is fitted to, and how."""
 
 from __future__ import annotations
 
@@ -10,6 +10,38 @@ from orchestrator.options import OwnConfig, Real, Section
 
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
+
+
+class LossConfig(Section):
+    """What is minimised, as a mean over examples; decisions are made by its held-out value."""
+
+    name: Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"] = "cross_entropy"
+    """Of classes; of numbers (mse, l1, huber); of labels that are 0 or 1 (bce_with_logits)."""
+    delta: Positive = 1.0
+    """Where the quadratic part of huber ends, in units of the targets."""
+
+
+class MetricConfig(Section):
+    """What is shown beside the loss."""
+
+    name: Literal["auto", "accuracy", "none"] = "auto"
+    """Accuracy where the loss is one of classes or of labels, none elsewhere."""
+
+
+class OwnMetricConfig(OwnConfig):
+    """The user's own metric: `_target_` is called with scores and targets of a whole part."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,39}$")] | None = None
+    larger_is_better: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The name it goes by: its own, or that of the function."""
+        return self.name or self.target.rpartition(".")[2]
+
+
+AnyLoss = LossConfig | OwnConfig
+AnyMetric = MetricConfig | OwnMetricConfig
 
 
 class Fitting(Section):

@@ -117,11 +117,11 @@ def test_images_are_mean_pooled(tmp_path: Path) -> None:
 
 
 def test_colour_last_images_and_features_are_understood(tmp_path: Path) -> None:
-    """(n, h, w, 3) becomes (n, 3, h, w); two dimensions are features, as floats."""
+    """(n, h, w, 3) becomes (n, 3, h, w); two dimensions are features, of whatever floats."""
     colours = np.zeros((60, 8, 8, 3), np.uint8)
     images = load(arrays(tmp_path, x_train=colours, x_test=colours[:9]), tmp_path)
     assert images.input_shape == (3, 8, 8)
-    table = np.ones((60, 5), np.int64)
+    table = np.ones((60, 5), np.float16)
     features = load(arrays(tmp_path, x_train=table, x_test=table[:9]), tmp_path)
     assert features.input_shape == (5,)
     assert features.train.x.dtype == torch.float32
@@ -137,7 +137,7 @@ NAN = np.where(np.arange(60)[:, None] == 7, np.nan, np.ones((60, 4)))
         ({"y_train": LABELS[:-1]}, "train: 60 inputs but 59 labels"),
         ({"y_train": LABELS * 0}, "training data of one class"),
         ({"y_train": LABELS * 2}, "training labels must be 0..C-1"),
-        ({"y_train": LABELS / 2}, "regression is not supported yet"),
+        ({"y_train": LABELS / 2, "y_test": LABELS[:9] / 2}, "for regression choose loss=mse"),
         ({"y_test": LABELS[:9] + 1}, "test labels must be 0..2, got 1 to 3"),
         ({"x_train": NAN}, "x_train: NaN or infinite values, first in example 7"),
         ({"x_train": NAN[:0], "y_train": LABELS[:0]}, "train: there are no examples"),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import ModelConfig, OwnConfig
+from orchestrator.errors import ConfigError
 from orchestrator.training.data import Data, Part
 from orchestrator.training.models import (
     NETWORKS,
@@ -142,7 +143,7 @@ def test_an_unusable_network_is_refused_in_one_line(
 ) -> None:
     """Wrong scores, wrong input, nothing to train, no network."""
     found = data(*shape, classes=4)
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         check(build(own(name), found), found)
     assert "\n" not in str(caught.value)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
 
 from orchestrator import own
 from orchestrator.config import (
@@ -24,7 +25,14 @@ from orchestrator.config import (
     TrainingConfig,
 )
 from orchestrator.curve import Result
-from orchestrator.fitting import AnyOptimizer, Fitting
+from orchestrator.fitting import (
+    AnyLoss,
+    AnyMetric,
+    AnyOptimizer,
+    Fitting,
+    LossConfig,
+    MetricConfig,
+)
 from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import compiled, models
@@ -35,6 +43,7 @@ from orchestrator.training.data import Data, load
 from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import probe
 from orchestrator.training.optimizer import freeze
+from orchestrator.training.task import Task
 
 # Raise it with every change to training that changes losses: results of older versions are then not
 # taken for new ones. tests/test_training.py fails when the losses move.
@@ -48,7 +57,8 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
 LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
 RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
 # Of the data: content hashes say it better, and say it of the test only where that is opened.
-LEFT_OUT = {"path", "folder", "download", "test_examples"}
+LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
+DEFAULTS = (LossConfig(), MetricConfig())
 
 
 def from_config(config: Config, cache: Path) -> TrainingObjective:
@@ -64,6 +74,8 @@ def from_config(config: Config, cache: Path) -> TrainingObjective:
         seed=config.seed,
         final_epochs=config.final_epochs,
         batch_size=config.recipe.batch_size,
+        loss=config.loss,
+        metric=config.metric,
         cache=cache,
     )
 
@@ -74,7 +86,7 @@ class TrainingObjective:
     `device`: "auto" takes CUDA if there is one, else the CPU. `threads` None: torch's default.
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
     it decides weights, data order, crops and dropout. `batch_size`: to probe torch.compile with.
-    Losses are cross-entropies in nats, the metric is accuracy as a fraction. `notes` are sentences
+    Cross-entropies are in nats, accuracy is a fraction. `notes` are sentences
     for the report, `device` and `versions` say what it ran on, `datasets` on what. Raises
     ConfigError (DataError, ModelError), one line, before any training.
     """
@@ -94,28 +106,44 @@ class TrainingObjective:
         seed: int = 0,
         final_epochs: float = 10,
         batch_size: int = 64,
+        loss: AnyLoss | None = None,
+        metric: AnyMetric | None = None,
         cache: Path,
     ) -> None:
         how = how or TrainingConfig()
         where = torch_device.find(device, how.deterministic)
         self._threads = torch_device.use_threads(threads)
-        self._config = {"data": data, "model": model, "optimizer": optimizer}
-        found = load(data, cache)
+        self._config: dict[str, BaseModel] = {"data": data, "model": model, "optimizer": optimizer}
+        # Without them the keys of classification are those of before there was a choice.
+        chosen = {"loss": loss, "metric": metric}
+        self._config |= {k: v for k, v in chosen.items() if v is not None and v not in DEFAULTS}
+        task = Task(loss, metric)
+        found = load(data, cache, task.kind)
         make_model = partial(_network, model, found, optimizer.frozen)
         inputs = Inputs(found, where)
         with torch_device.private_random(where):
             tried = make_model()
-            inputs.channels_last &= models.check(tried, found)
+            inputs.channels_last &= models.check(tried, found, task)
+        chance = task.chance(found.train.y, found.classes, _scores(tried, found))
+        task.to(where)
         self._setup = Setup(
-            make_model, found, inputs, optimizer, precision, seed, how.micro_batch_size
+            make_model,
+            found,
+            inputs,
+            optimizer,
+            precision,
+            seed,
+            how.micro_batch_size,
+            task=task,
         )
         self._how = how
         self.facts = Facts(
             train_examples=len(found.train),
             held_out_examples=len(found.held_out),
-            chance_loss=math.log(found.classes),
+            chance_loss=chance,
             final_epochs=final_epochs,
-            metric="accuracy",
+            metric=task.metric_name,
+            larger_is_better=task.larger_is_better,
             dropout=models.dropout_of(tried),
         )
         self.test_examples = found.test_examples
@@ -123,7 +151,8 @@ class TrainingObjective:
         self.datasets = _named(data, found)
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(batch_size, cache)
-        self.notes = (found.source, *_asides(found, model), *compiling, *warning)
+        remarks = task.remarks(found.train.y, chance)
+        self.notes = (found.source, *_asides(found, model), *remarks, *compiling, *warning)
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
 
@@ -198,6 +227,13 @@ class TrainingObjective:
             return DO[run.kind](self._setup, run, session)
 
 
+@torch.no_grad()
+def _scores(model: nn.Module, data: Data) -> Tensor:
+    """Return scores of two examples, on the CPU."""
+    scores: Tensor = model.eval()(data.sample().x)
+    return scores
+
+
 def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) -> nn.Module:
     """Return the network with fresh weights, some of them perhaps frozen. Raises ModelError."""
     made = models.build(model, data)
@@ -205,7 +241,7 @@ def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) 
     return made
 
 
-def _described(config: DataConfig | ModelConfig | Fitting | OwnConfig) -> dict[str, Any]:
+def _described(config: BaseModel) -> dict[str, Any]:
     """Return a part of the config as JSON-able values, the user's callables with their source."""
     if isinstance(config, Fitting):
         source = {"source": _source(config.target)} if isinstance(config, OwnConfig) else {}

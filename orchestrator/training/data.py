@@ -21,7 +21,10 @@ class DataError(ConfigError):
 
 
 class Part(NamedTuple):
-    """Examples: `x` uint8 or float32 of shape (n, ...), `y` int64 of shape (n,)."""
+    """Examples: `x` (n, ...) of uint8 or float32, or int64 tokens; `y` (n, ...), int64 or float32.
+
+    Classes are whole numbers of shape (n,).
+    """
 
     x: Tensor
     y: Tensor
@@ -44,20 +47,27 @@ class Part(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """What a source gives: all its training and test examples, and where they are from."""
+    """What a source gives: all its training and test examples, and where they are from.
+
+    `held_out`: None where it is to be split off the training examples. `groups`: shape (n,), equal
+    for training examples of one group (a patient, a speaker), which a split keeps together.
+    """
 
     train: Part
     test: Part
     source: str
     mirrored: bool = True  # whether a mirrored image still shows the same thing
+    held_out: Part | None = None
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
 class Data:
     """The data of a study, on the CPU.
 
-    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, or features
-    (n, d) as float32; labels 0..`classes`-1. `held_out` stands in a frozen order of which every
+    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, features (n, d) as
+    float32, or tokens (n, length) as int64; labels 0..`classes`-1, or targets of `classes` values.
+    Tokens are not normalised. `held_out` stands in a frozen order of which every
     prefix is as stratified as can be, so its first n examples are the frozen stratified subset of
     n. `mean`, `std`: of the training part, shape (channels,) or (d,). `scale` multiplies the
     normalised inputs. `augment`: training images are shifted at random, and mirrored if `mirrored`.
@@ -82,6 +92,16 @@ class Data:
         """Shape of one example: (channels, height, width) or (d,)."""
         return tuple(self.train.x.shape[1:])
 
+    @property
+    def tokens(self) -> bool:
+        """Whether inputs are whole numbers that the network gets as they are."""
+        return self.train.x.dtype == torch.int64
+
+    def sample(self, count: int = 2) -> Part:
+        """Return the first training examples, not normalised, as the network takes them."""
+        x, y = (t[:count] for t in self.train)
+        return Part(x if self.tokens else x.float(), y)
+
     def open_test(self) -> Part:
         """Return the sealed test data: only for a run with `opens_test`."""
         return self._test
@@ -96,16 +116,18 @@ class Data:
         return self._test.digest()
 
 
-def load(config: DataConfig | OwnConfig, cache: Path) -> Data:
+def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy") -> Data:
     """Load, split and check the data that `config` names; decoded images are kept under `cache`.
 
-    Raises DataError, one line, when the data are not there, not usable, or fewer than asked for.
+    `loss`: its name, or "own", decides what targets may be. Raises DataError, one line, when the
+    data are not there, not usable, or fewer than asked for.
     """
-    raw = _read(config, cache)
+    from orchestrator.training import targets
+
     options = config if isinstance(config, DataConfig) else DataConfig(name="arrays")
-    classes = _classes(raw)
+    raw, classes = targets.prepared(_read(config, cache), loss)
     raw = _resized(raw, options.image_size)
-    train, held_out = _split(raw.train, options)
+    train, held_out = _split(raw, options)
     test = raw.test.take(_first(options.test_examples, raw.test, "test_examples", options.seed))
     mean, std = _statistics(train.x)
     return Data(
@@ -125,13 +147,14 @@ def load(config: DataConfig | OwnConfig, cache: Path) -> Data:
 
 
 def _read(config: DataConfig | OwnConfig, cache: Path) -> Raw:
-    from orchestrator.training import cifar10, sources
+    from orchestrator.training import cifar10, pictures, sources
 
     if isinstance(config, OwnConfig):
         return sources.own(config)
     if config.name == "cifar10":
         return cifar10.load(config, cache)
-    return sources.arrays(config) if config.name == "arrays" else sources.digits()
+    files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
+    return files[config.name](config) if config.name in files else sources.digits()
 
 
 def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
@@ -149,11 +172,14 @@ def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
     return np.lexsort((rng.random(len(labels)), place))
 
 
-def _split(pool: Part, options: DataConfig) -> tuple[Part, Part]:
+def _split(raw: Raw, options: DataConfig) -> tuple[Part, Part]:
     """Return training and held-out part: the last and the first of one stratified order.
 
     From both ends, so that another size of one part neither moves the other nor reshuffles.
     """
+    if raw.held_out is not None:
+        return _split_given(raw, raw.held_out, options)
+    pool = raw.train
     total, wanted, held = len(pool), options.train_examples, options.held_out_examples
     if held is None:  # a sixth of the data used
         held = max(1, round((wanted / 5) if wanted else (total / 6)))
@@ -166,30 +192,52 @@ def _split(pool: Part, options: DataConfig) -> tuple[Part, Part]:
             f"data.train_examples={count}: choose 1 to {total - held:,}"
             f" ({total:,} are there, {held:,} of them held out)"
         )
-    order = stratified_order(pool.y, options.seed)
+    order = _order(pool.y, options.seed)
+    if raw.groups is not None:
+        return _split_groups(pool, raw.groups, order, held, wanted)
     return pool.take(order[total - count :]), pool.take(order[:held])
+
+
+def _split_given(raw: Raw, held_out: Part, options: DataConfig) -> tuple[Part, Part]:
+    """Return training and held-out part as the user split them, perhaps fewer of each."""
+    most = _first(options.train_examples, raw.train, "train_examples", options.seed)
+    some = _first(options.held_out_examples, held_out, "held_out_examples", options.seed)
+    return raw.train.take(most), held_out.take(some)
+
+
+def _split_groups(
+    pool: Part, groups: NDArray[np.int64], order: NDArray[np.int64], held: int, wanted: int | None
+) -> tuple[Part, Part]:
+    """Return training and held-out part with no group in both.
+
+    Groups come in the order of their first example in `order`, and are held out, each whole, until
+    there are `held` examples; what is over is used on neither side.
+    """
+    kind = np.unique(groups, return_inverse=True)[1][order]
+    first = np.unique(kind, return_index=True)[1]
+    kinds = np.argsort(first)
+    sizes = np.cumsum(np.bincount(kind)[kinds])
+    out = kinds[: int(np.searchsorted(sizes, held)) + 1]
+    inside = np.isin(kind, out)
+    rest = order[~inside]
+    if len(rest) < (wanted or 1):
+        raise DataError(
+            f"groups: with {len(out)} of {len(kinds)} groups held out, {len(rest):,} examples are"
+            f" left to train on, {wanted or 1:,} are needed"
+        )
+    return pool.take(rest[len(rest) - wanted if wanted else 0 :]), pool.take(order[inside][:held])
+
+
+def _order(y: Tensor, seed: int) -> NDArray[np.int64]:
+    """Return the order in which examples are taken: stratified by class where there are classes."""
+    classes = y.dim() == 1 and not y.is_floating_point()
+    return stratified_order(y if classes else torch.zeros(len(y)), seed)
 
 
 def _first(wanted: int | None, part: Part, key: str, seed: int) -> NDArray[np.int64]:
     if wanted is not None and wanted > len(part):
         raise DataError(f"data.{key}={wanted}: choose 1 to {len(part):,}, there are no more")
-    return stratified_order(part.y, seed)[:wanted]
-
-
-def _classes(raw: Raw) -> int:
-    """Return the class count. Raises DataError unless the training labels are 0..C-1, C > 1."""
-    present = torch.unique(raw.train.y).tolist()
-    if present != list(range(len(present))):
-        raise DataError(
-            f"training labels must be 0..C-1 with every class present,"
-            f" got {len(present)} labels from {present[0]} to {present[-1]}"
-        )
-    if len(present) == 1:
-        raise DataError("training data of one class: there is nothing to learn, need 2 or more")
-    low, high = int(raw.test.y.min()), int(raw.test.y.max())
-    if low < 0 or high >= len(present):
-        raise DataError(f"test labels must be 0..{len(present) - 1}, got {low} to {high}")
-    return len(present)
+    return _order(part.y, seed)[:wanted]
 
 
 def _resized(raw: Raw, size: int | None) -> Raw:
@@ -199,13 +247,16 @@ def _resized(raw: Raw, size: int | None) -> Raw:
     if len(shape) != 3:
         raise DataError(f"data.image_size={size}: these data are no images, leave it out")
     allowed = [s for s in range(4, min(shape[1:]) + 1) if shape[1] % s == 0 == shape[2] % s]
+    if size == shape[1] == shape[2]:
+        return raw
     if size not in allowed:
         raise DataError(
             f"data.image_size={size}: images of {shape[1]}x{shape[2]} can be mean-pooled to"
             f" {', '.join(map(str, allowed)) or 'no other size'}"
         )
     train, test = (Part(_pool(part.x, size), part.y) for part in (raw.train, raw.test))
-    return raw._replace(train=train, test=test)
+    held_out = raw.held_out and Part(_pool(raw.held_out.x, size), raw.held_out.y)
+    return raw._replace(train=train, test=test, held_out=held_out)
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
@@ -218,7 +269,12 @@ def _pool(x: Tensor, size: int) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation per channel (or feature), 1 where it is constant."""
+    """Return mean and standard deviation per channel (or feature), 1 where it is constant.
+
+    Of tokens 0 and 1: they are no amounts.
+    """
+    if x.dtype == torch.int64:
+        return torch.zeros(1), torch.ones(1)
     if x.dtype == torch.uint8:  # exact, and without a float copy: 256 values, counted
         value = torch.arange(256, dtype=torch.float64)
         planes = x.transpose(0, 1).flatten(1)
@@ -235,7 +291,8 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 def _sentence(raw: Raw, train: Part, held_out: Part, test: Part, size: int | None) -> str:
     kind = "images" if raw.train.x.dim() == 4 else "examples"
     pooled = f", pooled to {size}x{size}" if size else ""
+    others = "others" if raw.held_out is None else f"of {len(raw.held_out):,} given ones"
     return (
         f"{raw.source}, {len(train):,} of {len(raw.train):,} training {kind}{pooled};"
-        f" {len(held_out):,} others held out; {len(test):,} of {len(raw.test):,} test {kind}."
+        f" {len(held_out):,} {others} held out; {len(test):,} of {len(raw.test):,} test {kind}."
     )

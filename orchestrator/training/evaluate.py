@@ -1,17 +1,18 @@
-"""Loss and accuracy on data that are not trained on."""
+"""Loss and metric on data that are not trained on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import Part
+from orchestrator.training.task import CLASSIFY, Task
 
 PIECE = 512  # examples at once
 
@@ -22,26 +23,36 @@ def evaluate(
     inputs: Inputs,
     part: Part,
     *,
+    task: Task = CLASSIFY,
     batch_statistics: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> tuple[float, float]:
-    """Return mean loss and accuracy (a fraction) on `part`, which is on the device.
+    """Return mean loss and metric (NaN: there is none) on `part`, which is on the device.
 
     The network is in eval mode, and back in training mode afterwards. `batch_statistics`: batch
-    norm uses the statistics of what it sees, as the running ones lag behind a fast ramp.
+    norm uses the statistics of what it sees, as the running ones lag behind a fast ramp. Raises
+    ValueError for a loss below 0.
     """
     pieces = -(-len(part) // PIECE)
     total = torch.zeros(2, device=inputs.device)
+    own, kept = task.own_metric, []
+    if not task.metric_name:
+        total[1] = math.nan
     model.eval()
     statistics = using_batch_statistics(model) if batch_statistics else nullcontext()
     with autocast or nullcontext(), statistics:
         for x, y in zip(part.x.chunk(pieces), part.y.chunk(pieces), strict=True):
             scores = model(inputs.normalised(x)).float()
-            total[0] += F.cross_entropy(scores, y, reduction="sum")
-            total[1] += (scores.argmax(1) == y).sum()
+            total[0] += task.total(scores, y)
+            if own:
+                kept.append(scores)
+            elif task.metric_name:
+                total[1] += task.hits(scores, y)
     model.train()
-    loss, right = total.tolist()
-    return loss / len(part), right / len(part)
+    loss, right = (value / len(part) for value in total.tolist())
+    if loss < 0:
+        raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
+    return loss, task.measured(torch.cat(kept), part.y) if own else right
 
 
 @contextmanager

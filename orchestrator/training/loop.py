@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from orchestrator import signals
 from orchestrator.curve import Point, Result
@@ -25,6 +24,7 @@ from orchestrator.training.compiled import Forward, eager
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
+from orchestrator.training.task import CLASSIFY, Task
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Setup:
     seed: int = 0
     micro_batch_size: int | None = None
     forward: Forward = eager
+    task: Task = CLASSIFY
     _warm: set[object] = field(default_factory=set)
 
     @property
@@ -153,8 +154,8 @@ class Trainer:
         smoothing = self.setup.optimizer.label_smoothing
         with self._autocast:
             scores = self.setup.forward(self.model, x)
-            loss = F.cross_entropy(scores, y, label_smoothing=smoothing)
-            plain = F.cross_entropy(scores.detach(), y) if smoothing else loss.detach()
+            loss = self.setup.task.mean(scores, y, smoothing)
+            plain = self.setup.task.mean(scores.detach(), y) if smoothing else loss.detach()
         torch.autograd.backward(loss if share == 1 else loss * share)
         return plain if share == 1 else plain * share
 
@@ -177,7 +178,7 @@ class Trainer:
         mean = self.total / (stop - self.reported)
         self.reported, self.total = stop, torch.zeros_like(self.total)
         rates = self.run.schedule.at((stop - 1) / self.run.steps)
-        loss, accuracy = self._held_out(last=stop == self.run.steps)
+        loss, metric = self._held_out(last=stop == self.run.steps)
         return Point(
             step=stop,
             progress=stop / self.run.steps,
@@ -185,7 +186,7 @@ class Trainer:
             momentum=rates.momentum,
             train_loss=float(mean),
             held_out_loss=loss,
-            metric=accuracy,
+            metric=metric,
             seconds=self.seconds,
             evaluation_seconds=self.evaluation_seconds,
         )
@@ -199,12 +200,13 @@ class Trainer:
         return self.evaluate(part, batch_statistics=ramp or not last)
 
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
-        """Return mean loss and accuracy on `part`, which is on the device."""
+        """Return mean loss and metric on `part`, which is on the device."""
         start = time.perf_counter()
         found = evaluate(
             self.answer,
             self.setup.inputs,
             part,
+            task=self.setup.task,
             batch_statistics=batch_statistics,
             autocast=self.setup.autocast(),
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
@@ -70,7 +69,7 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
 
     x, y = next(trainer.batches)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), setup.autocast():
-        loss = F.cross_entropy(trainer.model(x.clone()), y.clone())
+        loss = setup.task.mean(trainer.model(x.clone()), y.clone())
     activations = sum(kept.values()) * size // sample
     del loss
     fixed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from orchestrator.config import ModelConfig, OwnConfig
 from orchestrator.errors import ConfigError
 from orchestrator.training.data import Data
+from orchestrator.training.task import CLASSIFY, Task
 
 
 class ModelError(ConfigError):
@@ -21,45 +22,48 @@ class ModelError(ConfigError):
 def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
     """Return the network with fresh weights from torch's global random state, on the CPU.
 
-    The user's own callable is offered `num_classes` and `input_shape`. Raises ModelError.
+    The user's own callable is offered `num_classes` (the same as `num_outputs`) and `input_shape`.
+    Raises ModelError.
     """
     if isinstance(config, OwnConfig):
         from orchestrator import own
 
-        made = own.build(config, num_classes=data.classes, input_shape=data.input_shape)
+        count, shape = data.classes, data.input_shape
+        made = own.build(config, num_classes=count, num_outputs=count, input_shape=shape)
         if not isinstance(made, nn.Module):
             raise ModelError(f"model {config.target}: gives a {type(made).__name__}, no nn.Module")
         return made
+    if data.tokens:
+        raise ModelError(
+            f"model.name={config.name}: whole-number inputs {data.input_shape} are tokens, for a"
+            " network of your own with an embedding; if they are features, give them as floats"
+        )
     if config.name != "mlp" and len(data.input_shape) != 3:
         raise ModelError(f"model.name={config.name}: needs images, these are features: use mlp")
     return NETWORKS[config.name](config, data.input_shape, data.classes)
 
 
-def check(model: nn.Module, data: Data) -> bool:
+def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     """Try the network on two examples, return whether it also takes images laid out channels last.
 
-    Raises ModelError, one line, if it cannot learn these classes. (`view` in a user's forward may
-    refuse the other layout.)
+    Raises ModelError or TaskError, one line, if it cannot learn these targets. (`view` in a user's
+    forward may refuse the other layout.)
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("model: it has no parameters that can be trained (requires_grad)")
-    x = data.train.x[:2].float()
+    x, y = data.sample()
     try:
         scores = model.eval()(x)
     except (Exception, SystemExit) as error:  # whatever the user's network raises: one cause
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"model: it cannot take inputs {data.input_shape}: {problem}") from error
-    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    if shape != (len(x), data.classes):
-        raise ModelError(
-            f"model: must give one score per class, shape (examples, {data.classes}),"
-            f" got {shape} for {len(x)} examples"
-        )
+    task.check_shape(scores, y, data.classes)
     assert isinstance(scores, Tensor)
     if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
         raise ModelError("model: its scores do not depend on parameters that can be trained")
     if not torch.isfinite(scores).all():
         raise ModelError("model: it gives NaN or infinite scores before any training")
+    task.try_out(scores, y)
     try:
         _tried(model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
     except RuntimeError:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DataConfig, OwnConfig
+from orchestrator.options import one_of, shown
+from orchestrator.own import build
 from orchestrator.training.data import DataError, Part, Raw, stratified_order
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+MORE = ("x_val", "y_val", "groups")  # held out as they are; which training examples belong together
+PARTS = ("train", "test", "val")
 
 
 def digits() -> Raw:
@@ -28,83 +33,132 @@ def digits() -> Raw:
 
 
 def arrays(config: DataConfig) -> Raw:
-    """Return the arrays x_train, y_train, x_test, y_test of the .npz file at `data.path`."""
+    """Return the arrays of the .npz file at `data.path`: `ARRAYS`, and `MORE` if it has them."""
     if config.path is None:
         raise DataError("data.path is not set: data=arrays needs the path of an .npz file")
     try:
         with open(config.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {name: file[name] for name in ARRAYS if name in file.files}
+            found = {name: file[name] for name in (*ARRAYS, *MORE) if name in file.files}
     except Exception as error:  # zip, zlib and NumPy raise many kinds for a torn or another file
         problem = " ".join(str(error).split())
         raise DataError(f"data.path={config.path}: not a readable .npz file ({problem})") from error
     if missing := [name for name in ARRAYS if name not in found]:
         raise DataError(f"data.path={config.path}: lacks {', '.join(missing)}")
-    return _four([found[name] for name in ARRAYS], f"Arrays from {config.path}")
+    return raw(found, f"Arrays from {config.path}")
 
 
 def own(config: OwnConfig) -> Raw:
     """Return what the user's callable gives.
 
-    Either (x_train, y_train, x_test, y_test), arrays or tensors, or (train, test), two torch
-    Datasets, which are read once: what is random in their transforms is frozen then.
+    (x_train, y_train, x_test, y_test), arrays or tensors; or (train, test) or (train, val, test),
+    torch Datasets, which are read once: what is random in their transforms is frozen then; or a
+    dict of either, with the names of `ARRAYS` and `MORE` or of `PARTS`. Or `_target_` is itself a
+    Dataset class with an argument `train` or `split`, as torchvision's are.
     """
-    from orchestrator.own import build
+    from orchestrator.training import pictures
 
-    value = build(config)
     source = f"{config.target}"
+    value = pictures.both_parts(config) or build(config)
+    if isinstance(value, Mapping):
+        return raw(value, source)
     if isinstance(value, tuple | list) and len(value) == 4:
-        return _four(value, source)
-    if isinstance(value, tuple | list) and len(value) == 2:
-        return _four([a for dataset in value for a in _columns(dataset, source)], source)
+        return raw(dict(zip(ARRAYS, value, strict=True)), source)
+    if isinstance(value, tuple | list) and len(value) in (2, 3):
+        names = PARTS[:2] if len(value) == 2 else ("train", "val", "test")
+        return raw(dict(zip(names, value, strict=True)), source)
     raise DataError(
-        f"data {source}: must return (x_train, y_train, x_test, y_test) or two torch Datasets,"
-        f" got {type(value).__name__}"
+        f"data {source}: must return (x_train, y_train, x_test, y_test), or (train, test) or"
+        f" (train, val, test) torch Datasets, or a dict of them, got {type(value).__name__}"
     )
+
+
+def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
+    """Return checked parts from named arrays, or from torch Datasets named train, test and val."""
+    values = dict(given)
+    for name in [n for n in PARTS if n in values]:
+        values[f"x_{name}"], values[f"y_{name}"] = _columns(values.pop(name), source)
+    known = (*ARRAYS, *MORE)
+    if unknown := [name for name in values if name not in known]:
+        raise DataError(f"data {source}: {shown(unknown[0])}: {one_of(known, unknown[0])}")
+    if missing := [name for name in ARRAYS if name not in values]:
+        raise DataError(f"data {source}: lacks {', '.join(missing)}")
+    if ("x_val" in values) != ("y_val" in values):
+        raise DataError(f"data {source}: x_val and y_val go together, one of them is missing")
+    train, test = (part(values[f"x_{n}"], values[f"y_{n}"], n) for n in ("train", "test"))
+    held_out = part(values["x_val"], values["y_val"], "val") if "x_val" in values else None
+    for other, name in ((test, "test"), (held_out, "validation")):
+        if other is not None and train.x.shape[1:] != other.x.shape[1:]:
+            shapes = f"{tuple(train.x.shape[1:])} and {tuple(other.x.shape[1:])}"
+            raise DataError(f"training and {name} inputs differ in shape: {shapes}")
+    groups = _groups(values.get("groups"), train, held_out)
+    return Raw(train, test, source, held_out=held_out, groups=groups, **more)
+
+
+def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64] | None:
+    """Return numbers of groups, from names or numbers of shape (n,)."""
+    if given is None:
+        return None
+    if held_out is not None:
+        raise DataError("groups: are for a split of ours; with x_val, y_val the split is yours")
+    names = np.asarray(given)
+    if names.shape != (len(train),):
+        raise DataError(
+            f"groups: need one per training example, shape ({len(train)},), got {names.shape}"
+        )
+    numbers: NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    if numbers.max() == 0:
+        raise DataError("groups: there is one group only, none could be held out")
+    return numbers
 
 
 def _columns(dataset: Any, source: str) -> tuple[Any, Any]:
     try:
         pairs = [dataset[i] for i in range(len(dataset))]
-        return np.stack([np.asarray(x) for x, _ in pairs]), np.array([int(y) for _, y in pairs])
+        inputs, targets = zip(*pairs, strict=True)
+        return np.stack(list(map(np.asarray, inputs))), np.stack(list(map(np.asarray, targets)))
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"data {source}: its Datasets must give (input, label) pairs of one shape ({error})"
+            f"data {source}: its Datasets must give (input, target) pairs of one shape ({error})"
         ) from error
 
 
-def _four(values: Sequence[Any], source: str) -> Raw:
-    x_train, y_train, x_test, y_test = values
-    train, test = part(x_train, y_train, "train"), part(x_test, y_test, "test")
-    if train.x.shape[1:] != test.x.shape[1:]:
-        shapes = f"{tuple(train.x.shape[1:])} and {tuple(test.x.shape[1:])}"
-        raise DataError(f"training and test inputs differ in shape: {shapes}")
-    return Raw(train, test, source)
-
-
 def part(x: Any, y: Any, name: str) -> Part:
-    """Return checked tensors: images (n, c, h, w), features (n, d), labels (n,).
+    """Return checked inputs, images (n, c, h, w), features (n, d) or tokens (n, t), and targets.
 
     Grey images may come as (n, h, w), colours last as (n, h, w, c). Bytes stay bytes in images;
-    all else becomes float32. Raises DataError for what no training can use.
+    whole numbers of two dimensions, but for bytes, are tokens; all else becomes float32. Raises
+    DataError for what no training can use.
     """
-    inputs, labels = _tensor(x, f"x_{name}"), _tensor(y, f"y_{name}")
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
-        raise DataError(
-            f"y_{name}: need whole-number labels of shape (n,),"
-            f" got {labels.dtype} of shape {tuple(labels.shape)}; regression is not supported yet"
-        )
+    inputs, targets = _tensor(x, f"x_{name}"), _targets(_tensor(y, f"y_{name}"), name)
     if inputs.dim() not in (2, 3, 4):
         shape = tuple(inputs.shape)
-        raise DataError(f"x_{name}: need images (n, c, h, w) or features (n, d), got {shape}")
+        raise DataError(
+            f"x_{name}: need images (n, c, h, w), features (n, d) or tokens (n, t), got {shape}"
+        )
     if inputs.is_complex():
         raise DataError(f"x_{name}: need real numbers, got {inputs.dtype}")
-    if len(inputs) != len(labels):
-        raise DataError(f"{name}: {len(inputs):,} inputs but {len(labels):,} labels")
+    if len(inputs) != len(targets):
+        raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} labels")
     if not inputs.numel():
         raise DataError(f"{name}: there are no examples, x has shape {tuple(inputs.shape)}")
-    return Part(_inputs(inputs, name), labels.long().contiguous())
+    return Part(_inputs(inputs, name), targets)
+
+
+def _targets(y: Tensor, name: str) -> Tensor:
+    """Return whole numbers as int64 and all others as float32; labels (n, 1) become (n,)."""
+    if y.dim() == 0 or y.is_complex():
+        shape = tuple(y.shape)
+        raise DataError(f"y_{name}: need targets of shape (n, ...), got {y.dtype} of shape {shape}")
+    if y.is_floating_point():
+        y = y.float().contiguous()
+        bad = ~torch.isfinite(y.reshape(len(y), -1)).all(1)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise DataError(f"y_{name}: NaN or infinite values, first in example {first}")
+        return y
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    return y.long().contiguous()
 
 
 def _tensor(value: Any, name: str) -> Tensor:
@@ -123,6 +177,9 @@ def _inputs(x: Tensor, name: str) -> Tensor:
         x = x.unsqueeze(1)
     elif x.dim() == 4 and x.shape[3] in colours and x.shape[1] not in colours:
         x = x.permute(0, 3, 1, 2)
+    whole = not x.is_floating_point() and x.dtype not in (torch.uint8, torch.bool)
+    if whole and x.dim() == 2:
+        return x.long().contiguous()
     if x.dtype != torch.uint8 or x.dim() == 2:
         x = x.float()
         bad = ~torch.isfinite(x.flatten(1)).all(1)

@@ -1,0 +1,333 @@
+"""Losses and metrics: what they give, what guessing costs, what does not fit together."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from trainings import FakeSession, objective
+
+from orchestrator import checks
+from orchestrator.config import Config, ModelConfig, OwnConfig
+from orchestrator.errors import ConfigError
+from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnMetricConfig
+from orchestrator.objectives.training import TrainingObjective
+from orchestrator.recipe import Run
+from orchestrator.schedules import Schedule
+from orchestrator.training.task import Task, TaskError
+
+RUN = Run("train", Schedule("constant", 0.05, 0.05, 0.9, 0.9), 1e-4, 16, 40, 0, points=2)
+N, VOCABULARY, LENGTH = 120, 5, 7
+
+
+def regression(scale: float = 1.0, shift: float = 0.0, outputs: int | None = None) -> Any:
+    """A user's data: numbers to be predicted from four features."""
+    x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.ones(4, outputs or 1) * scale + shift
+    y = y if outputs else y[:, 0]
+    return x, y, x[:20], y[:20]
+
+
+def labels() -> Any:
+    """A user's data: three labels, each 0 or 1."""
+    x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+    return x, (x[:, :3] > 0).long(), x[:20], (x[:20, :3] > 0).long()
+
+
+def text() -> Any:
+    """A user's data: tokens, and for each the next one, which is one larger."""
+    x = torch.randint(VOCABULARY, (N, LENGTH), generator=torch.Generator().manual_seed(0))
+    return x, (x + 1) % VOCABULARY, x[:20], (x[:20] + 1) % VOCABULARY
+
+
+def constant() -> Any:
+    """A user's data with nothing to learn."""
+    x, y, *_ = regression()
+    return x, y * 0 + 3, x[:20], y[:20] * 0 + 3
+
+
+class Tokens(nn.Module):
+    """A network of tokens: scores with classes last, or second as torch has them."""
+
+    def __init__(self, num_classes: int, last: bool = True) -> None:
+        super().__init__()
+        self.embedding, self.last = nn.Embedding(num_classes, num_classes), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        assert x.dtype == torch.int64
+        scores: Tensor = self.embedding(x)
+        return scores if self.last else scores.movedim(-1, 1)
+
+
+def poisson(scores: Tensor, targets: Tensor, offset: float = 0.0) -> Tensor:
+    """A user's loss."""
+    return F.mse_loss(scores.squeeze(-1), targets) + offset
+
+
+def not_a_mean(scores: Tensor, targets: Tensor) -> Tensor:
+    """A loss that forgot to average."""
+    return (scores.squeeze(-1) - targets) ** 2
+
+
+def detached(scores: Tensor, targets: Tensor) -> Tensor:
+    """A loss that nothing can be learnt from."""
+    return scores.detach().mean()
+
+
+def r2(scores: Tensor, targets: Tensor) -> Tensor:
+    """A user's metric, of a whole part."""
+    return 1 - ((scores.squeeze(-1) - targets) ** 2).mean() / targets.var(unbiased=False)
+
+
+def broken(scores: Tensor, targets: Tensor) -> float:
+    """A user's metric with a mistake."""
+    raise KeyError("oops")
+
+
+def my(name: str, **arguments: Any) -> OwnConfig:
+    return OwnConfig(_target_=f"{__name__}.{name}", **arguments)
+
+
+def metric(function: str, **more: Any) -> OwnMetricConfig:
+    return OwnMetricConfig(_target_=f"{__name__}.{function}", **more)
+
+
+def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> TrainingObjective:
+    return objective(data=data, model=model or ModelConfig(), loss=loss, **more)
+
+
+def trained(made: TrainingObjective, **changes: Any) -> FakeSession:
+    session = FakeSession()
+    made(RUN, session)
+    return session
+
+
+@pytest.mark.parametrize(
+    ("loss", "chance"),
+    [
+        (LossConfig(name="mse"), lambda y: y.var(unbiased=False)),
+        (LossConfig(name="l1"), lambda y: (y - y.median()).abs().mean()),
+        (LossConfig(name="huber", delta=100.0), lambda y: y.var(unbiased=False) / 2),
+        (my("poisson"), lambda y: y.var(unbiased=False)),
+        (my("poisson", offset=1.0), lambda y: y.var(unbiased=False) + 1),
+        (OwnConfig(_target_="torch.nn.L1Loss"), None),
+    ],
+)
+def test_chance_is_the_loss_of_the_best_constant_prediction(loss: Any, chance: Any) -> None:
+    """Of the training targets; a network without knowledge of the input cannot do better."""
+    y = torch.randn(501, generator=torch.Generator().manual_seed(1)) * 3 + 5
+    if chance is None:
+        y = y[:, None]
+    found = Task(loss).chance(y, 1, torch.zeros(2, 1))
+    wanted = (y - y.median()).abs().mean() if chance is None else chance(y)
+    assert found == pytest.approx(float(wanted), rel=1e-3)
+
+
+def test_chance_of_labels_is_their_entropy_and_of_classes_the_logarithm() -> None:
+    """Labels by how frequent each is; classes as ever."""
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    task = Task(LossConfig(name="bce_with_logits"))
+    assert task.chance(y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
+    assert Task().chance(torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "huber"])
+@pytest.mark.parametrize("outputs", [None, 1, 3])
+def test_a_regression_learns_without_a_metric(name: Any, outputs: int | None) -> None:
+    """Targets (n,) and (n, k): our networks give as many scores; there is no accuracy."""
+    found = made(my("regression", outputs=outputs), LossConfig(name=name))
+    assert found.facts.metric is None
+    points = trained(found).points
+    assert points[-1].held_out_loss < 0.3 * found.facts.chance_loss
+    assert all(math.isnan(p.metric) for p in points)
+
+
+def test_labels_have_an_accuracy() -> None:
+    """The share of labels that are right."""
+    found = made(my("labels"), LossConfig(name="bce_with_logits"))
+    assert found.facts.metric == "accuracy"
+    assert trained(found).points[-1].metric > 0.85
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_tokens_go_untouched_to_the_network(last: bool) -> None:
+    """Whole numbers (n, t) with targets (n, t); scores with classes last or second."""
+    found = made(my("text"), None, my("Tokens", last=last))
+    assert found.facts.chance_loss == math.log(VOCABULARY)
+    point = trained(found).points[-1]
+    assert point.held_out_loss < 1.5
+    assert point.metric > 0.9
+
+
+def test_a_mean_is_a_mean_over_all_that_a_target_holds() -> None:
+    """What is reported of a part is what the loss gives for the whole of it."""
+    task, generator = Task(), torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 4, VOCABULARY, generator=generator)
+    y = torch.randint(VOCABULARY, (6, 4), generator=generator)
+    assert float(task.total(scores, y)) / 6 == pytest.approx(float(task.mean(scores, y)))
+    for name in ("mse", "l1", "huber", "bce_with_logits"):
+        task = Task(LossConfig(name=name))  # type: ignore[arg-type]
+        y = torch.rand(6, 4, generator=generator)
+        x = torch.randn(6, 4, 1, generator=generator)
+        assert float(task.total(x, y)) / 6 == pytest.approx(float(task.mean(x, y)))
+        assert float(task.mean(x, y)) == pytest.approx(float(task.mean(x[..., 0], y)))
+
+
+def test_a_metric_of_ones_own_has_its_name_and_direction() -> None:
+    """It sees the whole part at once."""
+    found = made(
+        my("regression"),
+        my("poisson"),
+        metric=metric("r2", name="R2", larger_is_better=False),
+    )
+    assert (found.facts.metric, found.facts.larger_is_better) == ("R2", False)
+    session, setup = trained(found), found._setup
+    y = setup.data.held_out.y
+    expected = 1 - session.points[-1].held_out_loss / float(y.var(unbiased=False))
+    assert session.points[-1].metric == pytest.approx(expected, abs=1e-4)
+    assert made(my("regression"), my("poisson"), metric=metric("r2")).facts.metric == "r2"
+
+
+def test_classification_keeps_its_keys() -> None:
+    """What is default says nothing; each other loss and metric has keys of its own."""
+    plain = objective().context(RUN)
+    assert not {"loss", "metric"} & set(plain)
+    assert objective(loss=LossConfig(), metric=MetricConfig()).context(RUN) == plain
+    losses = [LossConfig(name="mse"), LossConfig(name="huber"), my("poisson")]
+    contexts = [made(my("regression"), loss).context(RUN) for loss in losses]
+    contexts.append(made(my("regression"), losses[0], metric=metric("r2")).context(RUN))
+    assert len({RUN.key(c) for c in contexts}) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "more", "line"),
+    [
+        ("regression", None, {}, "cross_entropy needs whole-number labels, got torch.float32"),
+        ("constant", "mse", {}, "the training targets are all the same"),
+        ("regression", "bce_with_logits", {}, "needs labels from 0 to 1"),
+        ("regression", "detached", {}, "its value does not depend on the scores"),
+        ("regression", "not_a_mean", {}, r"must return a scalar tensor, the mean, got \(2,\)"),
+        ("labels", "poisson", {}, r"it cannot take scores \(2, .*\) and targets"),
+        ("regression", "mse", {"model": my("Wide")}, r"a score per target for loss mse, shape \("),
+        ("text", None, {}, r"model.name=mlp: whole-number inputs \(7,\) are tokens"),
+        ("text", None, {"model": my("Flat")}, r"shape \(examples, 7, 5\) or \(examples, 5, 7\)"),
+        ("regression", "mse", {"metric": metric("broken")}, "metric broken: it cannot take .*oops"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_trial(
+    data: str, loss: str | None, more: dict[str, Any], line: str
+) -> None:
+    """Targets, loss, scores and metric: one line with what is wanted and what is there."""
+    known = ("mse", "bce_with_logits")
+    chosen: Any = LossConfig(name=loss) if loss in known else (my(loss) if loss else None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=line) as caught:
+        made(my(data), chosen, **more)
+    assert len(caught.value.lines) == 1
+
+
+class Wide(nn.Module):
+    """A network with too many scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        out: Tensor = self.linear(x)
+        return out
+
+
+class Flat(Tokens):
+    """A network with one score row for a whole sequence."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCABULARY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        return super().forward(x).mean(1)
+
+
+def test_a_loss_below_zero_is_refused() -> None:
+    """At the start, and where it falls below 0 in the course of a run."""
+    with pytest.raises(TaskError, match="for the best constant prediction; it must be a finite"):
+        made(my("regression"), my("poisson", offset=-100.0))
+    found = made(my("regression"), my("poisson", offset=-2.0))
+    with pytest.raises(ValueError, match="it must not fall below 0"):
+        trained(found)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "said"),
+    [(1.0, 0.0, ""), (1.0, 50.0, "subtract their mean"), (1000.0, 0.0, "divide them by")],
+)
+def test_targets_on_a_strange_scale_are_used_and_told(
+    scale: float, shift: float, said: str
+) -> None:
+    """Nothing is changed silently; the notes say what would be better."""
+    found = made(my("regression", scale=scale, shift=shift), LossConfig(name="mse"))
+    assert any("The loss is mse: " in note for note in found.notes)
+    assert said in " ".join(found.notes)
+    assert ("targets are used as they are" in " ".join(found.notes)) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"loss": {"name": "mae"}}, "loss.name: 'mae' is not allowed: must be one of"),
+        ({"loss": {"nme": "mse"}}, "loss.nme: unknown key"),
+        ({"loss": {"name": "huber", "delta": 0}}, "loss.delta: 0 is not allowed"),
+        ({"loss": {"name": "mse", "delta": 2.0}}, "loss.delta: 2.0 is not allowed: loss mse has"),
+        ({"loss": {"_target_": "torch.nn.Nope"}}, "loss._target_: torch.nn.Nope: torch.nn has no"),
+        ({"loss": {"_target_": "torch.nn.MSELoss", "x": 1}}, "loss._target_: torch.nn.MSELoss tak"),
+        ({"metric": {"name": "f1"}}, "metric.name: 'f1' is not allowed: must be one of"),
+        (
+            {"loss": {"name": "mse"}, "metric": {"name": "accuracy"}},
+            "metric.name: 'accuracy' is not allowed: only losses cross_entropy and bce",
+        ),
+        (
+            {"loss": {"name": "mse"}, "optimizer": {"label_smoothing": 0.1}},
+            "optimizer.label_smoothing: 0.1 is not allowed: only loss cross_entropy",
+        ),
+        ({"metric": {"_target_": "os.system"}}, "metric._target_: os.system is not allowed"),
+        (
+            {"metric": {"_target_": f"{__name__}.r2", "larger_is_better": "perhaps"}},
+            "metric.larger_is_better: 'perhaps' is not allowed",
+        ),
+        (
+            {"metric": {"_target_": f"{__name__}.r2", "name": "1/x"}},
+            "metric.name: '1/x' is not allowed",
+        ),
+    ],
+)
+def test_wrong_requests_are_one_line(sections: dict[str, Any], line: str) -> None:
+    """Unknown names and keys, values out of range, choices that do not go together."""
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping(sections)
+    assert len(caught.value.lines) == 1
+    assert caught.value.lines[0].startswith(line)
+
+
+def test_a_wrong_part_is_not_checked_further() -> None:
+    """A loss that is wrong in itself has told its own line."""
+    assert checks.loss_lines(None, MetricConfig(), OptimizerConfig()) == []
+
+
+def test_losses_are_chosen_on_the_command_line(here: Path) -> None:
+    """As groups, and the user's own as a key."""
+    from orchestrator.__main__ import _compose
+
+    composed = _compose(["loss=huber", "loss.delta=2", f"+metric._target_={__name__}.r2"])
+    assert composed is not None
+    config = Config.from_mapping(composed)
+    assert config.loss == LossConfig(name="huber", delta=2)
+    assert config.metric == metric("r2")
+    composed = _compose([f"+loss._target_={__name__}.poisson", "+loss.offset=1.0"])
+    assert composed is not None
+    assert Config.from_mapping(composed).loss == my("poisson", offset=1.0)
