@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         with signals.handled():
             return _do(arguments)
     except ConfigError as error:
-        print(*error.lines, sep="\n", file=sys.stderr)
+        print(*map(hidden, error.lines), sep="\n", file=sys.stderr)
         return 2
     except StorageError as error:
         print(hidden(str(error)), file=sys.stderr)

@@ -33,6 +33,7 @@ from orchestrator.recipe import Run
 from orchestrator.system import lives, try_lock
 
 log = logging.getLogger(__name__)
+Storage = BaseStorage  # for those who only hand it on
 FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
 SET_STATE = 6  # the journal's code for it, SET_TRIAL_STATE_VALUES: part of its file format
 LOCK_SECONDS = 60.0  # a write takes milliseconds: who holds the lock longer has stopped or hangs
@@ -329,7 +330,9 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
         return optuna.storages.InMemoryStorage()
     if name == "url":
         with storing("storage.url"):
-            return optuna.storages.get_storage(url)
+            database = optuna.storages.get_storage(url)
+            optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
+            return database
     with storing("the study's trials"):
         return journal(folder / "optuna.journal")
 

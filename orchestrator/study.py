@@ -71,8 +71,10 @@ def run_study(
     objective = config.build_objective(runs / ".cache")
     stages = config.build_stages(objective.facts)
     folder = runs / config.study_name
-    with _owned(config, folder), _LogFile(folder / "study.log"):
-        study = _Study(config, objective, folder, terminal or Terminal(quiet=config.quiet))
+    database = _database(config, folder)
+    with _owned(config, folder, database), _LogFile(folder / "study.log"):
+        terminal = terminal or Terminal(quiet=config.quiet)
+        study = _Study(config, objective, folder, terminal, database)
         study.overrides = tuple(map(hidden, overrides))
         return study.run(stages, started)
 
@@ -81,7 +83,12 @@ class _Study:
     """One command's work on one study: the rooms wired together."""
 
     def __init__(
-        self, config: Config, objective: Objective, folder: Path, terminal: Terminal
+        self,
+        config: Config,
+        objective: Objective,
+        folder: Path,
+        terminal: Terminal,
+        database: ledger.Storage | None,
     ) -> None:
         self.config = config
         self.objective = objective
@@ -90,9 +97,8 @@ class _Study:
         self.records: list[StageRecord] = []
         self.overrides: tuple[str, ...] = ()
         pruner = config.build_pruner(objective.facts.chance_loss)
-        storage = ledger.open_storage(config.storage.name, config.storage.url, folder)
         self.ledger = Ledger(
-            storage,
+            database or ledger.open_storage(config.storage.name, None, folder),
             config.study_name,
             pruner=repr(pruner),
             context=objective.context,
@@ -263,8 +269,10 @@ class _Study:
                 record = replace(record, status="failed", reason=reason or f"{why} writes them")
             self.terminal.finished(record, self.folder)
         finally:
-            self.terminal.close()
-            self.tracker.finish(record.status, record.summary(), files, self._served(record))
+            try:
+                self.tracker.finish(record.status, record.summary(), files, self._served(record))
+            finally:
+                self.terminal.close()  # now only: the tracker may have something to say
         return record
 
     def _first_test(self, started: float, earlier: Mapping[str, float]) -> float | None:
@@ -386,8 +394,18 @@ class _LogHandler(logging.FileHandler):
         """Say nothing."""
 
 
+def _database(config: Config, folder: Path) -> ledger.Storage | None:
+    """Return the config's database; ConfigError if it cannot be opened, before a folder is made."""
+    if config.storage.name != "url":
+        return None
+    try:
+        return ledger.open_storage("url", config.storage.url, folder)
+    except StorageError as error:
+        raise ConfigError(hidden(str(error))) from error
+
+
 @contextmanager
-def _owned(config: Config, folder: Path) -> Iterator[None]:
+def _owned(config: Config, folder: Path, database: ledger.Storage | None) -> Iterator[None]:
     """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
     with ExitStack() as held:
         with _writable(folder):
@@ -395,7 +413,7 @@ def _owned(config: Config, folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lock.owned(folder))
             if config.fresh:
-                _set_aside(config, folder, old)
+                _set_aside(config.study_name, folder, old, database)
                 folder.mkdir(exist_ok=True)
                 held.enter_context(lock.owned(folder) if old else nullcontext())
         yield
@@ -429,16 +447,15 @@ def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:
     )
 
 
-def _set_aside(config: Config, folder: Path, old: bool) -> None:
+def _set_aside(study: str, folder: Path, old: bool, database: ledger.Storage | None) -> None:
     """Rename what an earlier study of this name left, so that this one starts over."""
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
     while folder.with_name(folder.name + suffix).exists():  # twice in a second
         suffix += "+"
     if old:
         folder.rename(folder.with_name(folder.name + suffix))
-    if config.storage.name == "url":
-        storage = ledger.open_storage("url", config.storage.url, folder)
-        ledger.set_aside(storage, config.study_name, suffix)
+    if database is not None:
+        ledger.set_aside(database, study, suffix)
 
 
 def _recipe_file(record: StudyRecord) -> str:

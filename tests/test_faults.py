@@ -8,12 +8,14 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -28,6 +30,7 @@ from orchestrator import files, ledger, lock, signals
 from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
+from orchestrator.executors import job
 from orchestrator.executors import session as sessions
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
@@ -49,6 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, and no waiting for the disk: what is tested here does not need them."""
     monkeypatch.setattr(html, "write", lambda record, folder: [])
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(job, "SIGNAL_SECONDS", 0.0)  # no DataLoader in this process
 
 
 def a_study(**changes: Any) -> StudyRecord:
@@ -354,8 +358,6 @@ def test_a_storage_that_is_locked_for_long_stops_the_study(
 
 def test_a_storage_that_goes_away_stops_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database's table vanishes in the middle: status failed with the database's own words."""
-    import sqlite3
-
     calls = 0
 
     def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
@@ -381,6 +383,47 @@ def test_a_storage_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixtu
     err = capsys.readouterr().err
     assert "there is no folder /nowhere/at" in err
     assert "Traceback" not in err
+
+
+def test_a_database_that_nobody_serves_is_one_line_and_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A closed port, a missing driver: exit 2 before a folder is made, and no password shown."""
+    url = "postgresql://me:hunter2@127.0.0.1:9/db"
+    assert cli.run(["+study=quadratic", "tracking=none", "storage=url", f"storage.url={url}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("storage.url: ")
+    assert err.count("\n") == 1
+    assert "hunter2" not in err
+    assert list(here.iterdir()) == []
+
+
+def test_a_locked_database_is_one_line_and_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process writes to the SQLite file and does not end: exit 2, its own words."""
+    with closing(sqlite3.connect("trials.db", isolation_level=None)) as database:
+        database.execute("create table mine (x)")
+        database.execute("begin exclusive")
+        arguments = ["storage=url", "storage.url='sqlite:///trials.db?timeout=0.1'"]
+        assert cli.run(["+study=quadratic", "tracking=none", *arguments]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("storage.url: database is locked")
+        assert err.count("\n") == 1
+    assert [p.name for p in here.iterdir()] == ["trials.db"]
+
+
+@pytest.mark.parametrize("runs", ["/proc/x", "a_file"])
+def test_a_runs_folder_that_cannot_be_made_is_one_line(
+    runs: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, nothing left behind."""
+    Path("a_file").touch()
+    assert cli.run(["+study=quadratic", "tracking=none", f"runs={runs}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "set runs=... to a folder that can" in err
+    assert [p.name for p in here.iterdir()] == ["a_file"]
 
 
 def test_a_clock_that_jumps_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,7 +599,7 @@ class Kept:
         self.saved, self.points = saved, list[Point]()
 
     def report(self, point: Point) -> None:
-        self.points.append(replace(point, seconds=0.0))
+        self.points.append(replace(point, seconds=0.0, evaluation_seconds=0.0))
 
     def save(self, state: bytes) -> None:
         self.saved = state
@@ -655,16 +698,20 @@ def test_a_tracking_server_in_trouble_changes_nothing(
 @pytest.mark.slow
 def test_a_killed_worker_of_a_data_loader_fails_its_run_only(tmp_path: Path) -> None:
     """torch raises RuntimeError in the run; the trial is FAILED, the study goes on."""
-    (tmp_path / "mine.py").write_text(textwrap.dedent(LOADER))
-    arguments = ["+study=quadratic", "study_name=s", "plan=[momentum,final]", "recipe.max_lr=.05"]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments, "tracking=none",
-         "objective={_target_: mine.Loading}"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    own_objective(tmp_path, LOADER)
+    done = command(tmp_path, "objective=mine")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "DataLoader worker" in done.stdout
     assert "killed by signal" in done.stdout
+    log = (tmp_path / "runs/s/study.log").read_text()
+    assert log.count("failed\nTraceback") == 1
+
+
+def own_objective(folder: Path, source: str) -> None:
+    """Write the class Mine, an objective of the user's, with its config."""
+    (folder / "mine.py").write_text(textwrap.dedent(source))
+    (folder / "conf/objective").mkdir(parents=True)
+    (folder / "conf/objective/mine.yaml").write_text("_target_: mine.Mine\n")
 
 
 LOADER = """
@@ -672,19 +719,60 @@ LOADER = """
     from torch.utils.data import DataLoader, Dataset
     from orchestrator.objectives.quadratic import QuadraticObjective
 
-    class Slow(Dataset):
+    class Deadly(Dataset):
         def __len__(self): return 64
         def __getitem__(self, i):
             if i == 32: os.kill(os.getpid(), signal.SIGKILL)
             return torch.zeros(2)
 
-    class Loading(QuadraticObjective):
+    class Mine(QuadraticObjective):
         calls = 0
         def __init__(self): super().__init__(final_epochs=4)
         def __call__(self, run, session):
-            Loading.calls += 1
-            if Loading.calls == 3:
-                for _ in DataLoader(Slow(), batch_size=8, num_workers=1): pass
+            Mine.calls += 1
+            if Mine.calls == 3:
+                for _ in DataLoader(Deadly(), batch_size=8, num_workers=1): pass
+            return super().__call__(run, session)
+"""
+
+
+# --- memory that there really is not
+
+
+@pytest.mark.slow
+def test_a_processor_without_memory_for_a_batch_size_leaves_out_all_larger_ones(
+    tmp_path: Path,
+) -> None:
+    """torch's allocator meets the system's limit (RLIMIT_AS) at 32: 8 or 16 is the answer."""
+    own_objective(tmp_path, GREEDY)
+    done = command(
+        tmp_path, "objective=mine", "plan=[batch_size,final]", "recipe.batch_size=8",
+        "stages.batch_size.candidates=[16,32,64]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "32 and larger ran out of memory" in " ".join(done.stdout.split())
+    assert "can't allocate memory" in (tmp_path / "runs/s/study.log").read_text()
+    recipe = json.loads((tmp_path / "runs/s/summary.json").read_text())["recipe"]
+    assert recipe["batch_size"] in (8, 16)
+
+
+GREEDY = """
+    import resource, torch
+    from orchestrator.objectives.quadratic import QuadraticObjective
+
+    class Mine(QuadraticObjective):
+        def __init__(self): super().__init__(final_epochs=4)
+        def __call__(self, run, session):
+            if run.kind not in ("train", "ramp"):
+                return super().__call__(run, session)
+            with open("/proc/self/statm") as file:
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
+            try:
+                torch.empty(run.batch_size * 40 * 2**20, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, before)
             return super().__call__(run, session)
 """
 

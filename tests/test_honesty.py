@@ -19,6 +19,19 @@ from orchestrator.report.html import render
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import against, rate, spread
 from orchestrator.study import run_study
+from orchestrator.tracking import mlflow
+
+# MLflow's own import warns, and an error there would end the tracking.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+MARKS = r"(?s)<(style|script)\b.*?</\1>|<[^>]+>"
+
+
+@pytest.fixture(autouse=True)
+def _all_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for MLflow's import (seconds, on a busy machine more), also after Ctrl-C."""
+    monkeypatch.setattr(mlflow, "FLUSH_SECONDS", 120.0)
+    monkeypatch.setattr(mlflow, "LEAVING_SECONDS", 120.0)
 
 
 class Told(NamedTuple):
@@ -39,7 +52,7 @@ def told(**changes: Any) -> Told:
     stream = io.StringIO()
     record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
     folder = Path("runs/s")
-    page = html.unescape(re.sub(r"<[^>]+>", " ", (folder / "report.html").read_text()))
+    page = html.unescape(re.sub(MARKS, " ", (folder / "report.html").read_text()))
     with sqlite3.connect("mlflow.db") as db:
         [(run, status)] = db.execute(
             "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid"

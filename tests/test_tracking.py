@@ -204,6 +204,54 @@ def test_a_torn_spool_line_is_skipped(tmp_path: Path) -> None:
     assert to.seen == [0, 1, 2]
 
 
+def test_what_is_kept_behind_a_torn_line_is_read(tmp_path: Path) -> None:
+    """A new line is begun: the torn one takes nothing along."""
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('{"n": 0}\n{"n"')
+    to = Recorder()
+    to.error = ConnectionError("gone")
+    outbox = Outbox(lambda: to, spool, period=0.01)
+    outbox.put({"n": 1})
+    outbox.close(5)
+    again = Recorder()
+    outbox = Outbox(lambda: again, spool, period=0.01)
+    outbox.put({"n": 2})
+    outbox.close(5)
+    assert again.seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("where", ["connecting", "sending the spool"])
+def test_a_server_that_answers_too_late_takes_nothing_from_the_spool(
+    tmp_path: Path, where: str
+) -> None:
+    """close gave up meanwhile: what it kept is still there for the next session, in order."""
+    spool, late = tmp_path / "spool.jsonl", Recorder()
+    spool.write_text('{"n": 0}\n')
+    gate = threading.Event()
+
+    def connect() -> Recorder:
+        if where == "connecting":
+            gate.wait(5)
+        return late
+
+    if where != "connecting":
+        late.gate.clear()
+    outbox = Outbox(connect, spool, period=0.01)
+    outbox.put({"n": 1})
+    outbox.close(0.3)
+    thread = outbox._thread
+    assert thread is not None
+    gate.set()
+    late.gate.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    again = Recorder()
+    outbox = Outbox(lambda: again, spool, period=0.01)
+    outbox.put({"n": 2})
+    outbox.close(5)
+    assert again.seen == [0, 1, 2]
+
+
 def test_the_machine_reports_processor_and_memory() -> None:
     """A sample has finite numbers under MLflow's own names."""
     found = Machine().sample()

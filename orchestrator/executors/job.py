@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
 
 log = logging.getLogger(__name__)
+SIGNAL_SECONDS = 0.2  # until the signal of a dead child has come, at the latest
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def train(
     except StorageError:
         raise
     except (Exception, SystemExit) as error:  # a user's sys.exit() must not end the study
-        log.error("run %s (%s) failed\n%s", job.run.label, job.key, traceback.format_exc())
+        error = _told_late() or error
+        log.error("run %s (%s) failed\n%s", job.run.label, job.key, _trace(error))
         ended = failed(job, session.points, reason_of(error))
     else:
         return Outcome(job.run, job.key, "finished", Curve.of(session.points), result)
@@ -80,6 +83,23 @@ def train(
             pruner.forget(trial.number)
     gc.collect()  # after out-of-memory: what the failed step held hangs on its traceback, in cycles
     return ended
+
+
+def _told_late() -> Exception | None:
+    """Return what a signal still has to say of a failure, None if nothing.
+
+    When a DataLoader's worker dies, its pipe breaks first; torch raises the cause a moment later,
+    in the handler of SIGCHLD, wherever the program is then: it must be in the run's reach.
+    """
+    try:
+        time.sleep(SIGNAL_SECONDS)
+    except Exception as cause:
+        return cause
+    return None
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def failed(job: Job, points: list[Point], reason: str) -> Outcome:

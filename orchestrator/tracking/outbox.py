@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 Event = dict[str, Any]
 log = logging.getLogger("orchestrator.tracking")
@@ -101,6 +102,8 @@ class Outbox:
             if not self._awake(0):
                 return
             delivery = self._connect()
+            if self._over:  # given up meanwhile: what is kept is the next session's
+                return
             self._send_spool(delivery)
             while self._send(delivery):
                 pass
@@ -159,7 +162,9 @@ class Outbox:
                 continue
             delivery.deliver(event)
         delivery.flush()
-        self._spool.unlink()
+        with self._changed:  # given up meanwhile: the file holds what came since, too
+            if not self._over:
+                self._spool.unlink()
 
     def _give_up(self, error: Exception, keep: bool = True) -> None:
         """Call the server no more: warn once, keep what is unsent."""
@@ -182,8 +187,16 @@ class Outbox:
             return
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
-            with self._spool.open("a") as file:
-                file.writelines(json.dumps(event, default=str) + "\n" for event in events)
+            with self._spool.open("a+b") as file:
+                lines = [json.dumps(event, default=str).encode() + b"\n" for event in events]
+                if file.tell() and not _ends_in_a_line(file):  # torn: it must take no other along
+                    lines.insert(0, b"\n")
+                file.writelines(lines)
         except OSError as error:
             self._keep = False
             log.warning("tracking events are lost: %s", error)
+
+
+def _ends_in_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
