@@ -210,15 +210,20 @@ class TrainingObjective:
     def export(self, weights: Path, to: Path) -> dict[str, Any]:
         """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
 
-        It takes inputs as the data source gives them. Returns the shapes that it takes and gives.
+        It takes inputs as the data source gives them. Returns what one example is made of and what
+        it becomes.
         """
         from orchestrator.training.export import export
 
         data = self._setup.data
         with torch_device.private_random(self._setup.device):
             network = self._setup.make_model()
-        export(network, data, weights, to)
-        return {"input_shape": list(data.input_shape), "classes": data.classes}
+        shape = export(network, data, weights, to)
+        return {
+            "input_shape": list(data.input_shape),
+            "input_type": "int64" if data.tokens else "float32",
+            "output_shape": list(shape),
+        }
 
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""

@@ -48,5 +48,5 @@ class Tracker(Protocol):
     ) -> None:
         """The study ended; `status` as in summary.json. Flushes everything, then returns.
 
-        `model`: file, digest, input_shape and classes of the trained network, see `serving`.
+        `model`: what a server needs of the trained network, see `serving.served`.
         """

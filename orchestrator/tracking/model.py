@@ -27,7 +27,7 @@ dependencies:
 
 
 def write(served: Mapping[str, Any], folder: Path) -> None:
-    """Write the model to `folder`. `served`: its file, `input_shape` and `classes`."""
+    """Write the model to `folder`. `served`: see `serving.served`."""
     (folder / "data").mkdir(parents=True)
     shutil.copyfile(served["file"], folder / "data" / "model.pt2")
     python = platform.python_version()
@@ -44,8 +44,8 @@ def write(served: Mapping[str, Any], folder: Path) -> None:
         },
         "mlflow_version": version("mlflow"),
         "signature": {
-            "inputs": _tensor([-1, *served["input_shape"]]),
-            "outputs": _tensor([-1, served["classes"]]),
+            "inputs": _tensor(served["input_shape"], served["input_type"]),
+            "outputs": _tensor(served["output_shape"]),
             "params": None,
         },
         "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S.000000", time.gmtime()),
@@ -56,6 +56,6 @@ def write(served: Mapping[str, Any], folder: Path) -> None:
     (folder / "python_env.yaml").write_text(ENVIRONMENT.format(python=python))
 
 
-def _tensor(shape: Sequence[int]) -> str:
-    """Return a schema of one float32 tensor; -1 is any size."""
-    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [*shape]}}])
+def _tensor(shape: Sequence[int], dtype: str = "float32") -> str:
+    """Return a schema of any number of examples of this shape."""
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape]}}])

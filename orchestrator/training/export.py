@@ -13,7 +13,7 @@ from orchestrator.training.data import Data
 class Served(nn.Module):
     """The network with its normalisation in front: float32 inputs as the data source gives them.
 
-    Inputs (n, *input_shape), outputs (n, classes): scores before softmax.
+    Inputs (n, *input_shape), outputs the network's scores. Tokens go in as they are, int64.
     """
 
     mean: Tensor
@@ -28,21 +28,25 @@ class Served(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores."""
-        scores: Tensor = self.network((x - self.mean) * self.factor)
+        if x.is_floating_point():
+            x = (x - self.mean) * self.factor
+        scores: Tensor = self.network(x)
         return scores
 
 
-def export(network: nn.Module, data: Data, weights: Path, to: Path) -> None:
+def export(network: nn.Module, data: Data, weights: Path, to: Path) -> tuple[int, ...]:
     """Write `network` with the `weights` of a state_dict file to `to`, as torch.export saves it.
 
-    The batch size stays free where the network leaves it so. Raises whatever torch.export does for
+    Returns the shape of the scores of one example. The batch size stays free where the network leaves it so. Raises whatever torch.export does for
     a network that it cannot trace.
     """
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     served = Served(network, data).eval()
-    example = torch.zeros(2, *data.input_shape)
+    example = torch.zeros(2, *data.input_shape, dtype=torch.int64 if data.tokens else torch.float32)
     with torch.no_grad():
+        shape = tuple(served(example).shape[1:])
         program = torch.export.export(
             served, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},)
         )
     torch.export.save(program, to)
+    return shape
