@@ -17,8 +17,8 @@ def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
     """Write model.pt2 beside model.pt; return what a server needs.
 
     That is its `file`, a `digest` of the weights, and of one example `input_shape`, `input_type`
-    and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or cannot do it, which is logged: the
-    weights are in model.pt all the same.
+    and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or
+    cannot do it, which is logged: the weights are in model.pt all the same.
     """
     weights, program = folder / "model.pt", folder / "model.pt2"
     export = getattr(objective, "export", None)

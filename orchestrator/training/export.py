@@ -37,8 +37,8 @@ class Served(nn.Module):
 def export(network: nn.Module, data: Data, weights: Path, to: Path) -> tuple[int, ...]:
     """Write `network` with the `weights` of a state_dict file to `to`, as torch.export saves it.
 
-    Returns the shape of the scores of one example. The batch size stays free where the network leaves it so. Raises whatever torch.export does for
-    a network that it cannot trace.
+    Returns the shape of the scores of one example. The batch size stays free where the network
+    leaves it so. Raises whatever torch.export does for a network that it cannot trace.
     """
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     served = Served(network, data).eval()
