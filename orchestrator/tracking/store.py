@@ -85,6 +85,7 @@ class Store:
         Raises Unavailable if mlflow cannot be imported, anything else if the server is away.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a line a run
         # The defaults (7 tries of 120 s) hold one call for minutes, longer than `finish` waits.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
