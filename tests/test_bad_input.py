@@ -485,16 +485,21 @@ def complaints(case: Case, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_mistake_of_a_kind_is_one_clear_line(
-    kind: str, here: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Exit code 2, one line, no trace, nothing on the disk; ten cases of each kind at least."""
     cases = KINDS[kind]()
     assert len(cases) >= 10
+    record_property("tried", len(cases))  # for the reliability benchmark's table
     wrong = [
         f"{' '.join(case)[-200:]}: {' and '.join(found)}"
         for case in cases
         if (found := list(complaints(case, capsys)))
     ]
+    record_property("clean", len(cases) - len(wrong))
     assert not wrong, "\n".join(wrong)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -690,6 +692,73 @@ def test_a_tracking_server_in_trouble_changes_nothing(
     assert record.status == "complete"
     assert decisions(record) == decisions(undisturbed)
     assert Path("runs/s/tracking.spool.jsonl").stat().st_size > 0
+
+
+@contextmanager
+def real_server(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve MLflow from server.db at this port, in a process group of its own, until it answers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "kept"]
+    with subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as made:
+        try:
+            for _ in range(600):
+                with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+                time.sleep(0.2)
+            yield made
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(made.pid, signal.SIGKILL)
+
+
+def served(query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect("server.db")) as database:
+        return database.execute(query).fetchall()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracking_server_killed_in_the_middle_gets_the_rest_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real `mlflow server`, kill -9, and back: every trial is there once, and the answer."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tracking = {"name": "mlflow", "uri": f"http://127.0.0.1:{port}"}
+    calls = 0
+    with real_server(port) as server:
+
+        def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+            nonlocal calls
+            calls += 1
+            if calls == 4:
+                for _ in range(600):
+                    if len(served("select * from runs")) > 2:
+                        break
+                    time.sleep(0.1)
+                os.killpg(server.pid, signal.SIGKILL)
+            return REAL(self, run, session)
+
+        disturbed(monkeypatch, call)
+        record = a_study(tracking=tracking)
+    assert record.status == "complete"
+    assert "tracking stopped, the study goes on" in study_log()
+    before = len(served("select * from runs"))
+    keys = {o.key for stage in record.stages for o in stage.outcomes}
+    assert 2 < before < len(keys) + 1
+    with real_server(port):
+        again = a_study(tracking=tracking)
+    assert decisions(again) == decisions(record)
+    assert calls == len(keys)
+    told = served("select value from tags where key = 'key'")
+    assert sorted(key for (key,) in told) == sorted(keys)
+    parents = "select r.status from runs r join tags t on t.run_uuid = r.run_uuid"
+    assert served(f"{parents} where t.key = 'kind' and t.value = 'study'") == [("FINISHED",)]
+    assert served("select * from runs where status = 'RUNNING'") == []
 
 
 # --- a DataLoader's worker

@@ -15,16 +15,18 @@ from xml.etree import ElementTree
 import bench
 
 HOME = Path(__file__).resolve().parents[2]
-FILES = ("tests/test_faults.py", "tests/test_crash.py")
+FILES = ("tests/test_faults.py", "tests/test_crash.py", "tests/test_processes.py")
+WRONG = "tests/test_bad_input.py"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run the tests of faults, the slow ones too; `--quick`: one of them."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        only = ["-k", "damaged_checkpoint"] if options.quick else []
+        only = ["-k", "damaged_checkpoint or plans"] if options.quick else []
         command = [sys.executable, "-m", "pytest", "-q", "-m", "", f"--junitxml={report}", *only]
-        subprocess.run([*command, *FILES], cwd=HOME, env={**os.environ}, check=False)
+        command += ["-o", "junit_family=legacy"]  # the only one with properties
+        subprocess.run([*command, *FILES, WRONG], cwd=HOME, env={**os.environ}, check=False)
         cases = list(ElementTree.parse(report).iter("testcase"))
     told = {name: text for file in FILES for name, text in _sentences(HOME / file).items()}
     rows = [
@@ -35,16 +37,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "seconds": float(case.get("time", 0)),
         }
         for case in cases
+        if case.get("name", "").split("[")[0] in told
     ]
-    return {"rows": rows}
+    return {"rows": rows, "wrong": [kind for case in cases if (kind := _kind(case))]}
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return a row for each test."""
-    return bench.markdown(
+    """Return a row for each test, and one for each kind of wrong request."""
+    wrong = result["wrong"]
+    whole = ("all", *(sum(w[n] for w in wrong) for n in ("tried", "clean")))
+    kinds = bench.markdown(
+        ("kind of wrong request", "tried", "one clear line, exit 2, nothing left behind"),
+        [*((w["kind"].replace("_", " "), w["tried"], w["clean"]) for w in wrong), whole],
+    )
+    faults = bench.markdown(
         ("what happens", "how it must end", "outcome"),
         [(r["fault"], r["end"].replace("|", "/"), r["outcome"]) for r in result["rows"]],
     )
+    return f"{faults}\n\n{kinds}"
+
+
+def _kind(case: ElementTree.Element) -> dict[str, Any] | None:
+    """Return how many wrong requests of a kind were tried, and how many were refused cleanly."""
+    found = {p.get("name", ""): int(p.get("value", 0)) for p in case.iter("property")}
+    if "tried" not in found:
+        return None
+    name = case.get("name", "").partition("[")[2].rstrip("]")
+    return {"kind": name, "tried": found["tried"], "clean": found.get("clean", 0)}
 
 
 def _outcome(case: ElementTree.Element) -> str:
