@@ -140,11 +140,14 @@ class TrainingConfig(Section):
     """false lets a GPU choose faster kernels that do not repeat bit for bit."""
     compile: bool | Literal["auto"] = False
     """torch.compile, once for each batch size; auto: where a probe says that it pays."""
+    resident: bool | Literal["auto"] = "auto"
+    """Whether all data lie on the device, or are streamed; auto: if they fit into half of what is
+    free. The results are the same."""
 
     @property
     def changing(self) -> dict[str, Any]:
         """What is switched on of that which changes results, if only in their last bits."""
-        return self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude={"name", "resident"}, exclude_defaults=True)
 
 
 class NoPruner(Section):

@@ -39,6 +39,15 @@ def test_one_seed_gives_the_same_bits_twice(made: Any) -> None:
     assert first == second
 
 
+def test_streamed_data_give_the_bits_of_resident_data(made: Any) -> None:
+    """Crops, held-out and sealed examples included; a GPU gets them out of pinned memory."""
+    resident, streamed = (
+        end(train(made(how=TrainingConfig(resident=choice)), a_run(opens_test=True))[0])
+        for choice in (True, False)
+    )
+    assert streamed == resident
+
+
 def test_a_run_goes_on_where_it_was_cut_as_if_undisturbed(made: Any) -> None:
     """Weights, momentum buffers, batch-norm statistics and the device's random state come back."""
     whole = end(train(made(), a_run(opens_test=True))[0])

@@ -296,7 +296,7 @@ def test_a_study_decides_the_same_side_by_side(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_real_training_gives_the_same_bits_in_workers() -> None:
-    """A small network on the digits: keys and curves of one process with one thread."""
+    """A small network on the digits: keys and curves of one process, with streamed data."""
     config: dict[str, Any] = {
         "objective": {"name": "training"},
         "plan": ["lr_range", "momentum", "final"],
@@ -308,6 +308,7 @@ def test_real_training_gives_the_same_bits_in_workers() -> None:
         "threads": 1,
     }
     alone, _ = a_study(study_name="alone", **config)
+    config["objective"] = {"name": "training", "resident": False}
     record, _ = a_study(executor={"name": "processes", "workers": 2}, **config)
     assert decisions(record) == decisions(alone)
 

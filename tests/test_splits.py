@@ -131,7 +131,7 @@ def test_whole_numbers_of_two_dimensions_are_tokens(tmp_path: Path) -> None:
     data = load(my("of", case="tokens"), tmp_path)
     assert data.tokens
     inputs = Inputs(data, torch.device("cpu"))
-    x, _ = inputs.gather(torch.tensor([3, 4]), torch.Generator())
+    x, _ = inputs.gather(inputs.train, torch.tensor([3, 4]), torch.Generator())
     assert torch.equal(x, data.train.x[3:5])
     assert x.dtype == torch.int64
 

@@ -197,7 +197,9 @@ def test_crops_move_images_by_at_most_the_border() -> None:
     """With augmentation an image is one of the nine windows of its bordered self."""
     data = load(DataConfig(**{**DIGITS.model_dump(), "augment": True}), Path("unused"))
     inputs = Inputs(data, torch.device("cpu"))
-    x, _ = inputs.gather(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
+    x, _ = inputs.gather(
+        inputs.train, torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0)
+    )
     border = inputs.train.x[0, :, :, 0]
     windows = [border[i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
     expected = torch.stack([inputs.normalised(w[None, :, :, None])[0] for w in windows])
@@ -212,7 +214,9 @@ def test_colour_images_are_mirrored_half_of_the_time() -> None:
     inputs = Inputs(data, torch.device("cpu"))
     inputs.mirrored, inputs.border = True, 0
     inputs.train = inputs.on_device(data.train)
-    x, _ = inputs.gather(torch.zeros(400, dtype=torch.int64), torch.Generator().manual_seed(0))
+    x, _ = inputs.gather(
+        inputs.train, torch.zeros(400, dtype=torch.int64), torch.Generator().manual_seed(0)
+    )
     plain = inputs.normalised(inputs.train.x[:1])
     assert sum(torch.equal(a, plain[0].flip(2)) for a in x) == pytest.approx(200, abs=40)
 

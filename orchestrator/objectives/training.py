@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -37,11 +38,10 @@ from orchestrator.objectives import Session
 from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
-from orchestrator.training.batches import Inputs
 from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
 from orchestrator.training.loop import Setup, train
-from orchestrator.training.memory import probe
+from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
 from orchestrator.training.task import Task
 
@@ -120,7 +120,7 @@ class TrainingObjective:
         task = Task(loss, metric)
         found = load(data, cache, task.kind)
         make_model = partial(_network, model, found, optimizer.frozen)
-        inputs = Inputs(found, where)
+        inputs = place(found, where, how.resident)
         with torch_device.private_random(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
@@ -168,7 +168,7 @@ class TrainingObjective:
             size = min(batch_size, self.facts.train_examples)
             examples = self.facts.final_examples * RUNS_PER_STUDY
             key = [*map(_described, self._config.values()), self._setup.precision, self.device]
-            with torch_device.private_random(self._setup.device):
+            with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
         if choice.on:
             self._changing["compile"] = True
@@ -180,7 +180,7 @@ class TrainingObjective:
         if self._setup.device.type != "cpu":
             return []
         size = min(16, self.facts.train_examples)
-        with torch_device.private_random(self._setup.device):
+        with self._at_work():
             seconds = seconds_per_example(self._setup, size) * self.facts.final_examples
         if seconds < LONG_SECONDS:
             return []
@@ -228,8 +228,14 @@ class TrainingObjective:
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""
         torch_device.use_threads(self._threads)  # another objective may have changed it since
-        with torch_device.private_random(self._setup.device):
+        with self._at_work():
             return DO[run.kind](self._setup, run, session)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Leave random states as they were, and no thread behind, however the work ends."""
+        with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
+            yield
 
 
 @torch.no_grad()

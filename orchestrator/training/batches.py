@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,18 @@ from orchestrator.training.data import Data, Part
 # Floats gathered at once: few calls per step; on a CPU little enough to stay in the cache, on a GPU
 # so much that waiting for a chunk's indices to come over is rare.
 CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 128 * 2**20}
+
+
+class Chunk(NamedTuple):
+    """The training examples of `steps` steps, in their order, gathered at once.
+
+    `seed`: of their crops. `skip`: how many of the steps were made before a resume.
+    """
+
+    examples: Tensor
+    seed: int
+    steps: int
+    skip: int
 
 
 class Inputs:
@@ -32,14 +46,31 @@ class Inputs:
         self.mirrored = data.mirrored
         self.size = data.input_shape[-2:]
         self.border = max(1, data.input_shape[1] // 8) if self.augment else 0
+        sides = [n + 2 * self.border for n in self.size] if self.images else self.size
+        self.values = math.prod((*data.input_shape[:-2], *sides))  # of an example with its border
         # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.
         self._mean = data.mean.to(device)
         self._factor = (data.scale / data.std).to(device)
-        train = data.train
-        if self.augment:
-            train = Part(_bordered(train.x, self.border), train.y)
-        self.train = self.on_device(train)
-        self.held_out = self.on_device(data.held_out)
+        self.train = self._placed_for_training(data.train)
+        self.held_out = self.placed(data.held_out)
+
+    def placed(self, part: Part) -> Part:
+        """Return the examples where they are to lie while they are used: on the device."""
+        return self.on_device(part)
+
+    def _placed_for_training(self, part: Part) -> Part:
+        return self.on_device(self.bordered(part))
+
+    def close(self) -> None:
+        """End what works beside the training; it starts again when it is needed."""
+
+    def bytes_ahead(self, batch_size: int) -> int:
+        """Return how many bytes of examples wait for their turn beside the data themselves."""
+        return 0
+
+    def bordered(self, part: Part) -> Part:
+        """Return images (n, c, h, w) with the border that crops are cut from, if they are."""
+        return Part(_bordered(part.x, self.border), part.y) if self.augment else part
 
     def on_device(self, part: Part) -> Part:
         """Return the examples on the device, images as (n, h, w, c)."""
@@ -55,9 +86,22 @@ class Inputs:
             x = x.permute(0, 3, 1, 2)
         return x if self.channels_last else x.contiguous()
 
-    def gather(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return normalised inputs and labels of the training examples at `index`."""
-        x, y = self.train
+    def pieces(self, part: Part, count: int) -> Iterator[Part]:
+        """Yield a part as `placed` gave it in about `count` pieces, each on the device."""
+        yield from map(Part, part.x.chunk(count), part.y.chunk(count))
+
+    def gathered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+        """Yield each chunk with its normalised inputs and labels."""
+        generator = torch.Generator()
+        for chunk in chunks:
+            generator.manual_seed(chunk.seed)
+            yield chunk, *self.gather(self.train, chunk.examples, generator)
+
+    def gather(
+        self, part: Part, index: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return normalised inputs and labels of the training examples at `index` of `part`."""
+        x, y = part
         picked = self._crops(x, index, generator) if self.augment else x.index_select(0, index)
         return self.normalised(picked), y.index_select(0, index)
 
@@ -87,21 +131,30 @@ def batches(
     Each is a pure function of `seed` and its step: an epoch's order of (seed, epoch), its crops of
     (seed, first step of the chunk that is gathered at once). An incomplete last batch is dropped.
     """
+    for chunk, x, y in inputs.gathered(_chunks(inputs, batch_size, seed, first)):
+        parts = zip(x.chunk(chunk.steps), y.chunk(chunk.steps), strict=True)
+        yield from islice(parts, chunk.skip, None)
+
+
+def chunk_steps(inputs: Inputs, batch_size: int) -> int:
+    """Return of how many steps the examples are gathered at once."""
+    floats = 4 * batch_size * inputs.values
+    most = max(1, CHUNK_BYTES.get(inputs.device.type, 2**24) // floats)
+    return min(len(inputs.train) // batch_size, most)
+
+
+def _chunks(inputs: Inputs, batch_size: int, seed: int, first: int) -> Iterator[Chunk]:
     count = len(inputs.train)
-    per_epoch = count // batch_size
-    floats = 4 * batch_size * inputs.train.x[0].numel()
-    per_chunk = min(per_epoch, max(1, CHUNK_BYTES.get(inputs.device.type, 2**24) // floats))
+    per_epoch, per_chunk = count // batch_size, chunk_steps(inputs, batch_size)
     epoch, at = divmod(first, per_epoch)
     generator = torch.Generator()
     while True:
         generator.manual_seed(run_seed(seed, epoch, "order"))
-        order = torch.randperm(count, generator=generator).to(inputs.device)
+        order = torch.randperm(count, generator=generator).to(inputs.train.y.device)
         skip = at % per_chunk  # only after a resume in the middle of a chunk
         for start in range(at - skip, per_epoch, per_chunk):
             stop = min(start + per_chunk, per_epoch)
-            generator.manual_seed(run_seed(seed, epoch, f"crops {start}"))
-            x, y = inputs.gather(order[start * batch_size : stop * batch_size], generator)
-            parts = zip(x.chunk(stop - start), y.chunk(stop - start), strict=True)
-            yield from islice(parts, skip, None)
+            index = order[start * batch_size : stop * batch_size]
+            yield Chunk(index, run_seed(seed, epoch, f"crops {start}"), stop - start, skip)
             skip = 0
         epoch, at = epoch + 1, 0

@@ -111,6 +111,16 @@ class Data:
         """How many sealed test examples there are; their number tells nothing."""
         return len(self._test)
 
+    @property
+    def bytes_in_use(self) -> int:
+        """How many bytes all the examples take on a device, the sealed ones too.
+
+        Images that are shifted lie there with a border, about 5/4 as high and wide.
+        """
+        parts = (self.train, self.held_out, self._test)
+        whole = sum(tensor.nbytes for part in parts for tensor in part)
+        return whole + (self.train.x.nbytes * 9 // 16 if self.augment else 0)
+
     def test_hash(self) -> str:
         """Return the content hash of the sealed test data: only for keys of runs that open it."""
         return self._test.digest()

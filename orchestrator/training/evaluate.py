@@ -27,7 +27,7 @@ def evaluate(
     batch_statistics: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> tuple[float, float]:
-    """Return mean loss and metric (NaN: there is none) on `part`, which is on the device.
+    """Return mean loss and metric (NaN: there is none) on `part`, as `inputs.placed` gave it.
 
     The network is in eval mode, and back in training mode afterwards. `batch_statistics`: batch
     norm uses the statistics of what it sees, as the running ones lag behind a fast ramp. Raises
@@ -41,7 +41,7 @@ def evaluate(
     model.eval()
     statistics = using_batch_statistics(model) if batch_statistics else nullcontext()
     with autocast or nullcontext(), statistics:
-        for x, y in zip(part.x.chunk(pieces), part.y.chunk(pieces), strict=True):
+        for x, y in inputs.pieces(part, pieces):
             scores = model(inputs.normalised(x)).float()
             total[0] += task.total(scores, y)
             if own:
@@ -52,7 +52,7 @@ def evaluate(
     loss, right = (value / len(part) for value in total.tolist())
     if loss < 0:
         raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
-    return loss, task.measured(torch.cat(kept), part.y) if own else right
+    return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right
 
 
 @contextmanager

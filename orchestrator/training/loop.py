@@ -200,7 +200,7 @@ class Trainer:
         return self.evaluate(part, batch_statistics=ramp or not last)
 
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
-        """Return mean loss and metric on `part`, which is on the device."""
+        """Return mean loss and metric on `part`, as `inputs.placed` gave it."""
         start = time.perf_counter()
         found = evaluate(
             self.answer,
@@ -270,7 +270,7 @@ def _result(trainer: Trainer, session: Session) -> Result:
     tested = (math.nan, math.nan)
     if trainer.run.opens_test:
         inputs, data = trainer.setup.inputs, trainer.setup.data
-        tested = trainer.evaluate(inputs.on_device(data.open_test()))
+        tested = trainer.evaluate(inputs.placed(data.open_test()))
         session.save_model(checkpoint.model_bytes(trainer.answer))
     return Result(
         trainer.seconds,

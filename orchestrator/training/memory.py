@@ -1,21 +1,47 @@
-"""Which batch sizes fit into memory: tried out on CUDA, estimated elsewhere."""
+"""What fits into memory: the data, by size; batches, tried out on CUDA, estimated elsewhere."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
+from orchestrator.training.batches import Inputs
+from orchestrator.training.data import Data
 from orchestrator.training.loop import Setup, Trainer
+from orchestrator.training.stream import Streamed
 
 HEAD_ROOM = 1.1  # evaluation, fragmentation and whatever else is on the machine
+RESIDENT_SHARE = 0.5  # of free memory that data may take; the rest is for the network
 SAMPLE = 8  # examples in the batch that the estimate is made from
+
+log = logging.getLogger(__name__)
+
+
+def place(data: Data, device: torch.device, resident: bool | Literal["auto"]) -> Inputs:
+    """Return the data on the device, or streamed; "auto": on it if they fit into half of it.
+
+    Says in the log which it is.
+    """
+    need, have = data.bytes_in_use, _available(device)
+    if resident == "auto":
+        resident = need <= RESIDENT_SHARE * have
+    log.info(
+        "The data are %s: %.3g MiB, %.3g MiB of memory free on %s.",
+        "on the device" if resident else "streamed",
+        need / 2**20,
+        have / 2**20,
+        device,
+    )
+    return Inputs(data, device) if resident else Streamed(data, device)
 
 
 def probe(setup: Setup, run: Run) -> Result:
@@ -55,6 +81,7 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
     What autograd keeps for the backward pass is counted as it is kept; the backward pass holds at
     most about as much again in gradients of activations.
     """
+    waiting = setup.inputs.bytes_ahead(size)
     size = min(size, setup.micro_batch_size or size)  # what goes through the network at once
     sample = min(SAMPLE, size)
     trainer = Trainer(setup, replace(run, kind="train", batch_size=sample, steps=10**9))
@@ -74,7 +101,7 @@ def _estimated(setup: Setup, run: Run, size: int) -> int:
     del loss
     fixed = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     state = 1 if setup.optimizer.name == "sgd" else 2  # Adam keeps two moments
-    return (2 + state + bool(trainer.average)) * fixed + 2 * activations
+    return (2 + state + bool(trainer.average)) * fixed + 2 * activations + waiting
 
 
 def _available(device: torch.device) -> int:

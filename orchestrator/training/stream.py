@@ -1,0 +1,94 @@
+"""Data that stay on the host: gathered and copied to the device a few pieces ahead, by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.training.batches import Chunk, Inputs, chunk_steps
+from orchestrator.training.data import Data, Part
+
+AHEAD = 3  # pieces read before they are asked for: more memory, and a longer stall evened out
+WORKERS = 2
+T = TypeVar("T")
+
+
+class Streamed(Inputs):
+    """The same batches as `Inputs` gives, bit for bit, of data that lie on the host.
+
+    Threads pick the examples (in pinned memory for a GPU), the training thread sends them over and
+    draws the crops. What a thread raises is raised where its piece is asked for. Threads start when
+    first needed; `close` ends them.
+    """
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._pinned = device.type == "cuda"
+        super().__init__(data, device)
+
+    def placed(self, part: Part) -> Part:
+        """Return the examples as they are."""
+        return part
+
+    _placed_for_training = placed
+
+    def close(self) -> None:
+        """End the threads; batches that were begun cannot go on."""
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+        self._threads = None
+
+    def bytes_ahead(self, batch_size: int) -> int:
+        """Return how many bytes of examples wait for their turn, and that of those in use."""
+        examples = (AHEAD + 1) * chunk_steps(self, batch_size) * batch_size
+        return examples * self.train.x[0].nbytes
+
+    def on_device(self, part: Part) -> Part:
+        """Return the examples on the device, images as (n, h, w, c); not waited for."""
+        x, y = (t.to(self.device, non_blocking=self._pinned) for t in part)
+        return Part(x.permute(0, 2, 3, 1).contiguous() if self.images else x, y)
+
+    def pieces(self, part: Part, count: int) -> Iterator[Part]:
+        """Yield the examples in about `count` pieces, each on the device."""
+        pieces = map(Part, part.x.chunk(count), part.y.chunk(count))
+        yield from (self.on_device(read) for _, read in self._ahead(pieces, self._copied))
+
+    def gathered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+        """Yield each chunk with its normalised inputs and labels."""
+        generator = torch.Generator()
+        for chunk, read in self._ahead(chunks, self._picked):
+            part = self.on_device(self.bordered(read))
+            every = torch.arange(len(part), device=self.device)
+            yield chunk, *self.gather(part, every, generator.manual_seed(chunk.seed))
+
+    def _ahead(self, items: Iterable[T], read: Callable[[T], Part]) -> Iterator[tuple[T, Part]]:
+        """Yield each of the items and what was read of it, the next ones being read meanwhile."""
+        waiting: deque[tuple[T, Future[Part]]] = deque()
+        for item in items:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(WORKERS, "orchestrator-stream")
+            waiting.append((item, self._threads.submit(read, item)))
+            if len(waiting) > AHEAD:
+                item, future = waiting.popleft()
+                yield item, future.result()
+        for item, future in waiting:
+            yield item, future.result()
+
+    def _picked(self, chunk: Chunk) -> Part:
+        return Part(*(self._rows(values, chunk.examples) for values in self.train))
+
+    def _rows(self, values: Tensor, index: Tensor) -> Tensor:
+        shape = (len(index), *values.shape[1:])
+        rows = torch.empty(shape, dtype=values.dtype, pin_memory=self._pinned)
+        # NumPy picks in this one thread; torch would start more of its own beside the training's.
+        np.take(values.numpy(), index.numpy(), axis=0, out=rows.numpy(), mode="clip")
+        return rows
+
+    def _copied(self, part: Part) -> Part:
+        return Part(*(values.pin_memory() for values in part)) if self._pinned else part
