@@ -13,6 +13,14 @@ from orchestrator.objectives import Objective
 log = logging.getLogger(__name__)
 
 
+def is_served(folder: Path) -> bool:
+    """Whether model.pt2 is there and no older than model.pt."""
+    weights, program = folder / "model.pt", folder / "model.pt2"
+    if not (weights.is_file() and program.is_file()):
+        return False
+    return program.stat().st_mtime >= weights.stat().st_mtime
+
+
 def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
     """Write model.pt2 beside model.pt; return what a server needs.
 

@@ -39,7 +39,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
 from orchestrator.redact import Formatter, hidden
 from orchestrator.report.terminal import Terminal
-from orchestrator.serving import served
+from orchestrator.serving import is_served, served
 from orchestrator.stages.stage import Stage
 from orchestrator.tracking import Tracker
 
@@ -298,6 +298,8 @@ class _Study:
         wanted = record.status == "complete" and record.final is not None
         if not wanted or self.config.tracking.name == "none" or not self.config.tracking.model:
             return None
+        if not self.watch.trained and is_served(self.folder):  # an answer told again: it was sent
+            return None
         return served(self.objective, self.folder)
 
     def _keep_model(self, record: StudyRecord) -> None:
@@ -307,9 +309,15 @@ class _Study:
         key = record.final.decision.evidence.get("model")
         for file in (self.folder / "checkpoints").glob("*"):
             if file.name == f"{key}.model":  # stays under its key: another config may come between
-                write_atomically(self.folder / "model.pt", file.read_bytes())
+                _write_if_new(self.folder / "model.pt", file.read_bytes())
             elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
                 file.unlink()
+
+
+def _write_if_new(path: Path, data: bytes) -> None:
+    """Leave a file alone that holds `data`: what is made of it stays newer than it."""
+    if not (path.is_file() and path.read_bytes() == data):
+        write_atomically(path, data)
 
 
 class _Watch:

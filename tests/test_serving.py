@@ -40,6 +40,9 @@ def test_a_study_leaves_a_model_that_mlflow_loads(
     small += ["stages.final.epochs=3", "stages.final.seeds=1", "threads=1"]
     record = orchestrator.run_study(overrides=small)
     assert record.status == "complete", record.reason
+    made = Path("runs/study/model.pt2").stat().st_mtime_ns
+    assert orchestrator.run_study(overrides=small).recipe == record.recipe
+    assert Path("runs/study/model.pt2").stat().st_mtime_ns == made  # told again, not traced again
     from mlflow import MlflowClient
     from sklearn.datasets import load_digits
 
