@@ -58,6 +58,12 @@ class Curve:
         rows = list(points)
         return cls(*(np.array([getattr(p, f.name) for p in rows], float) for f in fields(cls)))
 
+    def points(self) -> list[Point]:
+        """Return the points again, with whole steps."""
+        names, columns = zip(*self.to_json().items(), strict=True)
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+        return [Point(**{**row, "step": int(row["step"])}) for row in rows]
+
     def __len__(self) -> int:
         return len(self.step)
 

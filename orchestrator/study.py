@@ -200,6 +200,9 @@ class _Study:
         read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}
         self.records.append(StageRecord(decision, after, outcomes, read))
         self.terminal.decided(decision, self.pace.left())
+        for outcome in outcomes:
+            if outcome.key not in self.watch.ended:
+                self.tracker.known(stage.name, outcome, read.get(outcome.key, ""))
         self.tracker.decided(decision, after.values())
         log.info("%s: %s", stage.name, decision.reason)
         self._audit(stage.name)
@@ -329,6 +332,7 @@ class _Watch:
         self._chance_loss = chance_loss
         self._number = self._of = 0
         self._seconds: dict[str, float] = {}  # of training, by key
+        self.ended: set[str] = set()  # keys of the runs that this command trained
         self.tested: dict[str, float] = {}  # when a sealed result was there, by key
         self.trained = False
         self.pace: Pace | None = None
@@ -367,6 +371,7 @@ class _Watch:
     def run_ended(self, stage: str, outcome: Outcome) -> None:
         """A run ended."""
         self._tracker.quiet(False)
+        self.ended.add(outcome.key)
         if outcome.run.opens_test and outcome.state == "finished":
             self.tested[outcome.key] = time.monotonic()
         if self.pace is not None:

@@ -137,6 +137,10 @@ class FakeTracker:
         """Remember."""
         self.events.append(("run_ended", (stage, outcome, clue)))
 
+    def known(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """Remember."""
+        self.events.append(("known", (stage, outcome, clue)))
+
     def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
         """Remember."""
         self.events.append(("decided", (decision, recipe)))

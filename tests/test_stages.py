@@ -199,6 +199,22 @@ def test_batch_sizes_that_do_not_fit_are_left_out() -> None:
     assert decision.values["batch_size"] in (16, 32)
 
 
+def test_a_probe_that_fails_leaves_out_no_batch_size() -> None:
+    """What fits is not known then; the runs themselves tell."""
+    from orchestrator.testing import execute
+
+    objective = QuadraticObjective()
+    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(16, 32))
+    outcomes: list[Outcome] = []
+    while runs := stage.propose(RECIPE, outcomes):
+        found = [execute(objective, run) for run in runs]
+        outcomes += [
+            replace(o, state="failed", result=Result()) if o.run.kind == "probe" else o
+            for o in found
+        ]
+    assert {o.run.batch_size for o in outcomes if o.run.kind == "train"} == {16, 32, 64}
+
+
 def late_once(o: Outcome) -> Outcome:
     """Return the outcome of one timed first attempt as if something had disturbed it."""
     if o.run.kind == "train" and (o.run.batch_size, o.run.replicate, o.run.attempt) == (32, 0, 0):

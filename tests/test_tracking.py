@@ -271,6 +271,49 @@ def test_no_tracker_does_nothing() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_a_killed_command_did_not_send_is_sent_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that is known but missing, or cut short, is told again; one that is whole is not."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    killed = MlflowTracker("demo", tmp_path, tmp_path / "runs")
+    killed.start(CONFIG, {"study": "demo"})
+    train(killed, "whole", 2.0, 1.0)
+    killed.run_started("momentum", a_run("cut"), "cut")
+    killed.point("cut", points(2.0)[0])
+    killed._outbox.close(60)  # killed here: the end of "cut" and all of "missing" were queued
+
+    tracker = MlflowTracker("demo", tmp_path, tmp_path / "runs")
+    tracker.start(CONFIG, {"study": "demo"})
+    for key in ("whole", "cut", "missing"):
+        tracker.known("momentum", an_outcome(key, "finished", 2.0, 1.0), "horizontal")
+    tracker.finish("complete", {}, [])
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    children = {r.data.tags["key"]: r for r in found if "key" in r.data.tags}
+    assert len(found) == 4
+    assert {k: r.info.status for k, r in children.items()} == dict.fromkeys(
+        ("whole", "cut", "missing"), "FINISHED"
+    )
+    for run in children.values():
+        curve = client.get_metric_history(run.info.run_id, "held_out_loss")
+        assert {(m.step, m.value) for m in curve} == {(1, 2.0), (2, 1.0)}
+
+
+def test_known_trials_are_not_kept_for_a_server_that_is_away(tmp_path: Path) -> None:
+    """Every later command knows them: kept, they would be in the spool once for each command."""
+    tracker = MlflowTracker("demo", tmp_path, tmp_path / "runs", uri="http://127.0.0.1:9")
+    tracker.start(CONFIG, {"study": "demo"})
+    tracker.known("momentum", an_outcome("a", "finished", 2.0), "horizontal")
+    tracker.finish("complete", {}, [])
+    spool = (tmp_path / "runs" / "demo" / "tracking.spool.jsonl").read_text().splitlines()
+    assert [json.loads(line)["do"] for line in spool] == ["start", "finish"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_study_in_a_real_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:

@@ -202,7 +202,10 @@ class BatchSize(Stage):
         fits = (measured(outcomes, "probe") or {}).get("fits", {})
         end = _too_large(outcomes)
         own = recipe.batch_size  # it has trained before, whatever an estimate says
-        return [s for s in self._sizes(recipe) if s == own or (fits.get(str(s), False) and s < end)]
+        known = bool(fits)  # else the probe failed: then the runs will tell
+        return [
+            s for s in self._sizes(recipe) if s == own or (fits.get(str(s), not known) and s < end)
+        ]
 
     def _screened(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         """Return the sizes that are trained: of the default ones the `most` that gain speed.

@@ -33,6 +33,9 @@ class Tracker(Protocol):
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """A trial ended (finished, pruned or failed); `clue` is the label of its curve."""
 
+    def known(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """A trial was trained by an earlier command, which may have been killed before it told."""
+
     def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
         """A stage decided; `recipe` holds the recipe's values after it."""
 

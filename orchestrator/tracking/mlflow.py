@@ -76,6 +76,9 @@ class MlflowTracker:
 
     def point(self, key: str, point: Point) -> None:
         """Add one measurement to the trial's curves."""
+        self._put("point", key=key, **self._measured(point))
+
+    def _measured(self, point: Point) -> Event:
         values = {
             "train_loss": point.train_loss,
             "held_out_loss": point.held_out_loss,
@@ -88,10 +91,22 @@ class MlflowTracker:
         # Runs of different lengths are compared at equal progress, on curves of their own.
         compared = ("train_loss", "held_out_loss", self._metric)
         values |= {BY_PROGRESS + k: v for k, v in values.items() if k in compared}
-        self._put("point", key=key, step=point.step, progress=point.progress, values=values)
+        return {"step": point.step, "progress": point.progress, "values": values}
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """End the trial's child run with its state, clue, reason and final measures."""
+        self._put("run_ended", **self._ended(stage, outcome, clue))
+
+    def known(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """Send what is missing of a trial that an earlier command trained.
+
+        Not kept for a server that is away: the next command knows the trial as well.
+        """
+        points = [self._measured(point) for point in outcome.curve.points()]
+        ended = self._ended(stage, outcome, clue)
+        self._put("known", keep=False, points=points, **ended)
+
+    def _ended(self, stage: str, outcome: Outcome, clue: str) -> Event:
         result = outcome.result
         values = {
             "training_seconds": result.seconds,
@@ -103,14 +118,13 @@ class MlflowTracker:
         tags = {"state": outcome.state, "clue": clue}
         if outcome.reason:
             tags["prune_reason" if outcome.state == "pruned" else "reason"] = outcome.reason
-        self._put(
-            "run_ended",
-            key=outcome.key,
-            step=outcome.curve.step[-1] if len(outcome.curve) else 0,
-            values={k: v for k, v in values.items() if isinstance(v, int | float)},
-            tags=tags,
+        return {
+            "key": outcome.key,
+            "step": outcome.curve.step[-1] if len(outcome.curve) else 0,
+            "values": {k: v for k, v in values.items() if isinstance(v, int | float)},
+            "tags": tags,
             **_describe(stage, outcome.run),
-        )
+        }
 
     def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
         """Add the decision's sentence to the parent's description."""

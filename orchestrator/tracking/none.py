@@ -30,6 +30,9 @@ class NoTracker:
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """Do nothing."""
 
+    def known(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """Do nothing."""
+
     def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
         """Do nothing."""
 

@@ -1,7 +1,7 @@
 """Events on their way to a tracking server: queued by the study, sent by one background thread.
 
 The study never waits for the server. Events that could not be sent are kept as JSON lines, in
-order, and are sent first the next time.
+order, and are sent first the next time; but for those with `keep` False.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Outbox:
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
             with self._spool.open("a+b") as file:
-                lines = [json.dumps(event, default=str).encode() + b"\n" for event in events]
+                kept = (event for event in events if event.get("keep", True))
+                lines = [json.dumps(event, default=str).encode() + b"\n" for event in kept]
                 if file.tell() and not _ends_in_a_line(file):  # torn: it must take no other along
                     lines.insert(0, b"\n")
                 file.writelines(lines)

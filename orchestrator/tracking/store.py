@@ -74,6 +74,7 @@ class Store:
         self._parent = parent
         self._children: dict[str, str] = {}  # key -> run id
         self._open: set[str] = set()
+        self._ended: set[str] = set()  # keys of trials that are here as a whole
         self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}  # per run id
         self._tags: dict[str, dict[str, str]] = {}
         self._sentences: dict[str, str] = {}
@@ -207,9 +208,12 @@ class Store:
             self._reset(found.info.run_id)
             self._client.update_run(self._parent, status="RUNNING")
             for child in self._find(f"tags.mlflow.parentRunId = '{self._parent}'"):
-                self._children[child.data.tags.get("key", "")] = child.info.run_id
+                key = child.data.tags.get("key", "")
+                self._children[key] = child.info.run_id
                 if child.info.status == "RUNNING":  # its process was killed
                     self._client.set_terminated(child.info.run_id, "KILLED", at)
+                elif child.data.tags.get("state") != "running":
+                    self._ended.add(key)
         self._began = found.info.start_time / 1000 if found else at / 1000
         self._machine = Machine()
 
@@ -281,6 +285,14 @@ class Store:
         self.flush()
         self._client.set_terminated(run_id, STATUS[event["tags"]["state"]], event["at"])
         self._open.discard(run_id)
+        self._ended.add(event["key"])
+
+    def _on_known(self, event: Event) -> None:
+        if event["key"] not in self._ended:
+            self._on_run_started(event)
+            for point in event["points"]:
+                self._on_point({**point, "key": event["key"], "at": event["at"]})
+            self._on_run_ended(event)
 
     def _on_decided(self, event: Event) -> None:
         self._sentences[event["stage"]] = event["reason"]
