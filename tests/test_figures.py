@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,12 +13,11 @@ from orchestrator.curve import Outcome, Result
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord
 from orchestrator.report import figures, html
-from orchestrator.report.figures import clue_strip
+from orchestrator.report.figures import Figure, clue_strip, interactive, png
+from orchestrator.report.figures.clue_strip import _beside
 from orchestrator.report.figures.lr_range import _levels
+from orchestrator.report.figures.style import PROGRESS
 from tests import records
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 OVERFIT = curve(
     [*np.geomspace(2.3, 0.5, 12), *np.linspace(0.52, 0.8, 8)], np.geomspace(2.3, 0.01, 20)
@@ -45,31 +43,38 @@ def stage(kind: str, shapes: dict[str, list[clues.Curve]]) -> StageRecord:
     return StageRecord(Decision("x", kind, "why"), Recipe(), tuple(outcomes), labels)
 
 
+def drawn(stage: StageRecord, metric: str | None = None) -> Figure:
+    figure = figures.of(stage, metric)
+    assert figure is not None
+    return figure
+
+
 def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    return [w.text for column in figure.columns for panel in column for w in panel.words]
 
 
 @pytest.mark.parametrize("kind", ["momentum", "final"])
 def test_clues_stand_beneath_the_curves(kind: str) -> None:
     """A row for each candidate and clue that is not the goal, with its number of runs."""
-    figure = figures.of(
+    figure = drawn(
         stage(kind, {"answer": [OVERFIT, OVERFIT, LEVEL], "untuned": [LEVEL, JUMP], "b": [LEVEL]})
     )
     assert texts(figure) == ["answer: overfitting, 2 of 3 runs", "untuned: unstable, 1 of 2 runs"]
-    strip = figure.axes[-1]
-    overfit, _, unstable = strip.patches
-    assert overfit.get_x() == pytest.approx(0.6)  # the minimum is at step 120 of 200
-    assert overfit.get_x() + overfit.get_width() == pytest.approx(1.0)
-    assert (unstable.get_x(), unstable.get_width()) == pytest.approx((0.4, 0.05))
-    assert strip.get_xlim() == figure.axes[0].get_xlim()
+    strip = figure.columns[0][-1]
+    overfit, _, unstable = strip.bars
+    assert (overfit.low, overfit.high) == pytest.approx((0.6, 1.0))  # minimum at step 120 of 200
+    assert (unstable.low, unstable.high) == pytest.approx((0.4, 0.45))
+    assert "held-out loss rose from 0.52 to 0.8" in overfit.text
+    canvas = png.draw(figure)
+    assert canvas.axes[-1].get_xlim() == canvas.axes[0].get_xlim()
 
 
 @pytest.mark.parametrize("kind", ["momentum", "final"])
 def test_runs_that_reach_the_goal_have_no_strip(kind: str) -> None:
     """Horizontal throughout: the figure is the curves and nothing else."""
-    figure = figures.of(stage(kind, {"answer": [LEVEL, LEVEL]}))
+    figure = drawn(stage(kind, {"answer": [LEVEL, LEVEL]}))
     assert texts(figure) == []
-    assert len(figure.axes) == (1 if kind == "momentum" else 3)
+    assert len(figure.columns[0]) == (1 if kind == "momentum" else 3)
 
 
 def test_at_most_ten_rows_and_those_the_gravest() -> None:
@@ -92,7 +97,7 @@ def test_a_clue_that_cannot_be_found_again_stands_at_the_end() -> None:
     record = replace(found, outcomes=(lost,), clues={lost.key: "diverged"})
     clue = clue_strip.clue_of(record, lost)
     assert clue == clues.Clue("diverged", 200, 200, "diverged: as the pruner said")
-    assert texts(figures.of(record)) == ["a: diverged"]
+    assert texts(drawn(record)) == ["a: diverged"]
 
 
 def test_a_clue_has_its_sentence() -> None:
@@ -106,29 +111,87 @@ def test_a_clue_has_its_sentence() -> None:
 
 def test_the_range_test_shows_interval_both_rates_and_all_rules() -> None:
     """max and min lr as lines, the spread between ramps as a band, a mark for each rule."""
-    record = records.lr_range_stage()
-    figure = figures.of(record)
-    [axes] = figure.axes
-    lines = {
-        line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() in ("-", "--")
-    }
-    assert {0.0631, 0.00631} <= lines
-    assert {text.get_text() for text in axes.texts} == {"max lr 0.0631", "min lr 0.00631"}
-    [band] = axes.patches
-    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.0583, 0.0687))
-    marks = {line.get_label() for line in axes.get_lines() if line.get_gid() == "rule"}
-    assert marks == {
+    figure = drawn(records.lr_range_stage())
+    [[panel]] = figure.columns
+    band, *rates = panel.spans
+    assert (band.low, band.high) == (0.0583, 0.0687)
+    assert [(r.low, r.text) for r in rates] == [
+        (0.0631, "max lr 0.0631"),
+        (0.00631, "min lr 0.00631"),
+    ]
+    assert [mark.text for mark in panel.marks] == [
         "within drop: 0.0631 (chosen)",
         "steepest: 0.0215",
         "minimum over 10: 0.0133",
-    }
+    ]
+    assert figure.x.log
+    assert {k for line in panel.lines for k in line.groups} >= {"train loss", "smoothed"}
+
+
+def test_the_range_test_shows_the_accuracy_where_there_is_one() -> None:
+    """Beneath the losses, against the same lr: a line per ramp."""
+    record = records.lr_range_stage()
+    measured = tuple(
+        replace(o, curve=replace(o.curve, metric=o.curve.progress)) for o in record.outcomes
+    )
+    [[_, scores]] = drawn(replace(record, outcomes=measured), "accuracy").columns
+    assert scores.y.label == "held-out accuracy"
+    assert len(scores.lines) == len(measured)
+
+
+def test_batch_sizes_stand_against_time_with_loss_and_accuracy_beside_each_other() -> None:
+    """Two columns; one where the task has no metric."""
+    found = records.batch_size_stage(records.lr_range_stage().recipe)
+    [[loss], [accuracy]] = drawn(found, "accuracy").columns
+    assert (loss.y.label, accuracy.y.label) == ("held-out loss", "held-out accuracy")
+    assert loss.lines[0].x.tolist() == found.outcomes[1].curve.seconds.tolist()
+    bare = tuple(
+        replace(o, curve=replace(o.curve, metric=np.full(len(o.curve), np.nan)))
+        for o in found.outcomes
+    )
+    assert len(drawn(replace(found, outcomes=bare)).columns) == 1
+
+
+def test_weight_decays_that_were_judged_by_range_tests_are_drawn_against_lr() -> None:
+    """One curve per value, on a logarithmic axis, with the recipe's max lr as a line."""
+    found = records.weight_decay_stage(records.lr_range_stage().recipe)
+    ramps = tuple(replace(o, run=replace(o.run, kind="ramp")) for o in found.outcomes)
+    figure = drawn(replace(found, outcomes=ramps))
+    [[panel]] = figure.columns
+    assert figure.x.log
+    assert len(panel.lines) == 4  # the fifth failed before its first point
+    assert panel.lines[0].x.tolist() == ramps[3].curve.lr.tolist()  # in the order of the values
+    assert [span.text for span in panel.spans] == ["max lr 0.0631"]
 
 
 def test_a_train_loss_near_zero_does_not_press_the_held_out_loss_flat() -> None:
     """The axis ends below the held-out loss, not below the train loss."""
     shape = replace(OVERFIT, train_loss=np.geomspace(2.3, 1e-6, 20))
-    low, _ = figures.of(stage("final", {"answer": [shape]})).axes[0].get_ylim()
-    assert 0.1 < low < 0.5
+    y = drawn(stage("final", {"answer": [shape]})).columns[0][0].y
+    assert y.range
+    assert 0.1 < y.range[0] < 0.5
+
+
+def test_words_without_room_beside_their_bars_end_with_the_axis() -> None:
+    """A bar over most of the run leaves no room for a sentence on a phone."""
+    assert _beside(PROGRESS, 0.2, 0.9) == (pytest.approx(1.03), True)
+    assert _beside(PROGRESS, 0.1, 0.2) == (0.2, False)
+    assert _beside(PROGRESS, 0.8, 1.0) == (0.8, True)
+
+
+def test_both_renderers_draw_all_of_a_figure() -> None:
+    """As many curves on the screen as in the file, and each trace is in the legend's reach."""
+    for found in records.study().stages:
+        figure = drawn(found, "accuracy")
+        canvas = png.draw(figure)
+        sent = interactive.plots(figure)
+        lines = sum(len(panel.lines) for column in figure.columns for panel in column)
+        assert sum(t.get("mode") == "lines" for plot in sent for t in plot["data"]) == lines
+        assert sum(len(axes.get_lines()) for axes in canvas.axes) >= lines
+        for plot in sent:
+            assert len(plot["groups"]) == len(plot["data"])
+            curves = [g for g, t in zip(plot["groups"], plot["data"], strict=True) if "line" in t]
+            assert all(curves)
 
 
 def test_marks_at_the_same_rate_stand_above_each_other() -> None:

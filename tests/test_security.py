@@ -1,5 +1,7 @@
 """What data, configs and names cannot do: run code, leave the run folder, speak in the report."""
 
+import base64
+import hashlib
 import io
 import json
 import logging
@@ -22,7 +24,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.ledger import journal
 from orchestrator.options import shown
 from orchestrator.redact import Formatter, hidden, hidden_in
-from orchestrator.report import html
+from orchestrator.report import elements, html
 from orchestrator.report.terminal import Terminal
 from orchestrator.study import run_study
 from orchestrator.tracking.outbox import Unavailable
@@ -228,15 +230,52 @@ class Tags(HTMLParser):
 
 def test_hostile_texts_are_shown_and_never_run() -> None:
     """Labels, reasons, notes, clues, columns, names: no tag, no open quote, no hidden mark."""
-    page = html.render(hostile(), {"momentum": b"\x89PNG" + bytes(40)})
+    record = hostile()
+    page = html.render(record, html.drawings(record))
     assert "&lt;script&gt;alert(1)" in page
-    for mark in ("<script", "\u202e", "\x00", "\x1b"):
-        assert mark not in page
+    ours = page[: page.index("<script>/**")]  # before plotly.js
+    for mark in ("<script>", "\u202e", "\x00", "\x1b"):
+        assert mark not in ours
     seen = Tags()
     seen.feed(page)
-    assert "script" not in seen.names
-    assert seen.names.count("img") == 1
+    figures = len(record.stages)
+    assert seen.names.count("script") == figures + 2  # data, plotly.js, our own
+    assert seen.names.count("img") == figures
     assert not [name for name in seen.attributes if name.startswith("on")]
+
+
+def test_hostile_texts_in_the_data_of_figures_stay_text() -> None:
+    """Plotly.js knows some markup and fills in templates: neither comes through from a name."""
+    label = HOSTILE + "%{y}</script><b>\u2028"
+    stages = [
+        replace(s, outcomes=tuple(replace(o, run=replace(o.run, label=label)) for o in s.outcomes))
+        for s in a_record().stages
+    ]
+    record = replace(a_record(), stages=stages, metric=label)
+    drawn = html.drawings(record)
+    assert len(drawn) == len(stages)
+    for drawing, _ in drawn.values():
+        block = re.search(r"<script[^>]*>(.*)</script>", elements.figure(drawing, b"", ""), re.S)
+        assert block
+        assert not re.search("[<>&\u2028\u2029]", block[1])
+        shown = json.dumps(json.loads(block[1]), ensure_ascii=False)
+        assert "\u202e" not in shown
+        assert "<img" not in shown
+        assert "%{y}<" not in shown
+        assert set(re.findall(r"<[^>]*>", shown)) <= {"<b>", "</b>", "<br>", "<extra>", "</extra>"}
+    assert "&lt;script&gt;" in shown
+
+
+def test_the_page_runs_no_script_but_its_own() -> None:
+    """Its policy names two scripts by hash, and the data are no script."""
+    page = html.render(a_record(), html.drawings(a_record()))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    assert "default-src 'none'" in policy[1]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert re.findall(r"'sha256-([^']*)'", policy[1]) == hashes
+    assert "unsafe-inline" not in policy[1].split("script-src")[1]
 
 
 # --- passwords

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,11 @@ from orchestrator import clues
 from orchestrator.clues import Clue, Label
 from orchestrator.curve import Floats, Outcome
 from orchestrator.record import StageRecord
-from orchestrator.report.figures.style import SOFT
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from orchestrator.report.figures.figure import Axis, Bar, Panel, Words
 
 QUIET = ("", "horizontal", "short")  # the goal, and nothing to say
 ROW, HEAD, MOST = 0.16, 0.2, 10  # inches of a row and of the title; rows at most
+LEAST, ROOM = 0.012, 0.5  # of the axis: the shortest bar that is seen, what words need on a phone
 
 
 class Row(NamedTuple):
@@ -36,13 +34,13 @@ def clue_of(stage: StageRecord, o: Outcome) -> Clue | None:
     None where there is nothing to tell: the end is horizontal, or the curve too short.
     """
     label = stage.clues.get(o.key, "")
-    if label in QUIET or not len(o.curve):
+    if label in QUIET or label not in clues.GRAVITY or not len(o.curve):
         return None
     # The record names the clue but not the chance loss: a run starts near it.
     found = clues.segments(o.curve, float(o.curve.held_out_loss[0]))
     end = int(o.curve.step[-1])
     named = (clue for clue in found if clue.label == label)
-    return next(named, None) or Clue(cast(Label, label), end, end, o.reason)
+    return next(named, None) or Clue(label, end, end, o.reason)
 
 
 def rows(
@@ -65,46 +63,69 @@ def rows(
     return sorted(gravest, key=lambda row: order.index(row.name))
 
 
-def height(*panels: Sequence[Row]) -> tuple[float, ...]:
-    """Return the height in inches of the strips beneath panels: none where no clue is shown."""
-    count = max((len(panel) for panel in panels), default=0)
-    return (HEAD + ROW * count,) if count else ()
+def strips(
+    stage: StageRecord,
+    panels: Sequence[Sequence[Outcome]],
+    name: Callable[[Outcome], str],
+    colours: Mapping[str, str],
+    x: Callable[[Outcome], Floats],
+    axis: Axis,
+) -> list[tuple[Panel, ...]]:
+    """Return what stands beneath each panel: one strip, or none where no clue is shown at all.
+
+    A row per candidate and label, a bar per run from the clue's first step to its last; the words
+    beside them name the clue and count the runs.
+    """
+    found = [rows(stage, panel, name, colours) for panel in panels]
+    most = max(map(len, found), default=0)
+    return [(_strip(r, most, colours, x, axis),) if most else () for r in found]
 
 
-def draw(
-    axes: Axes,
+def _strip(
     found: Sequence[Row],
     most: int,
     colours: Mapping[str, str],
     x: Callable[[Outcome], Floats],
-) -> None:
-    """Draw a row per candidate and label: a bar per run, from the clue's first step to its last.
-
-    `most`: rows that there is room for. `x`: where the points of a run stand on the x axis, whose
-    limits are set. Bars of several seeds lie over each other; the text beside them names the clue
-    and counts them.
-    """
-    axes.set_axis_off()  # the x axis is that of the curves above
-    if not found:
-        return
-    axes.set_ylim(most - 0.5, -0.5)
-    axes.set_title("clues: where in the run", fontsize=8, color=SOFT)
-    low, high = axes.get_xlim()
+    axis: Axis,
+) -> Panel:
+    """Return a strip of `most` rows; bars of several seeds lie over each other."""
+    bars, words = [], []
     for i, row in enumerate(found):
-        spans = [_span(o, clue, x(o), least=0.012 * (high - low)) for o, clue in row.runs]
-        for start, end in spans:
-            axes.barh(i, end - start, 0.7, start, color=colours[row.name], alpha=0.55, lw=0)
+        for o, clue in row.runs:
+            low, high = _span(o, clue, x(o), axis)
+            text = f"{o.run.label}: {clue.reason or clue.label}"
+            bars.append(Bar(i, low, high, colours[row.name], text, (row.name,)))
         many = f", {len(row.runs)} of {row.of} runs" if row.of > 1 else ""
-        text = f"{row.name}: {row.label}{many}"
-        first, last = min(s for s, _ in spans), max(e for _, e in spans)
-        gap = 0.01 * (high - low)
-        if high - last > first - low:  # on the side with more room
-            axes.text(last + gap, i, text, va="center", fontsize=8, clip_on=False)
-        else:
-            axes.text(first - gap, i, text, va="center", ha="right", fontsize=8)
+        own = [bar for bar in bars if bar.row == i]
+        first, last = min(bar.low for bar in own), max(bar.high for bar in own)
+        place, left = _beside(axis, first, last)
+        words.append(Words(i, place, f"{row.name}: {row.label}{many}", left))
+    title = "clues: where in the run" if found else ""
+    height = HEAD + ROW * most
+    return Panel(Axis(), height, title, rows=most, bars=tuple(bars), words=tuple(words))
 
 
-def _span(o: Outcome, clue: Clue, x: Floats, least: float) -> tuple[float, float]:
+def _beside(axis: Axis, first: float, last: float) -> tuple[float, bool]:
+    """Return where words beside bars stand, and whether to the left of that: where there is room.
+
+    If there is none, they end with the axis and lie over the bars.
+    """
+    before, after = _fraction(axis, first), 1 - _fraction(axis, last)
+    if max(before, after) < ROOM:
+        return axis.at(1), True
+    return (first, True) if before > after else (last, False)
+
+
+def _span(o: Outcome, clue: Clue, x: Floats, axis: Axis) -> tuple[float, float]:
+    """Return where a clue begins and ends on the axis, wide enough to be seen."""
     first, last = np.searchsorted(o.curve.step, (clue.first_step, clue.last_step))
     start, end = float(x[min(first, len(x) - 1)]), float(x[min(last, len(x) - 1)])
-    return (start, end) if end - start >= least else (end - least, end)
+    least = _fraction(axis, end) - LEAST
+    return (start, end) if _fraction(axis, start) <= least else (axis.at(least), end)
+
+
+def _fraction(axis: Axis, value: float) -> float:
+    """Return where a value stands on an axis: the inverse of `Axis.at`."""
+    assert axis.range is not None
+    low, high = np.log(axis.range) if axis.log else axis.range
+    return float(((np.log(value) if axis.log else value) - low) / (high - low))

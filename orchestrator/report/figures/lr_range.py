@@ -1,111 +1,124 @@
-"""The figure of the LR range test."""
+"""The figure of the LR range test (Smith 2018, section 4.1): losses and accuracy against log lr."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 
-from orchestrator.curve import Floats
+from orchestrator.curve import Floats, Outcome
 from orchestrator.record import StageRecord
-from orchestrator.report.figures.style import COLOURS, SOFT, empty, limit_both, line, new, styled
+from orchestrator.report.figures.figure import (
+    Axis,
+    Dash,
+    Entry,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Span,
+    Symbol,
+    plottable,
+)
+from orchestrator.report.figures.style import COLOURS, SOFT, both_axis, log_axis
 from orchestrator.report.text import rate
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+SYMBOLS: tuple[Symbol, ...] = get_args(Symbol)
+CHOSEN = COLOURS[2]
+# A ramp's curves by name in the evidence: width, dash, alpha, legend key.
+LOOKS: dict[str, tuple[float, Dash, float, str]] = {
+    "train_loss": (1.0, "dot", 0.6, "train loss"),
+    "held_out_loss": (0.8, "solid", 0.5, "measured"),
+    "smoothed": (2.0, "solid", 1.0, "smoothed"),
+}
 
-MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
-CHOSEN, CHOSEN_TEXT = COLOURS[2], "#00664a"
 
-
-@styled
-def lr_range(stage: StageRecord) -> Figure:
-    """Return held-out and train loss against lr of every ramp, with the rates that were read off.
+def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
+    """Return losses, and the metric beneath, against lr of every ramp, and what was read off.
 
     Thin: as measured. Thick: smoothed, from which max_lr is read. Lines: max lr and min lr; shaded:
     from the lowest to the highest max lr that single ramps say. Marks at the bottom: what other
     rules would say.
     """
-    figure, [[axes]] = new(1)
-    evidence, decision = stage.decision.evidence, stage.decision
-    drawn: dict[str, list[Floats]] = defaultdict(list)
-    for ramp in evidence.get("ramps", ()):
-        linear = ramp.get("shape") == "linear"
-        colour = COLOURS[0] if linear else COLOURS[7]
-        lr = _array(ramp.get("lr"))
-        losses = {k: _array(ramp.get(k)) for k in ("train_loss", "held_out_loss", "smoothed")}
-        for name, width, style in (
-            ("train_loss", 0.8, ":"),
-            ("held_out_loss", 0.8, "-"),
-            ("smoothed", 2.0, "-"),
-        ):
-            loss = losses[name]
-            if len(loss) != len(lr) or not len(lr):
-                continue
-            alpha = 1.0 if name == "smoothed" else 0.5
-            axes.plot(lr, loss, style, color=colour, lw=width, alpha=alpha)
-            drawn[name].append(loss)
-    if not drawn:
-        return empty(figure)
-    axes.set_xscale("log")
-    limit_both(axes, drawn["held_out_loss"] + drawn["smoothed"], drawn["train_loss"])
-    if decision.interval:
-        axes.axvspan(*decision.interval, color=CHOSEN, alpha=0.18, lw=0)
-    _rate_line(axes, "max lr", decision.values.get("max_lr"), "-")
-    _rate_line(axes, "min lr", decision.values.get("min_lr"), "--")
-    _rule_marks(axes, evidence)
-    handles = [
-        line(COLOURS[0], "linear ramp, held-out loss smoothed", lw=2.0),
-        line(COLOURS[7], "exponential ramp", lw=2.0),
-        line(SOFT, "held-out loss as measured", lw=0.8),
-        line(SOFT, "train loss", ls=":", lw=1.0),
-    ]
-    if decision.interval:
-        handles.append(line(CHOSEN, "max lr, ramp by ramp", lw=6, alpha=0.3))
-    handles += [h for h in axes.get_lines() if h.get_gid() == "rule"]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    axes.set(xlabel="learning rate (per step)", ylabel="loss")
-    return figure
-
-
-def _rate_line(axes: Axes, name: str, lr: Any, style: str) -> None:
-    if not _positive(lr):
-        return
-    axes.axvline(lr, color=CHOSEN, lw=1.8, ls=style)
-    axes.annotate(
-        f"{name} {rate(float(lr))}",
-        (lr, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-5, -5),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=CHOSEN_TEXT,
-        weight="bold",
+    evidence = stage.decision.evidence
+    lines = [line for ramp in evidence.get("ramps", ()) for line in _ramp(ramp)]
+    if not lines:
+        return None
+    x = log_axis("learning rate (per step)", (line.x for line in lines))
+    train = [line.y for line in lines if line.dash == "dot"]
+    y = both_axis([line.y for line in lines if line.dash != "dot"], train)
+    spans = tuple(_spans(stage))
+    marks = tuple(_rules(evidence, x, y))
+    panels = [Panel(y, 3.4, lines=tuple(lines), marks=marks, spans=spans)]
+    metrics = tuple(
+        Line(o.curve.lr, o.curve.metric, _colour(_linear(o)), o.run.label, (_shape(_linear(o)),))
+        for o in stage.outcomes
+        if o.run.kind == "ramp" and np.isfinite(o.curve.metric).any()
     )
+    if metrics:
+        scores = Axis(f"held-out {metric or 'metric'}")
+        plain = tuple(Span(s.low, s.high, s.colour, "", s.dash) for s in spans)
+        panels.append(Panel(scores, 1.5, lines=metrics, spans=plain))
+    entries = [
+        Entry("linear", "linear ramps", _colour(True), 2.0),
+        Entry("exponential", "exponential ramp", _colour(False), 2.0),
+        Entry("smoothed", "held-out loss, smoothed", SOFT, 2.0),
+        Entry("measured", "held-out loss as measured", SOFT, 0.8),
+        Entry("train loss", "train loss", SOFT, 1.0, "dot"),
+    ]
+    if stage.decision.interval:
+        entries.append(Entry("interval", "max lr, ramp by ramp", CHOSEN, 6, alpha=0.3))
+    rules = [Entry(m.text, m.text, m.colour, symbol=m.symbol) for m in marks]
+    return Figure(x, (tuple(panels),), (*entries, *rules))
 
 
-def _rule_marks(axes: Axes, evidence: Mapping[str, Any]) -> None:
+def _ramp(ramp: Mapping[str, Any]) -> Iterator[Line]:
+    linear = ramp.get("shape") == "linear"
+    lr = _array(ramp.get("lr"))
+    for name, (width, dash, alpha, key) in LOOKS.items():
+        loss = _array(ramp.get(name))
+        if len(loss) and len(loss) == len(lr):
+            text = f"{_shape(linear)} ramp, {key if name == 'train_loss' else f'held-out, {key}'}"
+            groups = (_shape(linear), key)
+            yield Line(lr, loss, _colour(linear), text, groups, width, dash, alpha)
+
+
+def _linear(o: Outcome) -> bool:
+    return o.run.schedule.name == "range_test"
+
+
+def _shape(linear: bool) -> str:
+    return "linear" if linear else "exponential"
+
+
+def _colour(linear: bool) -> str:
+    return COLOURS[0] if linear else COLOURS[7]
+
+
+def _spans(stage: StageRecord) -> Iterator[Span]:
+    if stage.decision.interval:
+        yield Span(*stage.decision.interval, CHOSEN)
+    dashes: dict[str, Dash] = {"max_lr": "solid", "min_lr": "dash"}
+    for name, dash in dashes.items():
+        lr = stage.decision.values.get(name)
+        if plottable(lr):
+            text = f"{name.replace('_', ' ')} {rate(float(lr))}"
+            yield Span(float(lr), float(lr), CHOSEN, text, dash)
+
+
+def _rules(evidence: Mapping[str, Any], x: Axis, y: Axis) -> Iterator[Mark]:
     """Mark at the lower edge what each suggestion rule says; the legend names them."""
+    if x.range is None or y.range is None:
+        return
     chosen = {row.get("rule") for row in evidence.get("rows", ()) if row.get("chosen") == "yes"}
-    shown = [(name, lr) for name, lr in dict(evidence.get("rules", {})).items() if _positive(lr)]
-    levels = _levels([lr for _, lr in shown], *axes.get_xlim())
+    shown = [(name, lr) for name, lr in dict(evidence.get("rules", {})).items() if plottable(lr)]
+    levels = _levels([lr for _, lr in shown], *x.range)
     for i, ((name, lr), level) in enumerate(zip(shown, levels, strict=True)):
-        axes.plot(
-            lr,
-            0.04 + 0.06 * level,
-            MARKS[i % len(MARKS)],
-            transform=axes.get_xaxis_transform(),
-            color=COLOURS[(i + 1) % 6],
-            ms=7,
-            mec="white",
-            label=f"{name.replace('_', ' ')}: {rate(float(lr))}" + " (chosen)" * (name in chosen),
-            gid="rule",
-        )
+        text = f"{name.replace('_', ' ')}: {rate(float(lr))}" + " (chosen)" * (name in chosen)
+        symbol, colour = SYMBOLS[i % len(SYMBOLS)], COLOURS[(i + 1) % 6]
+        yield Mark(float(lr), y.at(0.04 + 0.06 * level), symbol, colour, text, (text,))
 
 
 def _levels(lrs: Sequence[float], low: float, high: float) -> list[int]:
@@ -120,7 +133,3 @@ def _levels(lrs: Sequence[float], low: float, high: float) -> list[int]:
 
 def _array(values: Any) -> Floats:
     return np.array([math.nan if v is None else v for v in values or ()], float)
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from orchestrator.curve import Floats, Outcome
 from orchestrator.record import StageRecord
 from orchestrator.report.figures import clue_strip
+from orchestrator.report.figures.figure import (
+    Axis,
+    Dash,
+    Entry,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Span,
+    plottable,
+)
 from orchestrator.report.figures.style import (
-    COLOURS,
+    PROGRESS,
     SOFT,
-    empty,
-    limit,
-    limit_both,
-    line,
-    new,
-    styled,
+    both_axis,
+    colours,
+    log_axis,
+    loss_axis,
 )
 from orchestrator.report.text import rate
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NAMES = {
     "max_momentum": "max momentum",
@@ -34,119 +39,127 @@ NAMES = {
     "max_lr": "max lr",
     "batch_size": "batch size",
 }
+FINAL = ("answer", "range test only", "untuned")
+STOPPED = Entry("stopped", "stopped early", SOFT, dash="dash", symbol="x")
+
+SOLID: Dash = "solid"
+DASHED: Dash = "dash"
+
+X = Callable[[Outcome], Floats]
+Name = Callable[[Outcome], str]
 
 
-@styled
-def curves(stage: StageRecord) -> Figure:
+def curves(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return held-out loss against progress, a panel per length of run, a colour per candidate.
 
     All seeds thin, the chosen candidate thick; pruned and failed runs dashed, a cross at their end.
-    Beneath: where in the runs their clues stand.
+    Beneath: where in the runs their clues stand. Candidates that were judged by range tests alone
+    are drawn against lr.
     """
     field = stage.decision.evidence.get("field")
-    runs = _trained(stage)
+    trained = _trained(stage)
+    runs = trained or [o for o in stage.outcomes if o.run.kind == "ramp" and len(o.curve)]
+    if not runs:
+        return None
     lengths = sorted({o.run.steps for o in runs})
     if len(lengths) > 3:  # more panels than fit: lengths differ for other reasons than the horizon
         lengths = []
     panels: list[list[Outcome]] = [[o for o in runs if o.run.steps == n] for n in lengths] or [runs]
     groups = _groups(runs, field)
-    found = [clue_strip.rows(stage, p, lambda o: _group(o, field), groups) for p in panels]
-    figure, (row, *strips) = new(len(panels), (3.6, *clue_strip.height(*found)))
-    if not runs:
-        return empty(figure)
     chosen = _text(stage.decision.values.get(field)) if field else None
-    for axes, panel in zip(row, panels, strict=True):
-        for name, colour in groups.items():
-            for o in (o for o in panel if _group(o, field) == name):
-                _curve(axes, _progress(o), o, colour, thick=name == chosen)
-        limit(axes, [o.curve.held_out_loss for o in panel])
-        _crosses(axes, ((_progress(o), o, groups[_group(o, field)]) for o in panel))
-        axes.set_xlim(0, 1.03)
-        if lengths:
-            axes.set_title(f"{panel[0].run.steps} steps")
-        axes.set_xlabel("progress of the run")
-    for axes, rows in zip(*strips, found, strict=True) if strips else ():
-        axes.set_xlim(0, 1.03)
-        clue_strip.draw(axes, rows, max(map(len, found)), groups, _progress)
-    row[0].set_ylabel("held-out loss")
-    title = NAMES.get(field, field) if field else None
-    _legend(figure, groups, runs, title, chosen)
-    return figure
+    x: X = _progress if trained else _lr
+    axis = PROGRESS if trained else log_axis("learning rate (per step)", map(x, runs))
+
+    def name(o: Outcome) -> str:
+        return _group(o, field)
+
+    columns = []
+    for panel in panels:
+        y = loss_axis([o.curve.held_out_loss for o in panel])
+        order = [o for n in groups for o in panel if name(o) == n]
+        lines = [_line(o, x, groups[name(o)], name(o), name(o) == chosen) for o in order]
+        title = f"{panel[0].run.steps} steps" if lengths else ""
+        marks = _crosses(panel, x, y, name, groups)
+        spans = () if trained else _at(stage.recipe.max_lr)
+        columns.append(Panel(y, 3.6, title, tuple(lines), tuple(marks), spans))
+    strips = clue_strip.strips(stage, panels, name, groups, x, axis)
+    grid = tuple((p, *strip) for p, strip in zip(columns, strips, strict=True))
+    title = NAMES.get(field, str(field)) if field else ""
+    return Figure(axis, grid, _legend(groups, runs, chosen), title)
 
 
-@styled
-def batch_size(stage: StageRecord, metric: str | None = None) -> Figure:
+def batch_size(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return loss, and the metric beside it, against training time: timed runs of equal time."""
     trained = _trained(stage)
     timed = [o for o in trained if o.run.timed] or trained
     # A timing that was rejected was measured again: only the last attempt counts.
     runs = list({replace(o.run, attempt=0): o for o in timed}.values())
-    shows_metric = any(np.isfinite(o.curve.metric).any() for o in runs)
-    figure, [row] = new(2 if shows_metric else 1)
     if not runs:
-        return empty(figure)
-    sizes = sorted({o.run.batch_size for o in runs})
-    groups = {_text(s): COLOURS[i % len(COLOURS)] for i, s in enumerate(sizes)}
+        return None
+    groups = colours(_text(s) for s in sorted({o.run.batch_size for o in runs}))
     chosen = _text(stage.decision.values.get("batch_size"))
-    for o in runs:
-        name = _text(o.run.batch_size)
-        _curve(row[0], o.curve.seconds, o, groups[name], thick=name == chosen)
-        if shows_metric:
-            width = 2.0 if name == chosen else 0.9
-            row[1].plot(o.curve.seconds, o.curve.metric, color=groups[name], lw=width)
-    limit(row[0], [o.curve.held_out_loss for o in runs])
-    _crosses(row[0], ((o.curve.seconds, o, groups[_text(o.run.batch_size)]) for o in runs))
-    row[0].set_title("held-out loss")
-    if shows_metric:
-        row[1].set_title(f"held-out {metric or 'metric'}")
-    for axes in row:
-        axes.set_xlabel("training time (s)")
-    _legend(figure, groups, runs, "batch size", chosen)
-    return figure
+
+    def name(o: Outcome) -> str:
+        return _text(o.run.batch_size)
+
+    y = loss_axis([o.curve.held_out_loss for o in runs])
+    lines = [_line(o, _seconds, groups[name(o)], name(o), name(o) == chosen) for o in runs]
+    marks = tuple(_crosses(runs, _seconds, y, name, groups))
+    columns = [(Panel(y, lines=tuple(lines), marks=marks),)]
+    if any(np.isfinite(o.curve.metric).any() for o in runs):
+        own = tuple(replace(k, y=o.curve.metric) for k, o in zip(lines, runs, strict=True))
+        columns.append((Panel(Axis(f"held-out {metric or 'metric'}"), lines=own),))
+    axis = Axis("training time (s)")
+    return Figure(axis, tuple(columns), _legend(groups, runs, chosen), "batch size")
 
 
-@styled
-def final(stage: StageRecord) -> Figure:
+def final(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return the final runs: losses above, lr and momentum beneath, answer against baselines.
 
     Beneath: where in the runs their clues stand.
     """
     trained = _trained(stage)
     runs = [o for o in trained if o.run.opens_test] or trained
-    order = ("answer", "range test only", "untuned")
-    parts = {_part(o) for o in runs}
-    names = [n for n in order if n in parts] + sorted(parts - set(order))
-    groups = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    found = clue_strip.rows(stage, runs, _part, names)
-    figure, rows = new(1, (3.4, 1.1, 1.1, *clue_strip.height(found)))
     if not runs:
-        return empty(figure)
-    top, middle, bottom, *strip = (axes for [axes] in rows)
-    for name in reversed(names):  # the answer on top
-        own = [o for o in runs if _part(o) == name]
-        for o in own:
-            colour, c = groups[name], o.curve
-            _curve(top, c.progress, o, colour, thick=name == "answer")
-            top.plot(c.progress, c.train_loss, ":", color=colour, lw=1.0, alpha=0.7)
-        middle.plot(own[0].curve.progress, own[0].curve.lr, color=groups[name], lw=1.4)
-        bottom.plot(own[0].curve.progress, own[0].curve.momentum, color=groups[name], lw=1.4)
-    limit_both(top, [o.curve.held_out_loss for o in runs], [o.curve.train_loss for o in runs])
-    top.set_ylabel("loss")
-    middle.set_ylabel("lr")
-    bottom.set(ylabel="momentum", xlabel="progress of the run")
-    for axes in (top, middle, bottom, *strip):
-        axes.set_xlim(0, 1.03)
-    for axes in (top, middle):
-        axes.tick_params(labelbottom=False)
-    for axes in strip:
-        clue_strip.draw(axes, found, len(found), groups, _progress)
-    handles = [line(groups[n], n, lw=2.0) for n in names]
-    handles += [
-        line(SOFT, "held-out loss", lw=1.2),
-        line(SOFT, "train loss", ls=":", lw=1.2),
+        return None
+    parts = {_part(o) for o in runs}
+    names = [n for n in FINAL if n in parts] + sorted(parts - set(FINAL))
+    groups = colours(names)
+    order = [o for n in reversed(names) for o in runs if _part(o) == n]  # the answer on top
+    y = both_axis([o.curve.held_out_loss for o in runs], [o.curve.train_loss for o in runs])
+    losses = [line for o in order for line in _losses(o, groups[_part(o)])]
+    marks = tuple(_crosses(runs, _progress, y, _part, groups))
+    firsts = {_part(o): o for o in reversed(order)}.values()
+
+    def settings(label: str, read: X) -> Panel:
+        lines = [
+            Line(o.curve.progress, read(o), groups[_part(o)], _part(o), (_part(o),), 1.4)
+            for o in firsts
+        ]
+        return Panel(Axis(label), 1.1, lines=tuple(lines))
+
+    [strip] = clue_strip.strips(stage, [runs], _part, groups, _progress, PROGRESS)
+    column = (
+        Panel(y, 3.4, lines=tuple(losses), marks=marks),
+        settings("lr", _lr),
+        settings("momentum", lambda o: o.curve.momentum),
+        *strip,
+    )
+    legend = [Entry(n, n, c, 2.0) for n, c in groups.items()]
+    legend += [
+        Entry("held-out loss", "held-out loss", SOFT, 1.2),
+        Entry("train loss", "train loss", SOFT, 1.2, "dot"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+    return Figure(PROGRESS, (column,), tuple(legend))
+
+
+def _losses(o: Outcome, colour: str) -> Iterator[Line]:
+    part = _part(o)
+    held_out = _line(o, _progress, colour, part, part == "answer")
+    yield replace(held_out, groups=(part, "held-out loss"))
+    train = (part, "train loss")
+    text = f"{_label(o)}, train loss"
+    yield Line(o.curve.progress, o.curve.train_loss, colour, text, train, 1.0, "dot", 0.7)
 
 
 def _trained(stage: StageRecord) -> list[Outcome]:
@@ -157,33 +170,60 @@ def _progress(o: Outcome) -> Floats:
     return o.curve.progress
 
 
+def _seconds(o: Outcome) -> Floats:
+    return o.curve.seconds
+
+
+def _lr(o: Outcome) -> Floats:
+    return o.curve.lr
+
+
+def _at(max_lr: float | None) -> tuple[Span, ...]:
+    if max_lr is None or not plottable(max_lr):
+        return ()
+    return (Span(max_lr, max_lr, SOFT, f"max lr {rate(max_lr)}", "dash"),)
+
+
 def _part(o: Outcome) -> str:
     """Return which of the final recipes a run trained: the answer or a baseline."""
     return o.run.label.split(" ")[0].replace("_", " ")
 
 
-def _curve(axes: Axes, x: Floats, o: Outcome, colour: str, thick: bool) -> None:
-    loss, whole = o.curve.held_out_loss, o.state == "finished"
-    mark = "." if len(loss) == 1 else None
-    width, style = (2.0 if thick else 0.9), ("-" if whole else "--")
-    axes.plot(x, loss, color=colour, lw=width, ls=style, marker=mark)
+def _label(o: Outcome) -> str:
+    return o.run.label or o.run.kind
 
 
-def _crosses(axes: Axes, ended: Iterable[tuple[Floats, Outcome, str]]) -> None:
+def _line(o: Outcome, x: X, colour: str, group: str, thick: bool) -> Line:
+    whole = o.state == "finished"
+    text = _label(o) if whole else f"{_label(o)}: {o.state}, {o.reason}"
+    groups = (group,) if whole else (group, STOPPED.key)
+    width, dash = (2.0 if thick else 0.9), SOLID if whole else DASHED
+    return Line(x(o), o.curve.held_out_loss, colour, text, groups, width, dash)
+
+
+def _crosses(
+    runs: Iterable[Outcome],
+    x: X,
+    y: Axis,
+    name: Name,
+    groups: Mapping[str, str],
+) -> Iterator[Mark]:
     """Mark where a run was stopped; on the upper edge if it had left the picture."""
-    top = axes.get_ylim()[1]
-    for x, o, colour in ended:
+    top = y.range[1] if y.range else np.inf
+    for o in runs:
         finite = np.flatnonzero(np.isfinite(o.curve.held_out_loss))
         if o.state != "finished" and len(finite):
-            place = (x[finite[-1]], min(top, o.curve.held_out_loss[finite[-1]]))
-            axes.plot(*place, "x", color=colour, ms=7, mew=1.8, clip_on=False, in_layout=False)
+            last = finite[-1]
+            loss = min(top, float(o.curve.held_out_loss[last]))
+            text = f"{_label(o)}: {o.state}, {o.reason}"
+            keys = (name(o), STOPPED.key)
+            yield Mark(float(x(o)[last]), loss, "x", groups[name(o)], text, keys)
 
 
 def _groups(runs: Sequence[Outcome], field: str | None) -> dict[str, str]:
     """Return a colour per candidate, in the order of their values."""
     named = {_group(o, field): _value(o, field) for o in runs}
-    order = sorted(named, key=lambda n: (named[n] is None, named[n] or 0))
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(order)}
+    return colours(sorted(named, key=lambda n: (named[n] is None, named[n] or 0)))
 
 
 def _group(o: Outcome, field: str | None) -> str:
@@ -204,22 +244,12 @@ def _text(value: Any) -> str:
 
 
 def _legend(
-    figure: Figure,
-    groups: dict[str, str],
-    runs: Sequence[Outcome],
-    title: str | None,
-    chosen: str | None,
-) -> None:
-    handles = [
-        line(
-            colour,
-            f"{name} (chosen)" if name == chosen else name,
-            lw=2.4 if name == chosen else 1.4,
-        )
-        for name, colour in groups.items()
+    groups: Mapping[str, str], runs: Sequence[Outcome], chosen: str | None
+) -> tuple[Entry, ...]:
+    entries = [
+        Entry(n, f"{n} (chosen)", c, 2.4) if n == chosen else Entry(n, n, c)
+        for n, c in groups.items()
     ]
     if any(o.state != "finished" for o in runs):
-        handles.append(line(SOFT, "stopped early", ls="--", marker="x"))
-    lines = -(-len(handles) // 5)  # at most five beside each other, and no line of one
-    columns = -(-len(handles) // max(1, lines))
-    figure.legend(handles=handles, title=title, loc="outside lower center", ncols=max(1, columns))
+        entries.append(STOPPED)
+    return tuple(entries)

@@ -1,0 +1,143 @@
+"""What a figure shows, without a word on how it is drawn: one description, two renderers.
+
+`png.py` draws it with matplotlib for files and paper, `interactive.py` with plotly.js for screens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from orchestrator.curve import Floats
+
+Dash = Literal["solid", "dash", "dot"]
+Symbol = Literal[
+    "circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star", "x"
+]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis; `range`: (low, high) in the data's unit, None where the renderer fits it."""
+
+    label: str = ""
+    log: bool = False
+    range: tuple[float, float] | None = None
+
+    def at(self, fraction: float) -> float:
+        """Return the value that stands at a fraction of the axis; it has a range."""
+        assert self.range is not None
+        low, high = self.range
+        return low * (high / low) ** fraction if self.log else low + (high - low) * fraction
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: x and y of shape (points,), where y may be NaN or inf.
+
+    `text` names it for who points at it; `groups`: keys of the legend's entries that hide it.
+    """
+
+    x: Floats
+    y: Floats
+    colour: str
+    text: str
+    groups: tuple[str, ...] = ()
+    width: float = 0.9
+    dash: Dash = "solid"
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A single point with a meaning, said by `text`."""
+
+    x: float
+    y: float
+    symbol: Symbol
+    colour: str
+    text: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of the x axis over the whole height; where `low` is `high` a line with its name."""
+
+    low: float
+    high: float
+    colour: str
+    text: str = ""
+    dash: Dash = "solid"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A part of the x axis in one row of a strip (row 0 is the top); `text`: what it says."""
+
+    row: int
+    low: float
+    high: float
+    colour: str
+    text: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text in a row of a strip, to the right of `x` or to the left of it."""
+
+    row: int
+    x: float
+    text: str
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot, or with `rows` a strip without axes; `height` in inches."""
+
+    y: Axis
+    height: float = 3.6
+    title: str = ""
+    lines: tuple[Line, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    spans: tuple[Span, ...] = ()
+    rows: int = 0
+    bars: tuple[Bar, ...] = ()
+    words: tuple[Words, ...] = ()
+
+    @property
+    def groups(self) -> set[str]:
+        """The keys of the legend's entries that hide something here."""
+        parts: tuple[Line | Mark | Bar, ...] = (*self.lines, *self.marks, *self.bars)
+        return {key for part in parts for key in part.groups}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend: all that has `key` among its groups."""
+
+    key: str
+    label: str
+    colour: str
+    width: float = 1.4
+    dash: Dash = "solid"
+    alpha: float = 1.0
+    symbol: Symbol | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Columns of panels beside each other; those of a column share their x axis."""
+
+    x: Axis
+    columns: tuple[tuple[Panel, ...], ...]
+    legend: tuple[Entry, ...] = ()
+    legend_title: str = ""
+
+
+def plottable(value: Any) -> TypeGuard[float]:
+    """Whether a value can stand on a logarithmic axis."""
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0

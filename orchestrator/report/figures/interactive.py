@@ -1,0 +1,169 @@
+"""Figures as plotly.js wants them: plain values, one plot per column. No plotly is imported.
+
+Colours of the page (text, grid) are the script's affair, since they follow the reader's screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from orchestrator.curve import Floats
+from orchestrator.report.figures.figure import Axis, Figure, Line, Panel, Span
+
+INCH = 78  # pixels
+TITLE, LABELS = 24, 46  # pixels above a panel and beneath the last with an x axis
+Plot = dict[str, Any]
+
+
+def plots(figure: Figure, clean: Callable[[str], str] = str) -> list[Plot]:
+    """Return a plot per column: {height, data, groups, layout}, for `JSON.parse` in the page.
+
+    `groups` has for each trace the numbers of the legend's entries that hide it. `clean` takes out
+    of texts what a page must not hold; markup is escaped here, since plotly.js knows some.
+    """
+    keys = {entry.key: i for i, entry in enumerate(figure.legend)}
+
+    def text(words: str) -> str:
+        # Templates are filled in before entities are read: no label can ask for a value.
+        return escape(clean(words), quote=False).replace("%{", "&#37;{")
+
+    return [_plot(column, figure.x, keys, text) for column in figure.columns]
+
+
+def _plot(
+    column: tuple[Panel, ...], x: Axis, keys: Mapping[str, int], text: Callable[[str], str]
+) -> Plot:
+    heights = [panel.height * INCH for panel in column]
+    last = max(i for i, panel in enumerate(column) if not panel.rows)
+    above = [TITLE + LABELS * (i == last + 1) for i in range(len(column))]
+    below = LABELS if last == len(column) - 1 else 4
+    whole = sum(heights) + sum(above[1:])
+    layout: dict[str, Any] = {
+        "xaxis": _axis(x, text) | {"anchor": f"y{last + 1}"},
+        "shapes": [],
+        "annotations": [],
+        "margin": {"t": TITLE, "b": below},
+    }
+    data: list[dict[str, Any]] = []
+    groups: list[list[int]] = []
+    top = whole
+    for i, panel in enumerate(column):
+        name = f"y{i + 1}" if i else "y"
+        top -= above[i] if i else 0
+        low, high = max(0, top - heights[i]) / whole, top / whole
+        top -= heights[i]
+        y = _rows(panel.rows) if panel.rows else _axis(replace(panel.y, label=""), text)
+        layout[f"yaxis{i + 1}" if i else "yaxis"] = y | {"domain": [low, high]}
+        layout["shapes"] += [_span(s, name) for s in panel.spans]
+        layout["annotations"] += [_title(panel, high, text)]
+        named = [s for s in panel.spans if s.text]
+        layout["annotations"] += [_named(s, n, x, high, text) for n, s in enumerate(named)]
+        for trace, own in _traces(panel, x, name, text):
+            data.append(trace)
+            groups.append([keys[key] for key in own if key in keys])
+    return {
+        "height": round(whole + TITLE + below), "data": data, "groups": groups, "layout": layout,
+    }  # fmt: skip
+
+
+def _axis(axis: Axis, text: Callable[[str], str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if axis.label:
+        made["title"] = {"text": text(axis.label), "standoff": 8}
+    if axis.range:
+        made["range"] = list(axis.range)
+    if axis.log:
+        made |= {"type": "log", "tickformat": "~g"}
+    if axis.log and axis.range:
+        low, high = made["range"] = [math.log10(v) for v in axis.range]
+        # Ticks at 1, 2 and 5: with a few more asked for, plotly.js writes all nine digits.
+        made["nticks"] = min(7, max(3, int((high - low) / 0.31)))
+    return made
+
+
+def _rows(rows: int) -> dict[str, Any]:
+    return {"visible": False, "range": [rows - 0.5, -0.5], "fixedrange": True}
+
+
+def _title(panel: Panel, top: float, text: Callable[[str], str]) -> dict[str, Any]:
+    words = " · ".join(text(part) for part in (panel.title, panel.y.label) if part)
+    return {
+        "text": words, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",
+        "yanchor": "bottom", "showarrow": False,
+    }  # fmt: skip
+
+
+def _span(span: Span, y: str) -> dict[str, Any]:
+    band = span.low < span.high
+    shape = {
+        "type": "rect" if band else "line", "xref": "x", "yref": f"{y} domain", "y0": 0, "y1": 1,
+        "x0": _number(span.low), "x1": _number(span.high), "layer": "below",
+        "line": {"width": 0 if band else 2, "color": span.colour, "dash": span.dash},
+    }  # fmt: skip
+    return shape | ({"fillcolor": span.colour, "opacity": 0.18} if band else {})
+
+
+def _named(
+    span: Span, number: int, x: Axis, top: float, text: Callable[[str], str]
+) -> dict[str, Any]:
+    place = math.log10(span.low) if x.log else span.low  # as plotly.js wants it, other than shapes
+    return {
+        "text": f"<b>{text(span.text)}</b>", "xref": "x", "yref": "paper", "x": place, "y": top,
+        "xanchor": "right", "yanchor": "top", "xshift": -3, "yshift": -15 * number,
+        "showarrow": False,
+    }  # fmt: skip
+
+
+def _traces(
+    panel: Panel, x: Axis, axis: str, text: Callable[[str], str]
+) -> Iterable[tuple[dict[str, Any], tuple[str, ...]]]:
+    place = {"xaxis": "x", "yaxis": axis}
+    shown = f"<b>%{{meta}}</b><br>{text(x.label)} %{{x:.3~g}}<br>{text(panel.y.label)} %{{y:.4~g}}"
+    for line in panel.lines:
+        yield place | _line(line) | {
+            "meta": text(line.text), "hovertemplate": f"{shown}<extra></extra>",
+        }, line.groups  # fmt: skip
+    for m in panel.marks:
+        yield place | {
+            "type": "scatter", "mode": "markers", "x": [_number(m.x)], "y": [_number(m.y)],
+            "marker": {"symbol": m.symbol, "size": 9, "color": m.colour}, "meta": text(m.text),
+            "hovertemplate": "%{meta}<extra></extra>", "cliponaxis": False,
+        }, m.groups  # fmt: skip
+    for bar in panel.bars:
+        yield place | {
+            "type": "bar", "orientation": "h", "base": [_number(bar.low)], "y": [bar.row],
+            "x": [_number(bar.high - bar.low)], "width": 0.7, "meta": text(bar.text),
+            "marker": {"color": bar.colour, "opacity": 0.55},
+            "hovertemplate": "%{meta}<extra></extra>",
+        }, bar.groups  # fmt: skip
+    for w in panel.words:
+        side = "left" if w.left else "right"
+        yield place | {
+            "type": "scatter", "mode": "text", "x": [_number(w.x)], "y": [w.row],
+            "text": [f" {text(w.text)} "], "textposition": f"middle {side}", "hoverinfo": "skip",
+            "cliponaxis": False,
+        }, ()  # fmt: skip
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "lines" if len(line.x) > 1 else "markers",
+        "x": _numbers(line.x), "y": _numbers(line.y), "opacity": line.alpha,
+        "line": {"color": line.colour, "width": 1.3 * line.width, "dash": line.dash},
+        "marker": {"color": line.colour},
+    }  # fmt: skip
+
+
+def _numbers(values: Floats) -> list[float | None]:
+    return [_number(v) for v in np.asarray(values, float).tolist()]
+
+
+def _number(value: float) -> float | None:
+    """Return a number with as many digits as a screen can show; JSON has no NaN and no inf."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
