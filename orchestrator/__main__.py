@@ -13,6 +13,7 @@ from orchestrator import commands, signals
 from orchestrator.compose import compose, parse, show
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.redact import hidden
+from orchestrator.system import silence
 
 if TYPE_CHECKING:
     from orchestrator.config import Config
@@ -56,6 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     except StorageError as error:
         print(hidden(str(error)), file=sys.stderr)
         return 1
+    except BrokenPipeError:  # as in `list | head -1`: whoever reads has read enough
+        silence(sys.stdout)
+        return 0
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return signals.exit_code()

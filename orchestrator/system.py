@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 
 def try_lock(handle: int) -> bool:
@@ -34,3 +35,10 @@ def lives(pid: int) -> bool:
     except PermissionError:
         pass  # somebody else's, but alive
     return True
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream whose reader has gone lead nowhere, so that no later write or flush fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

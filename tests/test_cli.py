@@ -409,3 +409,18 @@ def test_a_wrong_completion_request_is_one_line(
     """Exit code 2."""
     assert cli.run(["--shell-completion", *filter(None, [what])]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [(["+study=quadratic", "tracking=none"], "runs/quadratic/summary.json"), (["--help"], ".")],
+)
+def test_a_reader_that_has_gone_stops_nothing(arguments: list[str], left: str, here: Path) -> None:
+    """As in `... | head -1`: no traceback, and a study goes on to its end."""
+    command = [sys.executable, "-m", "orchestrator", *arguments]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert done.stdout is not None
+    done.stdout.close()
+    _, said = done.communicate(timeout=60)
+    assert (done.returncode, said) == (0, "")
+    assert Path(left).exists()

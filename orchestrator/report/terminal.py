@@ -19,6 +19,7 @@ from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.ending import ending
 from orchestrator.report.text import between, counts, duration, number, planned, rate
+from orchestrator.system import silence
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -147,7 +148,10 @@ class Terminal:
         if not self._fancy:
             line = f"{name:<{WIDTH}}  {text}".rstrip()
             coding = getattr(self._stream, "encoding", None) or "utf-8"
-            print(line.encode(coding, "replace").decode(coding), file=self._stream, flush=True)
+            try:
+                print(line.encode(coding, "replace").decode(coding), file=self._stream, flush=True)
+            except BrokenPipeError:  # as in `... | head -1`: the study goes on all the same
+                silence(self._stream)
             return
         from rich.console import Console
         from rich.table import Table
