@@ -184,6 +184,8 @@ def test_both_renderers_draw_all_of_a_figure() -> None:
     for found in records.study().stages:
         figure = drawn(found, "accuracy")
         canvas = png.draw(figure)
+        ticks = [t.get_text() for axes in canvas.axes for t in axes.get_xticklabels()]
+        assert not [text for text in ticks if "$" in text and png.STYLE["text.parse_math"] is False]
         sent = interactive.plots(figure)
         lines = sum(len(panel.lines) for column in figure.columns for panel in column)
         assert sum(t.get("mode") == "lines" for plot in sent for t in plot["data"]) == lines

@@ -14,6 +14,7 @@ from orchestrator.report.text import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis as MplAxis
     from matplotlib.figure import Figure as Canvas
 
 DPI = 160
@@ -81,6 +82,7 @@ def draw(figure: Figure) -> Canvas:
 def _panel(axes: Axes, panel: Panel, x: Axis) -> None:
     if x.log:
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
     if x.range:
         axes.set_xlim(*x.range)
     if panel.rows:
@@ -91,8 +93,8 @@ def _panel(axes: Axes, panel: Panel, x: Axis) -> None:
         look: dict[str, Any] = {"lw": k.width, "ls": DASHES[k.dash], "alpha": k.alpha}
         axes.plot(k.x, k.y, color=k.colour, marker=mark, **look)
     _loss_axis(axes, panel.y)
-    for span in panel.spans:
-        _span(axes, span)
+    for i, span in enumerate(panel.spans):
+        _span(axes, span, i)
     for m in panel.marks:
         cross = m.symbol == "x"
         look = {"mew": 1.8, "clip_on": False, "in_layout": False} if cross else {"mec": "white"}
@@ -102,20 +104,27 @@ def _panel(axes: Axes, panel: Panel, x: Axis) -> None:
 
 def _loss_axis(axes: Axes, y: Axis) -> None:
     """Set the y axis up; a logarithmic one has plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     axes.set_ylabel(y.label)
     if y.log:
         low, high = y.range or (1, 1)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 50 * low else (1, 3)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(float(value))))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _plain_numbers(axes.yaxis)
     if y.range:
         axes.set_ylim(*y.range)
 
 
-def _span(axes: Axes, span: Span) -> None:
+def _plain_numbers(axis: MplAxis) -> None:
+    """Write .01 and not a power of ten, which matplotlib sets as a formula."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: rate(float(value))))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _span(axes: Axes, span: Span, row: int) -> None:
     if span.low < span.high:
         axes.axvspan(span.low, span.high, color=span.colour, alpha=0.18, lw=0)
         return
@@ -124,7 +133,7 @@ def _span(axes: Axes, span: Span) -> None:
         span.text,
         (span.low, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-5, -5),
+        xytext=(-5, -5 - 12 * row),
         textcoords="offset points",
         ha="right",
         va="top",
