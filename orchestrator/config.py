@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -497,9 +497,15 @@ def _optunas_pruner(entry: BaseModel) -> Any:
     return optunas.build(entry.builds, arguments)
 
 
+def _without_our_name(key: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the `name` of the default that Hydra merges into what a study says of its own."""
+    ours = _variants(key) or get_args(SECTIONS[key].model_fields["name"].annotation)
+    return {k: v for k, v in given.items() if k != "name" or v not in ours}
+
+
 def _section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
     if key in OWN_ALLOWED and isinstance(given, Mapping) and "_target_" in given:
-        return read(OWN_ALLOWED[key], given, key, lines)
+        return read(OWN_ALLOWED[key], _without_our_name(key, given), key, lines)
     variants = _variants(key)
     if not variants or not isinstance(given, Mapping | None):
         return read(SECTIONS[key], given, key, lines)

@@ -31,6 +31,8 @@ COST = 0.4  # of all evaluations of a ramp, as a share of its training: half is 
 # of it costs little, and `lr_check` finds what was left on the table.
 MARGIN = 0.4
 FLAT = 0.02  # a ramp that falls by less than this share of chance loss has not moved
+ROUNDS = 6  # of Adam's ramps at most, each further, after a bracket that hardly learnt
+LEARNT = 0.5  # of chance loss: a ramp that fell so far has learnt, and its minimum says something
 HAND_OFF = 3  # x the bracket's mark: where the linear ramps end
 LONGER = 4  # no ramp is made more than so many times as long as planned: twice two
 STOP = 1.3  # x chance loss: above this a ramp has nothing more to say
@@ -132,7 +134,9 @@ class LRRange(Stage):
             return [self._bracket(recipe)]
         if not linear:
             return self._after_bracket(recipe, brackets)
-        return self._after_linear(recipe, linear) if len(linear) == self.ramps else []
+        if len(linear) == self.ramps:
+            return self._after_linear(recipe, linear)
+        return self._yet_further(recipe, linear, brackets[-1])
 
     def _after_bracket(self, recipe: Recipe, brackets: Sequence[Outcome]) -> list[Run]:
         last = brackets[-1]
@@ -142,6 +146,23 @@ class LRRange(Stage):
         if problem in ("at once", "flat", "open"):
             return []
         return self._linear(recipe, self._hand_off(last), last.run.steps)
+
+    def _has_learnt(self, bracket: Outcome) -> bool:
+        reading = read(bracket, self.facts.chance_loss)
+        return reading is not None and reading.drop >= LEARNT
+
+    def _yet_further(
+        self, recipe: Recipe, linear: Sequence[Outcome], bracket: Outcome
+    ) -> list[Run]:
+        """Widen ramps of Adam again where the bracket had learnt too little to say where to end."""
+        last = linear[-self.ramps :]
+        readings = [read(o, self.facts.chance_loss) for o in last]
+        at_end = _most(r is not None and r.at_end for r in readings)
+        again = recipe.optimizer != "sgd" and len(linear) < ROUNDS * self.ramps
+        if not at_end or not again or self._has_learnt(bracket):
+            return []
+        schedule = last[0].run.schedule
+        return self._linear(recipe, round_to(HAND_OFF * schedule.max_lr), last[0].run.steps)
 
     def _after_linear(self, recipe: Recipe, linear: Sequence[Outcome]) -> list[Run]:
         """Look once more, further, nearer or longer, if most of the ramps say too little."""
@@ -193,7 +214,7 @@ class LRRange(Stage):
         """
         bracket = [o for o in ramps if o.run.schedule.name == "exponential_ramp"][-1]
         reading, end = read(bracket, self.facts.chance_loss), linear[0].run.schedule.max_lr
-        if reading is None or reading.at_end:
+        if reading is None or reading.at_end or not self._has_learnt(bracket):
             reason = f"no answer: {self._nothing_broke(end)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         max_lr = round_to(self.margin * reading.max_lr)
