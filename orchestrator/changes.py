@@ -1,12 +1,16 @@
-"""What differs between two configs, or between two runs: for people to read."""
+"""What differs between two configs, or between two runs, and whether it matters."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 MOST = 60  # characters of a value
+# Settings that change no result: how a study is shown, restarted, placed and cut short.
+UNIMPORTANT = ("fresh", "quiet", "runs", "executor", "dry_run", "budget")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
@@ -23,6 +27,27 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         elif a != b or (key in old) != (key in new):
             lines.append(f"{where}: {_shown(old, key)} -> {_shown(new, key)}")
     return lines
+
+
+def since(file: Path, config: Mapping[str, Any]) -> list[str]:
+    """Return in what `config` differs from the one that an earlier command wrote to `file`."""
+    import yaml  # comes with Hydra
+
+    try:
+        old = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # not there, or damaged: nothing to compare with
+        return []
+    return differences(_important(old or {}), _important(config))
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Return a hash of the settings that can change a result."""
+    text = json.dumps(_important(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _important(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k not in UNIMPORTANT}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

@@ -370,7 +370,7 @@ class Config(Section):
 
     def build_pruner(self, chance_loss: float) -> CluePruner | None:
         """Return the pruner, None if every run is to go to its end."""
-        if isinstance(self.pruner, NoPruner):
+        if not self.prunes:
             return None
         from orchestrator.pruners import CluePruner
 
@@ -378,6 +378,11 @@ class Config(Section):
         return CluePruner(
             _build(self.pruner), _optunas_pruner(also) if also else None, chance_loss=chance_loss
         )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether lost runs are stopped."""
+        return not isinstance(self.pruner, NoPruner)
 
     @property
     def audit(self) -> float:

@@ -1,9 +1,11 @@
-"""What systems do differently: locks of files, and whether a process lives."""
+"""What systems do differently: locks of files, whether a process lives, what a machine is."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from pathlib import Path
 from typing import TextIO
 
 
@@ -42,3 +44,14 @@ def silence(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def machine() -> str:
+    """Return processor, number of cores and system as one line."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor without a name: what platform knows must do
+    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives import Objective, StopRun
@@ -108,53 +105,3 @@ class StageConformance:
         decision, _ = walk(self.make(), self.recipe(), lose)
         for value in decision.values.values():
             assert not isinstance(value, float) or math.isfinite(value)
-
-
-class FakeTracker:
-    """Remembers what it was told, as (name, arguments) in `events`."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, tuple[Any, ...]]] = []
-
-    def start(
-        self,
-        config: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Remember."""
-        self.events.append(("start", (config, tags)))
-
-    def run_started(self, stage: str, run: Run, key: str) -> None:
-        """Remember."""
-        self.events.append(("run_started", (stage, run, key)))
-
-    def point(self, key: str, point: Point) -> None:
-        """Remember."""
-        self.events.append(("point", (key, point)))
-
-    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """Remember."""
-        self.events.append(("run_ended", (stage, outcome, clue)))
-
-    def known(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """Remember."""
-        self.events.append(("known", (stage, outcome, clue)))
-
-    def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
-        """Remember."""
-        self.events.append(("decided", (decision, recipe)))
-
-    def quiet(self, silent: bool) -> None:
-        """Remember."""
-        self.events.append(("quiet", (silent,)))
-
-    def finish(
-        self,
-        status: str,
-        summary: Mapping[str, Any],
-        files: Sequence[Path],
-        model: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Remember."""
-        self.events.append(("finish", (status, summary, files)))

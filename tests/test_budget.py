@@ -12,10 +12,11 @@ from orchestrator.config import Config
 from orchestrator.curve import Outcome
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.plan.estimate import Range
-from orchestrator.plan.pace import TELL_AFTER, OutOfTime, Pace, spent_before
+from orchestrator.plan.pace import TELL_AFTER, OutOfTime, Pace
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
+from orchestrator.results import Earlier, earlier
 from orchestrator.stages.stage import Stage, cycle
 from orchestrator.study import run_study
 from orchestrator.testing import execute
@@ -172,12 +173,12 @@ def test_the_time_left_goes_by_what_runs_took_so_far() -> None:
 def test_a_damaged_summary_is_no_reason_to_stop(tmp_path: Path) -> None:
     """Whatever stands in the file, the budget starts from nothing."""
     file = tmp_path / "summary.json"
-    assert spent_before(file, 10) == (0.0, False)
-    for text in ("", "[]", "{}", '{"cost": null}'):
+    assert earlier(tmp_path) == Earlier()
+    for text in ("", "[]", "{}", '{"cost": null}', '{"cost": {"total_seconds": null}}'):
         file.write_text(text)
-        assert spent_before(file, 10) == (0.0, False)
+        assert earlier(tmp_path) == Earlier()
     file.write_text('{"cost": {"total_seconds": 7}}')
-    assert spent_before(file, 10) == (7.0, False)
+    assert earlier(tmp_path) == Earlier(total_seconds=7, budget_seconds=7)
 
 
 def test_facts_are_those_of_the_objective() -> None:

@@ -160,9 +160,9 @@ def test_the_recipe_brings_the_optimizer_back(
 @pytest.fixture
 def file_of() -> Callable[[Recipe], str]:
     from orchestrator.record import StudyRecord
-    from orchestrator.study import _recipe_file
+    from orchestrator.results import recipe_file
 
-    return lambda recipe: _recipe_file(
+    return lambda recipe: recipe_file(
         StudyRecord("s", "complete", recipe, [], "cpu", "here", {}, None, True, 1.0)
     )
 

@@ -399,6 +399,21 @@ def test_a_users_stage_that_raises_fails_the_study_and_is_named(
     assert json.loads(Path("runs/s/summary.json").read_text())["status"] == "failed"
 
 
+def test_an_error_after_the_last_decision_is_of_that_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The record names the stage that decided, and keeps what it decided."""
+
+    def oops(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("orchestrator.audit.chosen", oops)
+    record, shown = a_study(plan=["lr_range"])
+    assert "stage lr_range: ZeroDivisionError: oops" in shown
+    assert record.status == "failed"
+    assert record.recipe.max_lr == record.decisions[-1].values["max_lr"]
+
+
 def test_other_settings_under_the_same_name_are_said() -> None:
     """The answer of another config replaces the old one: not without a word."""
     _, first = a_study()

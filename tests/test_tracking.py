@@ -22,7 +22,6 @@ from orchestrator.schedules import Schedule
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.mlflow import MlflowTracker
-from orchestrator.tracking.none import NoTracker
 from orchestrator.tracking.outbox import Event, Outbox, Unavailable
 
 CONFIG = {"study_name": "demo", "recipe": {"weight_decay": 5e-4}, "plan": ["lr_range"]}
@@ -261,9 +260,9 @@ def test_the_machine_reports_processor_and_memory() -> None:
         assert 0 < found["system/system_memory_usage_percentage"] < 100
 
 
-def test_no_tracker_does_nothing() -> None:
-    """Every call of NoTracker is accepted."""
-    tracker: Tracker = NoTracker()
+def test_the_plain_tracker_does_nothing() -> None:
+    """Every call of the plain tracker is accepted."""
+    tracker = Tracker()
     tracker.start(CONFIG, {})
     train(tracker, "a", 1.0)
     tracker.quiet(True)
@@ -346,7 +345,7 @@ def test_a_study_in_a_real_store(
     }
     tracker.finish("complete", summary, [figure])
     changed = MlflowTracker("demo", tmp_path, runs)
-    changed.start({**CONFIG, "plan": []}, {"study": "demo"})
+    changed.start({**CONFIG, "plan": []}, {"study": "demo", "config": "another"})
     changed.finish("interrupted", {}, [])
     assert warnings() == []
 

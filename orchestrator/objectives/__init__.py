@@ -7,10 +7,12 @@ and the user's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.curve import Point, Result
 from orchestrator.recipe import Facts, Run
+
+T = TypeVar("T")
 
 
 class StopRun(BaseException):
@@ -62,3 +64,13 @@ class Objective(Protocol):
         `measured={"seconds_per_step": {batch_size: float}, "spread": {batch_size: float}}`, the
         batch sizes measured in interleaved rounds. JSON keys of batch sizes are strings.
         """
+
+
+def about(objective: Objective, name: str, default: T) -> T:
+    """Return what an objective says of itself; a user's own need not say anything.
+
+    `device`, `notes` (lines for the reader), `datasets` (see `Tracker.start`), `versions`,
+    `formats` (what must not change within a study), `test_examples`, `fake_clock`.
+    """
+    said: T = getattr(objective, name, default)
+    return said

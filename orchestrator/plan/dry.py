@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.objectives import about
 from orchestrator.plan.estimate import Play, Range, StagePlan, by_stage, likeliest, plays
 from orchestrator.plan.pace import clock_of
 from orchestrator.plan.prices import Clock, Prices, probe
@@ -55,12 +56,12 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         prices = replace(prices, run=prices.run + BOOKKEEPING)
     else:
         start = 0.0
-    played = plays(stages, recipe, prices, prunes=config.pruner.name != "none")  # type: ignore[attr-defined]  # every pruner has a name
+    played = plays(stages, recipe, prices, prunes=config.prunes)
     totals = [start + play.total for play in played]
     seconds, likely = likeliest(totals)
     return StudyPlan(
         study=config.study_name,
-        device=getattr(objective, "device", platform.machine()),
+        device=about(objective, "device", platform.machine()),
         stages=by_stage(played),
         runs=Range.of(map(_runs, played)),
         seconds=seconds,
@@ -68,7 +69,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         extremes=Range.of(totals, left_out=0),
         prices=prices,
         batch_size=recipe.batch_size,
-        notes=tuple(getattr(objective, "notes", ())),
+        notes=tuple(about(objective, "notes", ())),
         spent=clock() - began,
     )
 

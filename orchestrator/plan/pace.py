@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.curve import Outcome
+from orchestrator.objectives import Objective, about
 from orchestrator.plan.estimate import Known, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Decision, Facts, Recipe, Run
@@ -252,21 +251,6 @@ def _less(whole: Final, smaller: Final) -> str:
     return " and ".join(less)
 
 
-def clock_of(objective: object, trained: Callable[[], float], real: Clock) -> Clock:
+def clock_of(objective: Objective, trained: Callable[[], float], real: Clock) -> Clock:
     """Return the clock that an objective is timed by: a fake one counts training seconds alone."""
-    return trained if getattr(objective, "fake_clock", False) else real
-
-
-def spent_before(summary: Path, max_seconds: float | None) -> tuple[float, bool]:
-    """Return the seconds of earlier commands, and whether this very budget has ended them.
-
-    If so, the same command says the same again and trains nothing; a larger budget goes on.
-    """
-    try:
-        found = json.loads(summary.read_text())
-        budget = found.get("budget") or {}
-        spent = float(budget.get("spent_seconds", found["cost"]["total_seconds"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0.0, False
-    same = max_seconds is not None and budget.get("max_seconds") == max_seconds
-    return spent, same and bool(budget.get("reached"))
+    return trained if about(objective, "fake_clock", False) else real

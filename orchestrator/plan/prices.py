@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.curve import Outcome, Point
-from orchestrator.objectives import Objective
+from orchestrator.objectives import Objective, about
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.schedules import Schedule
 
@@ -141,7 +141,7 @@ def probe(
         run=first.run,
         memory={int(b): int(n) for b, n in memory.get("bytes", {}).items()},
         fits=fits,
-        test_examples=getattr(objective, "test_examples", facts.held_out_examples),
+        test_examples=about(objective, "test_examples", facts.held_out_examples),
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
 
 
-class Tracker(Protocol):
-    """What the study tells. Every call returns at once and none raises."""
+class Tracker:
+    """What the study tells; this one passes it on to nobody (`tracking=none`).
+
+    Every call returns at once and none raises.
+    """
 
     def start(
         self,

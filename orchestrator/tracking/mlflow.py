@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
@@ -17,6 +15,7 @@ from typing import Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
+from orchestrator.tracking import Tracker
 from orchestrator.tracking.outbox import Event, Outbox
 from orchestrator.tracking.store import BY_PROGRESS, Store, flat
 
@@ -25,14 +24,14 @@ LEAVING_SECONDS = 2.0  # the same where the process has to go: the rest is sent 
 log = logging.getLogger("orchestrator.tracking")
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Records a study in MLflow, without ever stopping or slowing it.
 
     `folder` holds mlflow.db unless `uri` or MLFLOW_TRACKING_URI names another store; artifacts of
     such a local store are under `runs`/.mlartifacts. `metric` names the measure shown beside the
     losses, None if there is none. A study run goes on in the parent run that has all the tags given
-    to `start`; they should tell the study's storage and config (a hash of it is added where no tag
-    `config` is given), so that a changed config or a fresh start opens a new parent.
+    to `start`; they should tell the study's storage and config, so that a changed config or a fresh
+    start opens a new parent.
     """
 
     def __init__(
@@ -61,12 +60,10 @@ class MlflowTracker:
         datasets: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Open or reopen the parent run; its trials that still seem to run were killed."""
-        text = json.dumps(config, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._put(
             "start",
-            config=json.loads(text),
-            tags={"config": digest, **tags},
+            config=dict(config),
+            tags=dict(tags),
             datasets=[dict(data) for data in datasets],
         )
 
