@@ -272,7 +272,7 @@ def decisions(record: Any) -> list[Any]:
 @pytest.mark.usefixtures("here")
 def test_a_study_decides_the_same_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake objective, a timed stage and all: the decisions and trials of one process."""
-    monkeypatch.setattr("orchestrator.report.html._draw", lambda *_: None)
+    monkeypatch.setattr("orchestrator.report.html.drawings", lambda _: {})
     short: dict[str, Any] = {
         "plan": ["lr_range", "momentum", "batch_size", "final"],
         "stages": {"final": {"epochs": 4, "seeds": 2, "baselines": False}},

@@ -22,7 +22,7 @@ COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRU
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of so small a study."""
-    monkeypatch.setattr("orchestrator.report.html._draw", lambda *_: None)
+    monkeypatch.setattr("orchestrator.report.html.drawings", lambda _: {})
 
 
 PRUNERS = sorted((Path(__file__).parent.parent / "conf/pruner").glob("*.yaml"))
