@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
-from orchestrator import config
+from orchestrator import config, entries
 from orchestrator.compose import compose
 from orchestrator.options import options_of
 from orchestrator.stages import STAGES
@@ -33,15 +33,15 @@ def test_the_reference_of_the_config_is_what_the_schema_says() -> None:
     assert (ROOT / "docs/config.md").read_text("utf-8") == _generator().page()
 
 
-@pytest.mark.parametrize("key", ["", *config.SECTIONS, *STAGES])
+@pytest.mark.parametrize("key", ["", *entries.SECTIONS, *STAGES])
 def test_every_setting_has_a_meaning(key: str) -> None:
     """A line of text for each key, where it is declared."""
     if key in STAGES:
         models = [options_of(STAGES[key], "kind")]
-    elif variants := config._variants(key):
+    elif variants := entries.variants(key):
         models = [made() for made in variants.values()]
     else:
-        models = [config.SECTIONS.get(key, config.Config)]
+        models = [entries.SECTIONS.get(key, config.Config)]
     for model in models:
         missing = [name for name, (_, meaning) in _generator().fields(model) if not meaning]
         assert not missing, model

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import Config, ProcessesConfig
+from orchestrator.config import Config
+from orchestrator.sections import ProcessesConfig
 
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher

@@ -18,13 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from orchestrator import own
-from orchestrator.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OwnConfig,
-    TrainingConfig,
-)
+from orchestrator.config import Config
 from orchestrator.curve import Result
 from orchestrator.fitting import (
     AnyLoss,
@@ -35,7 +29,9 @@ from orchestrator.fitting import (
     MetricConfig,
 )
 from orchestrator.objectives import Session
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import Facts, Run, RunKind
+from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
 from orchestrator.training.clock import calibrate, seconds_per_example

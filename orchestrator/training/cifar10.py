@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.config import DataConfig
+from orchestrator.sections import DataConfig
 from orchestrator.training.data import DataError, Raw
 from orchestrator.training.sources import ARRAYS, part
 

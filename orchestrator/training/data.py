@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.config import DataConfig, OwnConfig
 from orchestrator.errors import ConfigError
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig
 
 
 class DataError(ConfigError):

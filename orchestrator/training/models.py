@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.config import ModelConfig, OwnConfig
 from orchestrator.errors import ConfigError
+from orchestrator.options import OwnConfig
+from orchestrator.sections import ModelConfig
 from orchestrator.training.data import Data
 from orchestrator.training.task import CLASSIFY, Task
 

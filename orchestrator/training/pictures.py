@@ -10,8 +10,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from orchestrator import own
-from orchestrator.config import DataConfig, OwnConfig
-from orchestrator.options import one_of
+from orchestrator.options import OwnConfig, one_of
+from orchestrator.sections import DataConfig
 from orchestrator.training.data import DataError, Raw
 from orchestrator.training.sources import raw
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.config import DataConfig, OwnConfig
-from orchestrator.options import one_of, shown
+from orchestrator.options import OwnConfig, one_of, shown
 from orchestrator.own import build
+from orchestrator.sections import DataConfig
 from orchestrator.training.data import DataError, Part, Raw, stratified_order
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
