@@ -87,3 +87,12 @@ def test_torchvisions_resnet18(here: Path) -> None:
     more = ("stages.final.seeds=2", "stages.lr_range.least_steps=40", "plan=[lr_range,final]")
     summary = study(with_model(here, RESNET), "model=mine", *options, *more)
     assert summary["final"]["test_metric"]["mean"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_network_of_timm(here: Path) -> None:
+    """Named by its function and arguments alone; the study finds a rate at which it learns."""
+    text = "_target_: timm.create_model\nmodel_name: test_resnet\nin_chans: 1\nnum_classes: 10\n"
+    summary = study(with_model(here, text), "+study=digits", "model=mine")
+    assert 0.05 < summary["recipe"]["max_lr"] < 2
+    assert summary["final"]["test_metric"]["mean"] > 0.93

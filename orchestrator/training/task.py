@@ -131,7 +131,8 @@ class Task:
             if shape != (count, classes):
                 raise TaskError(
                     f"model: must give one score per class, shape (examples, {classes}),"
-                    f" got {shape} for {count} examples"
+                    f" got {shape} for {count} examples (num_classes is handed over only where the"
+                    " signature names it)"
                 )
         elif self.kind == "cross_entropy":
             last = shape[:-1] == wanted and shape[-1] >= classes
