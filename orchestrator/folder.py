@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from orchestrator import ledger, lock
+from orchestrator import lock, storage
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.redact import Formatter
 
 
 @contextmanager
-def owned(config: Config, folder: Path, database: ledger.Storage | None) -> Iterator[None]:
+def owned(config: Config, folder: Path, database: storage.Storage | None) -> Iterator[None]:
     """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
     with ExitStack() as held:
         with writable(folder):
@@ -41,7 +41,7 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _set_aside(study: str, folder: Path, old: bool, database: ledger.Storage | None) -> None:
+def _set_aside(study: str, folder: Path, old: bool, database: storage.Storage | None) -> None:
     """Rename what an earlier study of this name left, so that this one starts over."""
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
     while folder.with_name(folder.name + suffix).exists():  # twice in a second
@@ -49,7 +49,7 @@ def _set_aside(study: str, folder: Path, old: bool, database: ledger.Storage | N
     if old:
         folder.rename(folder.with_name(folder.name + suffix))
     if database is not None:
-        ledger.set_aside(database, study, suffix)
+        storage.set_aside(database, study, suffix)
 
 
 @contextmanager

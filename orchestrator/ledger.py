@@ -1,4 +1,4 @@
-"""The ledger: runs in, outcomes out. The only room that knows Optuna's storage.
+"""The ledger: runs in, outcomes out, kept in Optuna's studies.
 
 One Optuna study per stage, one trial per run. A run's key is kept with its trial, so a run that
 any stage has trained before is known and is not trained again.
@@ -10,33 +10,25 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import socket
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.changes import differences
 from orchestrator.curve import Curve, Outcome, Result, State
 from orchestrator.errors import ConfigError, storing
-from orchestrator.files import write_atomically
 from orchestrator.recipe import Run
-from orchestrator.system import lives, try_lock
+from orchestrator.system import lives
 
 log = logging.getLogger(__name__)
-Storage = BaseStorage  # for those who only hand it on
 FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
-SET_STATE = 6  # the journal's code for it, SET_TRIAL_STATE_VALUES: part of its file format
-LOCK_SECONDS = 60.0  # a write takes milliseconds: who holds the lock longer has stopped or hangs
 
 # Wide and fixed: Optuna refuses a parameter whose kind of distribution changes within a study.
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
@@ -55,68 +47,6 @@ STATES: dict[State, TrialState] = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-
-
-class FlockLock:
-    """A lock for Optuna's journal that dies with its process.
-
-    Optuna's own leaves a symlink behind when killed, and the next writer then waits 30 seconds.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path + ".flock"
-        self._file: IO[str] | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock, waiting for it. Raises TimeoutError after `LOCK_SECONDS`."""
-        file, end = open(self._path, "a"), time.monotonic() + LOCK_SECONDS  # noqa: SIM115
-        while True:
-            if try_lock(file.fileno()):
-                self._file = file  # closed by release
-                return True
-            if time.monotonic() > end:
-                file.close()
-                raise TimeoutError(f"another process has held {self._path} for {LOCK_SECONDS:g} s")
-            time.sleep(0.002)
-
-    def release(self) -> None:
-        """Give the lock back."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-
-class JournalFile(JournalFileBackend):
-    """Optuna's journal file, which waits for the disk (fsync) only when a trial's state is set.
-
-    All other lines are with the system at once: other processes see them, and a killed process
-    loses none. A power loss costs what came after the last trial's end: that run starts again.
-    """
-
-    def __init__(self, path: str) -> None:
-        lock: Any = FlockLock if os.name == "posix" else JournalFileOpenLock
-        self._path, self._guard = path, lock(path)
-        super().__init__(path, lock_obj=self._guard)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append one line for each of `logs`."""
-        lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs)
-        self._guard.acquire()
-        try:
-            with open(self._path, "ab") as file:
-                file.write(lines.encode())
-                file.flush()
-                if any(entry["op_code"] == SET_STATE for entry in logs):
-                    os.fsync(file.fileno())
-        finally:
-            self._guard.release()
-
-
-def journal(path: Path) -> BaseStorage:
-    """Open the journal file at `path`, made if missing, repaired if damaged."""
-    if path.exists():
-        _repair(path)
-    return JournalStorage(JournalFile(str(path)))
 
 
 class Ledger:
@@ -263,10 +193,9 @@ class Ledger:
 
     def known(self, key: str, run: Run) -> Outcome | None:
         """Return the outcome of the run with this key, whatever its pruner saw; None without."""
-        named = next((name for known, name in self._known if known == key), None)
-        return (
-            None if named is None else self.find(key, run, named.removeprefix(self._pruner).strip())
-        )
+        names = [name for known, name in self._known if known == key]
+        seen = (name.removeprefix(self._pruner).strip() for name in names)
+        return next((found for s in seen if (found := self.find(key, run, s))), None)
 
     def _named(self, seen: str) -> str:
         return f"{self._pruner} {seen}".rstrip()
@@ -324,49 +253,6 @@ class Ledger:
             log.warning("trial %d stays open: %s", trial.number, error)
 
 
-def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
-    """Return the storage that the config names: "journal" (in `folder`), "memory" or "url"."""
-    if name == "memory":
-        return optuna.storages.InMemoryStorage()
-    if name == "url":
-        with storing("storage.url"):
-            database = optuna.storages.get_storage(url)
-            optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
-            return database
-    with storing("the study's trials"):
-        return journal(folder / "optuna.journal")
-
-
-def _repair(path: Path) -> None:
-    """Take damaged lines out of a journal; the file as it was is kept beside it.
-
-    One torn line (full disk, power loss) is glued to the next write, and Optuna then reads nothing.
-    What the lost lines said of a trial is missing, so that it is trained again; outcomes are sealed
-    with their key, so none can end up with another trial.
-    """
-    lines = path.read_bytes().splitlines(keepends=True)
-    good = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
-    if len(good) == len(lines):
-        return
-    if len(good) == len(lines) - 1 and not lines[-1].endswith(b"\n"):
-        os.truncate(path, sum(map(len, good)))  # the last write was cut off: nothing else is lost
-        return
-    aside = path.with_name(f"{path.name}.broken")
-    shutil.copyfile(path, aside)
-    write_atomically(path, b"".join(good))
-    log.warning(
-        "%d of %d lines of %s are damaged and left out; as it was it is kept as %s",
-        len(lines) - len(good), len(lines), path, aside.name,
-    )  # fmt: skip
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
 def _sealed(key: str, stored: dict[str, Any]) -> str:
     """Return an outcome as JSON, with a checksum of itself and of the key that it belongs to."""
     text = json.dumps(stored, default=str)
@@ -391,20 +277,6 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the value as it comes back from JSON."""
     found: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return found
-
-
-def set_aside(storage: BaseStorage, study: str, suffix: str) -> None:
-    """Rename the Optuna studies of `study` by `suffix`; nothing is deleted but the old names."""
-    for name in optuna.get_all_study_names(storage):
-        if name.startswith(f"{study}/"):
-            stage = name.removeprefix(f"{study}/")
-            optuna.copy_study(
-                from_study_name=name,
-                from_storage=storage,
-                to_storage=storage,
-                to_study_name=f"{study}{suffix}/{stage}",
-            )
-            optuna.delete_study(study_name=name, storage=storage)
 
 
 def _owner() -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml  # comes with Hydra
 
-from orchestrator import audit, changes, executors, ledger, results, signals, system
+from orchestrator import audit, changes, executors, results, signals, system
 from orchestrator.config import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
@@ -38,6 +38,7 @@ from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.serving import is_served, served
 from orchestrator.stages.stage import Stage
+from orchestrator.storage import Storage, open_storage
 from orchestrator.tracking import Tracker
 from orchestrator.watch import Watch
 
@@ -78,7 +79,7 @@ class _Study:
         objective: Objective,
         folder: Path,
         terminal: Terminal,
-        database: ledger.Storage | None,
+        database: Storage | None,
     ) -> None:
         self.config = config
         self.objective = objective
@@ -90,7 +91,7 @@ class _Study:
         self.overrides: tuple[str, ...] = ()
         pruner = config.build_pruner(objective.facts.chance_loss)
         self.ledger = Ledger(
-            database or ledger.open_storage(config.storage.name, None, folder),
+            database or open_storage(config.storage.name, None, folder),
             config.study_name,
             pruner=repr(pruner),
             context=objective.context,
@@ -316,12 +317,12 @@ class _Study:
         return served(self.objective, self.folder)
 
 
-def _database(config: Config, folder: Path) -> ledger.Storage | None:
+def _database(config: Config, folder: Path) -> Storage | None:
     """Return the config's database; ConfigError if it cannot be opened, before a folder is made."""
     if config.storage.name != "url":
         return None
     try:
-        return ledger.open_storage("url", config.storage.url, folder)
+        return open_storage("url", config.storage.url, folder)
     except StorageError as error:
         raise ConfigError(hidden(str(error))) from error
 

@@ -28,7 +28,7 @@ import pytest
 import torch
 
 from orchestrator import __main__ as cli
-from orchestrator import files, ledger, lock, signals
+from orchestrator import files, lock, signals, storage
 from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
@@ -337,7 +337,7 @@ def test_a_storage_that_is_locked_for_long_stops_the_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another process holds the journal's lock and hangs: status failed, and it goes on later."""
-    monkeypatch.setattr(ledger, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.2)
     calls = 0
     held: list[Any] = []
 

@@ -6,9 +6,10 @@ import optuna
 import pytest
 from curves import outcome
 
-from orchestrator.ledger import Ledger, journal, set_aside
+from orchestrator.ledger import Ledger
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.storage import journal, set_aside
 
 RUN = Run("train", Schedule("paper", 0.01, 0.1, 0.85, 0.9), 1e-3, 64, 312, 0, label="a run")
 
@@ -38,6 +39,15 @@ def test_a_pruned_run_is_known_to_the_same_pruner_only(tmp_path: Path) -> None:
     train(a_ledger(tmp_path), state="pruned")
     assert a_ledger(tmp_path).find("key", RUN) is not None
     assert a_ledger(tmp_path, pruner="another").find("key", RUN) is None
+
+
+def test_what_two_pruners_stopped_is_known_to_both(tmp_path: Path) -> None:
+    """A study that went on under another pruner need not be trained again under either."""
+    train(a_ledger(tmp_path, pruner="first"), state="pruned")
+    train(a_ledger(tmp_path, pruner="second"), state="pruned")
+    for pruner in ("first", "second"):
+        assert a_ledger(tmp_path, pruner=pruner).known("key", RUN) is not None
+    assert a_ledger(tmp_path, pruner="third").known("key", RUN) is None
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:

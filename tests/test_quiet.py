@@ -9,8 +9,9 @@ from test_inline import Nobody, a_run
 
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.quiet import Quiet, Ticks, ticks
-from orchestrator.ledger import Ledger, open_storage
+from orchestrator.ledger import Ledger
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.storage import open_storage
 
 
 class Machine:

@@ -18,14 +18,15 @@ import pytest
 from records import study as a_record
 
 from orchestrator import __main__ as cli
-from orchestrator import ledger, own
+from orchestrator import own
+from orchestrator import study as walk
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
-from orchestrator.ledger import journal
 from orchestrator.options import shown
 from orchestrator.redact import Formatter, hidden, hidden_in
 from orchestrator.report import elements, html
 from orchestrator.report.terminal import Terminal
+from orchestrator.storage import journal
 from orchestrator.study import run_study
 from orchestrator.tracking.outbox import Unavailable
 from orchestrator.tracking.store import Store
@@ -311,7 +312,7 @@ def test_passwords_are_nowhere_in_what_a_study_leaves(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database and a tracking server with credentials: no file and no line shows them."""
-    monkeypatch.setattr(ledger, "open_storage", lambda *_: journal(here / "elsewhere.journal"))
+    monkeypatch.setattr(walk, "open_storage", lambda *_: journal(here / "elsewhere.journal"))
     mapping = {
         "study_name": "s",
         "objective": {"name": "quadratic"},

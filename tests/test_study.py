@@ -14,13 +14,13 @@ import pytest
 
 from orchestrator.config import Config
 from orchestrator.curve import Point, Result
-from orchestrator.ledger import journal
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import cycle
+from orchestrator.storage import journal
 from orchestrator.study import run_study
 
 pytestmark = pytest.mark.usefixtures("here")

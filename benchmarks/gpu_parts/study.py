@@ -18,7 +18,7 @@ from speed_parts import profile
 from speed_parts.measured import measure
 
 from gpu_parts.place import data, left
-from orchestrator.ledger import journal
+from orchestrator.storage import journal
 
 AIRBENCH = 94.0  # % on the original files, by its own account; see against_airbench for these ones
 TINY = (

@@ -18,7 +18,8 @@ import json, os, sys, time
 from pathlib import Path
 from orchestrator.config import Config
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.ledger import Ledger, journal
+from orchestrator.ledger import Ledger
+from orchestrator.storage import journal
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 
