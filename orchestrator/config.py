@@ -24,7 +24,7 @@ from orchestrator.fitting import (
     OwnMetricConfig,
     OwnOptimizerConfig,
 )
-from orchestrator.options import OwnConfig, Section, Whole, read
+from orchestrator.options import OwnConfig, Section, Seed, Whole, read
 from orchestrator.recipe import Facts, Recipe
 from orchestrator.redact import hidden_in
 from orchestrator.sections import (
@@ -88,7 +88,7 @@ class Config(Section):
     """CPU threads to train with; null: torch's default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: by autocast; weights and their updates stay float32."""
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Weights and data order; the same seed gives the same numbers (but for measured times)."""
     fresh: bool = False
     """Start over; what is there is renamed aside."""

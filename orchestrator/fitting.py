@@ -6,10 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from orchestrator.options import OwnConfig, Real, Section
-
-Positive = Annotated[Real, Field(gt=0)]
-Share = Annotated[Real, Field(ge=0, lt=1)]
+from orchestrator.options import Fraction, OwnConfig, Positive, Real, Section
 
 
 class LossConfig(Section):
@@ -55,7 +52,7 @@ class Fitting(Section):
     """Parameters whose name matches such a shell pattern (`0.*`, `*.bias`) are not trained."""
     max_grad_norm: Positive | None = None
     """Longer gradients are scaled down to this norm; null: none are."""
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     """Share of each label that is spread over all classes in training."""
     ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
     """Decay per step of the average of the weights that is evaluated and saved; null: the last."""
@@ -95,7 +92,7 @@ class AdamWConfig(Fitting):
 
     name: Literal["adamw"] = "adamw"
     """The optimiser."""
-    beta2: Share = 0.999
+    beta2: Fraction = 0.999
     """Decay of the mean of squared gradients; beta1 is the recipe's momentum."""
     eps: Positive = 1e-8
     """Added to the root of that mean."""

@@ -62,6 +62,10 @@ def _no_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
 # Strict: an integer is a fine rate (YAML reads `0` as one), but true and "0.1" are no numbers.
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Real, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+Count = Annotated[Whole, Field(ge=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):

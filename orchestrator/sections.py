@@ -10,11 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from orchestrator.options import Real, Section, Whole
+from orchestrator.options import Count, Fraction, Positive, Section, Seed, Whole
 
-Positive = Annotated[Real, Field(gt=0)]
-Momentum = Annotated[Real, Field(ge=0, lt=1)]
-Count = Annotated[Whole, Field(ge=1)]
 ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant"]
 
 
@@ -25,15 +22,15 @@ class RecipeConfig(Section):
     """Learning rate at the top of the schedule; null: the range test finds it."""
     min_lr: Positive | None = None
     """Where the schedule's legs start and end; null: a tenth of max_lr."""
-    max_momentum: Momentum = 0.9
+    max_momentum: Fraction = 0.9
     """Momentum while the learning rate is low (all the time if the schedule does not cycle it)."""
-    min_momentum: Momentum = 0.85
+    min_momentum: Fraction = 0.85
     """Momentum at the top of the learning rate, at most max_momentum."""
-    weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 5e-4
+    weight_decay: Fraction = 5e-4
     """Coefficient of the L2 penalty, constant over the run."""
     batch_size: Count = 64
     """Training examples in a step."""
-    dropout: Annotated[Real, Field(ge=0, lt=1)] | None = None
+    dropout: Fraction | None = None
     """Probability; null: as the model has it."""
 
 
@@ -62,7 +59,7 @@ class DataConfig(Section):
     """Multiplies the normalised inputs, to see what badly scaled ones do to the learning rate."""
     augment: bool = False
     """Random horizontal flips and crops of training images."""
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Decides the splits, and nothing else."""
 
 
@@ -73,7 +70,7 @@ class ModelConfig(Section):
     """One of ours; your own has `_target_`."""
     width: Positive = 1.0
     """Multiplies the channels."""
-    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    dropout: Fraction = 0.0
     """Probability before the last layer."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,14 +15,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from orchestrator import own
 from orchestrator.config import Config
 from orchestrator.curve import Result
 from orchestrator.fitting import (
     AnyLoss,
     AnyMetric,
     AnyOptimizer,
-    Fitting,
     LossConfig,
     MetricConfig,
 )
@@ -36,6 +32,7 @@ from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
 from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
+from orchestrator.training.identity import asides, described, named
 from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
@@ -52,8 +49,6 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
 }
 LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
 RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
-# Of the data: content hashes say it better, and say it of the test only where that is opened.
-LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
 DEFAULTS = (LossConfig(), MetricConfig())
 
 
@@ -144,11 +139,11 @@ class TrainingObjective:
         )
         self.test_examples = found.test_examples
         self.device = torch_device.describe(where, self._threads)
-        self.datasets = _named(data, found)
+        self.datasets = named(data, found)
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(batch_size, cache)
         remarks = task.remarks(found.train.y, chance)
-        self.notes = (found.source, *_asides(found, model), *remarks, *compiling, *warning)
+        self.notes = (found.source, *asides(found, model), *remarks, *compiling, *warning)
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
 
@@ -163,7 +158,7 @@ class TrainingObjective:
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
             examples = self.facts.final_examples * RUNS_PER_STUDY
-            key = [*map(_described, self._config.values()), self._setup.precision, self.device]
+            key = [*map(described, self._config.values()), self._setup.precision, self.device]
             with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
         if choice.on:
@@ -192,7 +187,7 @@ class TrainingObjective:
         context = {
             "objective": "training",
             "version": TRAINING_VERSION,
-            **{key: _described(part) for key, part in self._config.items()},
+            **{key: described(part) for key, part in self._config.items()},
             "train_hash": found.train_hash,
             "held_out_hash": found.held_out_hash,
             "device": self._setup.device.type,
@@ -246,57 +241,3 @@ def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) 
     made = models.build(model, data)
     freeze(made, frozen)
     return made
-
-
-def _described(config: BaseModel) -> dict[str, Any]:
-    """Return a part of the config as JSON-able values, the user's callables with their source."""
-    if isinstance(config, Fitting):
-        source = {"source": _source(config.target)} if isinstance(config, OwnConfig) else {}
-        return {**config.described(), **source}
-    if not isinstance(config, OwnConfig):
-        return config.model_dump(mode="json", exclude=LEFT_OUT)
-    return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}
-
-
-def _source(target: str) -> str:
-    """Return a hash of the source text of the callable's module, its name where there is none.
-
-    The whole module: the callable may use whatever stands beside it.
-    """
-    try:
-        module = inspect.getmodule(inspect.unwrap(own.resolve(target)))
-        text = inspect.getsource(module) if module else target
-    except (OSError, TypeError):
-        text = target
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
-    """Return what is trained on and decided by; the sealed test has no digest then."""
-    name = data.target if isinstance(data, OwnConfig) else data.name
-    parts = (
-        ("training", found.train, found.train_hash),
-        ("evaluation", found.held_out, found.held_out_hash),
-    )
-    return [
-        {
-            "name": name,
-            "context": context,
-            "digest": digest,
-            "source": found.source,
-            "examples": len(part),
-        }
-        for context, part, digest in parts
-    ]
-
-
-def _asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
-    sentences = []
-    if found.scale != 1:
-        sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")
-    if found.augment:
-        what = "mirrored and shifted" if found.mirrored else "shifted"
-        sentences.append(f"Training images are {what} at random.")
-    name = model.target if isinstance(model, OwnConfig) else model.name
-    width = "" if isinstance(model, OwnConfig) or model.width == 1 else f" of width {model.width:g}"
-    return [*sentences, f"The network is {name}{width}."]

@@ -1,0 +1,73 @@
+"""What parts of the config, and the data, are to keys of runs, to records and to readers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import own
+from orchestrator.fitting import Fitting
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig, ModelConfig
+from orchestrator.training.data import Data
+
+# Of the data: content hashes say it better, and say it of the test only where that is opened.
+LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
+
+
+def described(config: BaseModel) -> dict[str, Any]:
+    """Return a part of the config as JSON-able values, the user's callables with their source."""
+    if isinstance(config, Fitting):
+        source = {"source": _source(config.target)} if isinstance(config, OwnConfig) else {}
+        return {**config.described(), **source}
+    if not isinstance(config, OwnConfig):
+        return config.model_dump(mode="json", exclude=LEFT_OUT)
+    return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}
+
+
+def _source(target: str) -> str:
+    """Return a hash of the source text of the callable's module, its name where there is none.
+
+    The whole module: the callable may use whatever stands beside it.
+    """
+    try:
+        module = inspect.getmodule(inspect.unwrap(own.resolve(target)))
+        text = inspect.getsource(module) if module else target
+    except (OSError, TypeError):
+        text = target
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
+    """Return what is trained on and decided by (see `Tracker.start`), not the sealed test."""
+    name = data.target if isinstance(data, OwnConfig) else data.name
+    parts = (
+        ("training", found.train, found.train_hash),
+        ("evaluation", found.held_out, found.held_out_hash),
+    )
+    return [
+        {
+            "name": name,
+            "context": context,
+            "digest": digest,
+            "source": found.source,
+            "examples": len(part),
+        }
+        for context, part, digest in parts
+    ]
+
+
+def asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
+    """Return sentences for the report on what is done to inputs, and the network's name."""
+    sentences = []
+    if found.scale != 1:
+        sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")
+    if found.augment:
+        what = "mirrored and shifted" if found.mirrored else "shifted"
+        sentences.append(f"Training images are {what} at random.")
+    name = model.target if isinstance(model, OwnConfig) else model.name
+    width = "" if isinstance(model, OwnConfig) or model.width == 1 else f" of width {model.width:g}"
+    return [*sentences, f"The network is {name}{width}."]
