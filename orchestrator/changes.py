@@ -29,15 +29,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
     return lines
 
 
-def since(file: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return in what `config` differs from the one that an earlier command wrote to `file`."""
+def kept(file: Path) -> dict[str, Any]:
+    """Return the config that an earlier command wrote to `file`; {} without one, or if damaged."""
     import yaml  # comes with Hydra
 
     try:
-        old = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # not there, or damaged: nothing to compare with
-        return []
-    return differences(_important(old or {}), _important(config))
+        found = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def since(file: Path, config: Mapping[str, Any]) -> list[str]:
+    """Return in what `config` differs from the one that an earlier command wrote to `file`."""
+    old = kept(file)
+    return differences(_important(old), _important(config)) if old else []
 
 
 def digest(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import yaml
 
 from orchestrator.config import Config
 from orchestrator.curve import Point, Result
@@ -420,3 +421,14 @@ def test_other_settings_under_the_same_name_are_said() -> None:
     _, second = a_study(seed=1)
     assert "settings differ" not in first
     assert "settings differ from the study that was here (seed: 0 -> 1)" in second
+
+
+@pytest.mark.parametrize("text", ["garbage", "[1]", "", "a: ["])
+def test_a_damaged_config_of_before_is_no_reason_to_stop(text: str) -> None:
+    """There is nothing to compare with: the study goes on and writes its own."""
+    a_study(plan=["lr_range"])
+    Path("runs/s/config.yaml").write_text(text)
+    record, shown = a_study(plan=["lr_range"])
+    assert record.status == "complete"
+    assert "settings differ" not in shown
+    assert yaml.safe_load(Path("runs/s/config.yaml").read_text())["study_name"] == "s"

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from orchestrator.changes import differences
+from orchestrator.changes import differences, kept
 from orchestrator.errors import ConfigError, nearest
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
@@ -156,13 +156,7 @@ def _wrapped(text: str) -> str:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return {k: v for k, v in found.items() if k != "study_name"} if isinstance(found, dict) else {}
+    return {k: v for k, v in kept(folder / "config.yaml").items() if k != "study_name"}
 
 
 def _short(error: Exception) -> str:
