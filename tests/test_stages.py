@@ -275,6 +275,17 @@ def test_a_gain_within_noise_on_fresh_seeds_leaves_the_tuned_recipe_and_is_calle
     assert "a tie by itself" in decision.reason
 
 
+def test_a_metric_that_is_never_a_number_takes_no_answer_away() -> None:
+    """The loss is told in its place, and the table of batch sizes has a gap."""
+    facts = replace(QuadraticObjective().facts, metric="f1")
+    decision, _ = replay(Final(name="final", facts=facts), tuned(5e-3), QuadraticObjective())
+    assert decision.answered
+    assert decision.reason.startswith("test loss")
+    sizes, _ = replay(BatchSize(name="batch_size", facts=facts), RECIPE, QuadraticObjective())
+    assert {row["f1"] for row in sizes.evidence["rows"]} == {None}
+    assert not [key for row in sizes.evidence["rows"] for key in row if "nan" in key]
+
+
 def test_only_the_last_round_opens_the_sealed_test() -> None:
     """No run before the sealed round sees test data, and its seeds are used nowhere else."""
     stage = Final(name="final", facts=QuadraticObjective().facts)

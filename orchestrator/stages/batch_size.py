@@ -325,7 +325,8 @@ class BatchSize(Stage):
                 "held_out_loss": mean(o.held_out_loss for o in finished) if finished else None,
             }
             if self.facts.metric:
-                row[self.facts.metric] = mean(o.metric for o in finished) if finished else None
+                metrics = [o.metric for o in finished if math.isfinite(o.metric)]
+                row[self.facts.metric] = mean(metrics) if metrics else None
             if target is not None:
                 times = [t for o in finished if (t := self._reached(o, target)) is not None]
                 name = f"seconds to {self.facts.metric or 'loss'} {target:.3g}"
@@ -347,8 +348,8 @@ class BatchSize(Stage):
             return self.target
         ends: dict[int, list[float]] = {}
         for o in self._trials(outcomes):
-            if math.isfinite(self.end_loss(o)):
-                ends.setdefault(o.run.batch_size, []).append(float(self._course(o)[-1]))
+            if math.isfinite(self.end_loss(o)) and math.isfinite(end := self._course(o)[-1]):
+                ends.setdefault(o.run.batch_size, []).append(float(end))
         if not ends:
             return None
         worst = min(map(mean, ends.values()))

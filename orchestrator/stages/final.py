@@ -201,8 +201,9 @@ class Final(Stage):
         )
 
     def _reason(self, why: str, evidence: dict[str, Any]) -> str:
-        score = evidence["test_metric"] if self.facts.metric else evidence["test_loss"]
-        name = self.facts.metric or "loss"
+        name, score = self.facts.metric, evidence["test_metric"]
+        if not name or not score["n"]:  # a metric of the user's own may be NaN on every seed
+            name, score = "loss", evidence["test_loss"]
         spread = f" ± {score['std']:.2g}" if score["std"] is not None else ""
         return f"test {name} {score['mean']:.4g}{spread} over {score['n']} seeds; {why}"
 
