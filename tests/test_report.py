@@ -134,6 +134,14 @@ def test_the_snippet_follows_our_schedule(schedule: str) -> None:
         assert space["rates"](float(progress)) == pytest.approx(tuple(ours), abs=1e-12)
 
 
+def test_the_snippet_of_a_recipe_without_momentum_asks_for_no_nesterov() -> None:
+    """Torch would refuse the pasted code; the steps are the same without."""
+    code = pytorch(Recipe(max_lr=0.1, max_momentum=0.0, min_momentum=0.0), 1)
+    assert code is not None
+    assert "nesterov=False" in code
+    assert "nesterov=True" in (pytorch(Recipe(max_lr=0.1), 1) or "")
+
+
 def test_there_is_no_snippet_without_a_rate() -> None:
     """A recipe that has no max_lr yet cannot be pasted."""
     assert pytorch(Recipe(), 10) is None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.changes import kept
 from orchestrator.curve import State
 from orchestrator.redact import hidden
 from orchestrator.report.text import (
@@ -79,14 +80,8 @@ def _short(folder: Path) -> str:
 
 def _tracked(folder: Path) -> str:
     """Return how to see the curves in MLflow, "" where the study was not tracked."""
-    import yaml
-
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        tracking: Mapping[str, Any] = config["tracking"]
-        if tracking["name"] != "mlflow":
-            return ""
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    tracking = kept(folder / "config.yaml").get("tracking")
+    if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
         return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
     return f"in MLflow at {hidden(server)}" if server else "mlflow ui"

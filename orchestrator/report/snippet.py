@@ -157,8 +157,9 @@ def _optimizer(recipe: Recipe) -> dict[str, str]:
         "decay": recipe.weight_decay,
     }
     if recipe.optimizer == "sgd":
+        nesterov = recipe.nesterov and recipe.max_momentum > 0  # torch refuses it at 0: the same
         return {
-            "optimizer": _SGD.format(**known, nesterov=recipe.nesterov),
+            "optimizer": _SGD.format(**known, nesterov=nesterov),
             "set_rates": 'group["lr"], group["momentum"] = rates(step / steps)',
         }
     set_rates = f'group["lr"], beta1 = rates(step / steps)\n{" " * 12}group["betas"] = '
