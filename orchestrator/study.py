@@ -6,6 +6,8 @@
         decision = stage.decide(recipe, outcomes)
         recipe = recipe.with_(decision)
 
+The outer loop is `_Study._walk`, the inner one `stages.stage.walk`, which `Pace.walk` ends early
+where a budget does not suffice.
 Resume is replay: the loop starts from nothing each time, and known runs are not trained again.
 """
 
@@ -65,9 +67,8 @@ def run_study(
     database = _database(config, folder)
     with owned(config, folder, database), logged(folder / "study.log"):
         terminal = terminal or Terminal(quiet=config.quiet)
-        study = _Study(config, objective, folder, terminal, database)
-        study.overrides = tuple(map(hidden, overrides))
-        return study.run(stages, started)
+        study = _Study(config, objective, stages, folder, terminal, database)
+        return study.run(started, tuple(map(hidden, overrides)))
 
 
 class _Study:
@@ -77,18 +78,19 @@ class _Study:
         self,
         config: Config,
         objective: Objective,
+        stages: Sequence[Stage],
         folder: Path,
         terminal: Terminal,
         database: Storage | None,
     ) -> None:
         self.config = config
         self.objective = objective
+        self.stages = stages
         self.folder = folder
         self.terminal = terminal
         self.earlier = results.earlier(folder)
         self.records: list[StageRecord] = []
         self.at = ""  # name of the stage
-        self.overrides: tuple[str, ...] = ()
         pruner = config.build_pruner(objective.facts.chance_loss)
         self.ledger = Ledger(
             database or open_storage(config.storage.name, None, folder),
@@ -100,6 +102,7 @@ class _Study:
         )
         self.tracker = _tracker(config, objective, folder)
         self.watch = Watch(self.terminal, self.tracker, objective.facts.chance_loss)
+        self.pace = self.watch.pace = self._pace()
         self.executor = executors.build(
             config, self.ledger, objective, pruner, folder / "checkpoints", self.watch
         )
@@ -109,14 +112,13 @@ class _Study:
         """The recipe as the stages so far have decided it."""
         return self.records[-1].recipe if self.records else self.config.build_recipe()
 
-    def run(self, stages: Sequence[Stage], started: float) -> StudyRecord:
+    def run(self, started: float, overrides: tuple[str, ...]) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it."""
         self._open()
-        self.pace = self.watch.pace = self._pace(stages)
         status: Status
         try:
             with signals.patiently():
-                status, reason = self._walk(stages)
+                status, reason = self._walk()
         except KeyboardInterrupt:
             again = "the same command" + (" without fresh=true" if self.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
@@ -128,19 +130,19 @@ class _Study:
             status, reason = "failed", f"stage {self.at}: {type(error).__name__}: {error}"
         finally:
             self.executor.close()
-        return self._close(self._record(status, reason, started))
+        return self._close(self._record(status, reason, started, overrides))
 
     # --- the walk
 
-    def _walk(self, stages: Sequence[Stage]) -> tuple[Status, str]:
+    def _walk(self) -> tuple[Status, str]:
         """Let one stage after the other decide; return the study's status and its reason."""
-        for number, stage in enumerate(stages):
+        for number, stage in enumerate(self.stages):
             self.at = stage.name
             fitting = self.pace.final_that_fits(stage, self.recipe)
             decision = self._stage(number, fitting, self.recipe) if fitting else None
             if decision is None:  # the budget is over before the final runs
                 continue
-            needed = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
+            needed = {f for s in self.stages[number + 1 :] for f in getattr(s, "needs", ())}
             if not decision.answered and not self._goes_on(decision, needed):
                 return self._without_answer(), self._why_not(decision)
         return "complete", self.pace.said
@@ -244,11 +246,11 @@ class _Study:
     def _device(self) -> str:
         return about(self.objective, "device", platform.machine())
 
-    def _pace(self, stages: Sequence[Stage]) -> Pace:
+    def _pace(self) -> Pace:
         """Return the clock of this command, and what earlier ones left of the budget."""
         limit = self.config.budget.max_seconds
         return Pace(
-            stages,
+            self.stages,
             self.objective.facts,
             clock_of(self.objective, self.watch.seconds, time.monotonic),
             lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
@@ -259,7 +261,9 @@ class _Study:
             prunes=self.config.prunes,
         )
 
-    def _record(self, status: Status, reason: str, started: float) -> StudyRecord:
+    def _record(
+        self, status: Status, reason: str, started: float, overrides: tuple[str, ...]
+    ) -> StudyRecord:
         seconds = time.monotonic() - started if self.watch.trained else 0.0
         return StudyRecord(
             study=self.config.study_name,
@@ -277,7 +281,7 @@ class _Study:
             model_dropout=self.objective.facts.dropout,
             budget=self.pace.summary(self.watch.trained),
             first_test_seconds=self._first_test(started),
-            overrides=self.overrides,
+            overrides=overrides,
             folder=self.folder,
         )
 
