@@ -192,10 +192,11 @@ def test_without_mlflow_nothing_is_kept(tmp_path: Path, warnings: Callable[[], l
     assert len(warnings()) == 1
 
 
-def test_a_torn_spool_line_is_skipped(tmp_path: Path) -> None:
-    """A line cut short by a full disk costs that line only."""
+@pytest.mark.parametrize("torn", [b'{"n"', b"\xff\xfe\x00"])
+def test_a_torn_spool_line_is_skipped(tmp_path: Path, torn: bytes) -> None:
+    """A line cut short by a full disk, or of bytes that are no text, costs that line only."""
     spool = tmp_path / "spool.jsonl"
-    spool.write_text('{"n": 0}\n{"n": 1}\n{"n"')
+    spool.write_bytes(b'{"n": 0}\n{"n": 1}\n' + torn)
     to = Recorder()
     outbox = Outbox(lambda: to, spool, period=0.01)
     outbox.put({"n": 2})

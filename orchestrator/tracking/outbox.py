@@ -155,10 +155,10 @@ class Outbox:
         """Send what an earlier session could not, and remove it."""
         if not self._spool.is_file():
             return
-        for line in self._spool.read_text().splitlines():
+        for line in self._spool.read_bytes().splitlines():
             try:
                 event = json.loads(line)
-            except ValueError:  # torn by a full disk or a power cut
+            except ValueError:  # torn by a full disk or a power cut, perhaps no text any more
                 continue
             delivery.deliver(event)
         delivery.flush()
