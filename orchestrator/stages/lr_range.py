@@ -191,17 +191,8 @@ class LRRange(Stage):
         marks = sorted(round_to(self.margin * r.max_lr) for r in good)
         max_lr = round_to(median(marks))
         others = f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"
-        return Decision(
-            stage=self.name,
-            kind=self.kind,
-            values={"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
-            interval=(marks[0], marks[-1]),
-            reason=(
-                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
-                f" near its minimum, median of {len(good)} ramps ({others})"
-            ),
-            evidence=evidence,
-        )
+        said = f", median of {len(good)} ramps ({others})"
+        return self._found(max_lr, (marks[0], marks[-1]), said, evidence)
 
     def _by_bracket(
         self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
@@ -218,18 +209,18 @@ class LRRange(Stage):
             reason = f"no answer: {self._nothing_broke(end)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         max_lr = round_to(self.margin * reading.max_lr)
-        return Decision(
-            stage=self.name,
-            kind=self.kind,
-            values={"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
-            interval=(max_lr, round_to(self.margin * end)),
-            reason=(
-                f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
-                f" near its minimum in the exponential ramp; the linear ones broke nowhere up to"
-                f" lr {end:.2g}"
-            ),
-            evidence=evidence,
+        said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
+        return self._found(max_lr, (max_lr, round_to(self.margin * end)), said, evidence)
+
+    def _found(
+        self, max_lr: float, interval: tuple[float, float], said: str, evidence: dict[str, Any]
+    ) -> Decision:
+        reason = (
+            f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
+            f" near its minimum{said}"
         )
+        values = {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)}
+        return Decision(self.name, self.kind, reason, values, interval=interval, evidence=evidence)
 
     def _steps(self, batch_size: int) -> int:
         steps = self.facts.steps(self.share, batch_size)
