@@ -138,7 +138,11 @@ def lr_range_stage() -> StageRecord:
             ],
             "rules": rules,
             "rows": [
-                {"rule": k, "max_lr": v, "chosen": "yes" if k == "within_drop" else ""}
+                {
+                    "rule": k,
+                    "lr, median of the ramps": v,
+                    "used": "0.4 of it" if k == "within_drop" else "",
+                }
                 for k, v in rules.items()
             ],
         },

@@ -120,7 +120,7 @@ def test_the_range_test_shows_interval_both_rates_and_all_rules() -> None:
         (0.00631, "min lr 0.00631"),
     ]
     assert [mark.text for mark in panel.marks] == [
-        "within drop: 0.0631 (chosen)",
+        "within drop: 0.0631 (used)",
         "steepest: 0.0215",
         "minimum over 10: 0.0133",
     ]

@@ -200,7 +200,7 @@ def test_all_rules_stand_side_by_side_in_the_evidence() -> None:
     """Every rule has its mark, without a margin; the chosen one is named; it is plain JSON."""
     decision, _ = answer(valley(0.2))
     assert set(decision.evidence["rules"]) == set(suggest.RULES)
-    assert [r["rule"] for r in decision.evidence["rows"] if r["chosen"]] == ["within_drop"]
+    assert [r["rule"] for r in decision.evidence["rows"] if r["used"]] == ["within_drop"]
     assert decision.evidence["rules"]["within_drop"] == pytest.approx(0.2, rel=0.1)
 
 

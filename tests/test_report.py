@@ -381,3 +381,14 @@ def test_options_that_are_on_are_in_the_overrides() -> None:
         "optimizer.ema=0.99",
     ]
     assert not [o for o in overrides(records.study().recipe.values()) if "optimizer" in o]
+
+
+def test_the_runs_of_the_stages_add_up_to_those_of_the_study() -> None:
+    """A run that two stages look at is paid for once: it counts for the first of them."""
+    record = records.study()
+    momentum, decay = record.stages[1], record.stages[2]
+    shared = replace(decay, outcomes=(*decay.outcomes, *momentum.outcomes))
+    page = html.render(replace(record, stages=(*record.stages[:2], shared, *record.stages[3:])), {})
+    cost = page.split("What it cost")[1].split("</table>")[0]
+    counts = [int(n) for n in re.findall(r">(\d+) runs?\b", cost)]
+    assert sum(counts[:-1]) == counts[-1] == len(record.outcomes)

@@ -176,15 +176,14 @@ def _origin(stage: StageRecord, field: str) -> str:
 
 def _cost(record: StudyRecord) -> str:
     cost = record.summary()["cost"]
-    rows = [
-        (
-            s.decision.stage.replace("_", " "),
-            counts(o.state for o in s.outcomes),
-            f"{s.examples:,}",
-            duration(s.seconds),
-        )
-        for s in record.stages
-    ]
+    rows, seen = [], set[str]()
+    for s in record.stages:
+        new = [o for o in s.outcomes if o.key not in seen]
+        seen.update(o.key for o in new)
+        examples = sum(o.result.examples for o in new)
+        spent = duration(sum(o.result.seconds for o in new))
+        name = s.decision.stage.replace("_", " ")
+        rows.append((name, counts(o.state for o in new), f"{examples:,}", spent))
     if record.audits:
         audit, states = cost["audit"], counts(a.end.state for a in record.audits)
         spent = duration(audit["training_seconds"])
@@ -195,6 +194,7 @@ def _cost(record: StudyRecord) -> str:
         "<h2>What it cost</h2>"
         + table(("stage", "runs", "training examples", "training time"), rows, numeric={2, 3})
         + f"<p>{_price(record)}</p>"
+        + '<p class="soft">A run that several stages look at counts for the first of them.</p>'
     )
 
 

@@ -76,7 +76,7 @@ def _runs(stage: StageRecord) -> str:
         for o in stage.outcomes
     ]
     states = counts(o.state for o in stage.outcomes)
-    title = f"{states}, {duration(stage.seconds)} of training"
+    title = f"{states} looked at, {duration(stage.seconds)} of training"
     runs = table(head, rows, numeric={3, 4, 5})
     return f"<details><summary>{escape(title)}</summary>{runs}</details>"
 

@@ -337,7 +337,11 @@ class LRRange(Stage):
             ],
             "rules": rules,
             "rows": [
-                {"rule": name, "max_lr": lr, "chosen": "yes" if name == "within_drop" else ""}
+                {
+                    "rule": name,
+                    "lr, median of the ramps": lr,
+                    "used": f"max_lr is {self.margin:g} of it" if name == "within_drop" else "",
+                }
                 for name, lr in rules.items()
             ],
         }

@@ -112,11 +112,11 @@ def _rules(evidence: Mapping[str, Any], x: Axis, y: Axis) -> Iterator[Mark]:
     """Mark at the lower edge what each suggestion rule says; the legend names them."""
     if x.range is None or y.range is None:
         return
-    chosen = {row.get("rule") for row in evidence.get("rows", ()) if row.get("chosen") == "yes"}
+    used = {row.get("rule") for row in evidence.get("rows", ()) if row.get("used")}
     shown = [(name, lr) for name, lr in dict(evidence.get("rules", {})).items() if plottable(lr)]
     levels = _levels([lr for _, lr in shown], *x.range)
     for i, ((name, lr), level) in enumerate(zip(shown, levels, strict=True)):
-        text = f"{name.replace('_', ' ')}: {rate(float(lr))}" + " (chosen)" * (name in chosen)
+        text = f"{name.replace('_', ' ')}: {rate(float(lr))}" + " (used)" * (name in used)
         symbol, colour = SYMBOLS[i % len(SYMBOLS)], COLOURS[(i + 1) % 6]
         yield Mark(float(lr), y.at(0.04 + 0.06 * level), symbol, colour, text, (text,))
 
