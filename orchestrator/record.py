@@ -78,7 +78,9 @@ class StudyRecord:
     spent by all commands, whether it cut anything off, and what; None without a budget.
     `first_test_seconds`: when the first sealed result was there, since the study's start (waiting
     between commands apart); None before that.
-    `overrides` are the command line's, as typed; `folder` is where the study is kept.
+    `overrides` are the command line's, as typed; `folder` is where the study is kept. `inputs`:
+    how they were normalised (see `training.identity.preprocessing`), None where they were not.
+    `final_epochs`: the configured length of a final run.
     """
 
     study: str
@@ -98,6 +100,8 @@ class StudyRecord:
     first_test_seconds: float | None = None
     overrides: tuple[str, ...] = ()
     folder: Path | None = None
+    inputs: Mapping[str, Any] | None = None
+    final_epochs: float | None = None
 
     @property
     def decisions(self) -> list[Decision]:
@@ -134,6 +138,7 @@ class StudyRecord:
             "overrides": list(self.overrides),
             "recipe": recipe,
             "model_dropout": self.model_dropout,
+            "inputs": dict(self.inputs) if self.inputs else None,
             "stages": [s.summary() for s in self.stages],
             "final": self._final(),
             "budget": dict(self.budget) if self.budget else None,

@@ -283,6 +283,8 @@ class _Study:
             first_test_seconds=self._first_test(started),
             overrides=overrides,
             folder=self.folder,
+            inputs=about(self.objective, "inputs", None),
+            final_epochs=self.config.final_epochs,
         )
 
     def _close(self, record: StudyRecord) -> StudyRecord:

@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from orchestrator.config import DataConfig, OwnConfig
 from orchestrator.training import cifar10
+from orchestrator.training.batches import Inputs
 from orchestrator.training.data import DataError, load, stratified_order
 
 LABELS = np.arange(60) % 3
@@ -128,6 +129,30 @@ def test_colour_last_images_and_features_are_understood(tmp_path: Path) -> None:
     assert features.std.tolist() == [1] * 5  # constant features are not divided by zero
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float64])
+def test_of_three_dimensions_whole_numbers_are_grey_images_and_floats_are_signals(
+    tmp_path: Path, kind: type
+) -> None:
+    """A channel is given to whole numbers only, and the study says so; signals stay (c, length)."""
+    x = np.random.default_rng(0).integers(0, 9, (60, 2, 32)).astype(kind)
+    data = load(arrays(tmp_path, x_train=x, x_test=x[:9]), tmp_path)
+    signals = kind is np.float64
+    assert data.input_shape == ((2, 32) if signals else (1, 2, 32))
+    assert ("given a dimension for their channel" in data.source) != signals
+    assert len(data.mean) == (2 if signals else 1)
+
+
+def test_signals_are_normalised_by_channel(tmp_path: Path) -> None:
+    """Each channel of the training part has mean 0 and standard deviation 1 on the device."""
+    x = np.random.default_rng(0).normal([[5], [-3]], [[2], [7]], (60, 2, 16))
+    data = load(arrays(tmp_path, x_train=x, x_test=x[:9]), tmp_path)
+    inputs = Inputs(data, torch.device("cpu"))
+    normal = inputs.normalised(inputs.train.x)
+    assert normal.shape == (len(data.train), 2, 16)
+    assert torch.allclose(normal.mean((0, 2)), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(normal.std((0, 2), correction=0), torch.ones(2), atol=1e-5)
+
+
 NAN = np.where(np.arange(60)[:, None] == 7, np.nan, np.ones((60, 4)))
 
 
@@ -137,11 +162,12 @@ NAN = np.where(np.arange(60)[:, None] == 7, np.nan, np.ones((60, 4)))
         ({"y_train": LABELS[:-1]}, "train: 60 inputs but 59 labels"),
         ({"y_train": LABELS * 0}, "training data of one class"),
         ({"y_train": LABELS * 2}, "training labels must be 0..C-1"),
+        ({"y_train": LABELS + 1}, "got 3 labels from 1 to 3: subtract 1"),
         ({"y_train": LABELS / 2, "y_test": LABELS[:9] / 2}, "for regression choose loss=mse"),
         ({"y_test": LABELS[:9] + 1}, "test labels must be 0..2, got 1 to 3"),
         ({"x_train": NAN}, "x_train: NaN or infinite values, first in example 7"),
         ({"x_train": NAN[:0], "y_train": LABELS[:0]}, "train: there are no examples"),
-        ({"x_test": np.zeros((9, 4, 4))}, "differ in shape: (1, 8, 8) and (1, 4, 4)"),
+        ({"x_test": np.zeros((9, 4, 4), np.uint8)}, "differ in shape: (1, 8, 8) and (1, 4, 4)"),
         ({"x_train": np.zeros(60)}, "x_train: need images"),
         ({"x_train": np.array(["a"] * 60)}, "x_train: not an array of numbers"),
         ({"y_test": None}, "lacks y_test"),
@@ -191,6 +217,11 @@ def my_datasets() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(x, y), TensorDataset(x[:9], y[:9])
 
 
+def my_three() -> tuple[Any, ...]:
+    """A user's function that forgets the labels of the test."""
+    return my_arrays(4)[:3]
+
+
 def my_nonsense() -> str:
     """A user's function that returns something else."""
     return "data"
@@ -208,6 +239,9 @@ def test_the_users_function_may_give_arrays_or_datasets(tmp_path: Path) -> None:
     assert (len(images.train), len(images.held_out)) == (50, 10)
     assert "must return (x_train, y_train, x_test, y_test)" in one_line(
         lambda: load(my("my_nonsense"), tmp_path)
+    )
+    assert "returned 3 arrays, need four: x_train" in one_line(
+        lambda: load(my("my_three"), tmp_path)
     )
 
 

@@ -76,6 +76,7 @@ def test_the_same_random_state_gives_the_same_weights() -> None:
     ("config", "shape", "message"),
     [
         (ModelConfig(name="conv3"), (5,), "model.name=conv3: needs images"),
+        (ModelConfig(name="conv3"), (8, 8), r"grey images are to come as \(n, 1, 8, 8\)"),
         (ModelConfig(name="resnet18", width=0.5), (3, 8, 8), "model.width=0.5"),
         (ModelConfig(name="resnet56", width=0.01), (3, 8, 8), "model.width=0.01"),
     ],

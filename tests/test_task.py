@@ -1,6 +1,7 @@
 """Losses and metrics: what they give, what guessing costs, what does not fit together."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 from trainings import FakeSession, objective
 
 from orchestrator import checks
-from orchestrator.config import Config, ModelConfig, OwnConfig
+from orchestrator.config import Config, ModelConfig, OwnConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnMetricConfig
 from orchestrator.objectives.training import TrainingObjective
@@ -35,6 +37,20 @@ def labels() -> Any:
     """A user's data: three labels, each 0 or 1."""
     x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
     return x, (x[:, :3] > 0).long(), x[:20], (x[:20, :3] > 0).long()
+
+
+def signals() -> tuple[TensorDataset, TensorDataset]:
+    """A user's Datasets: one channel of 64 values, a slow wave or a fast one, far from 0."""
+    y = torch.arange(N) % 2
+    phase = 6 * torch.rand(N, 1, 1, generator=torch.Generator().manual_seed(0))
+    x = 50 + 9 * torch.sin(torch.arange(64) * (0.2 + 0.8 * y[:, None, None]) + phase)
+    return TensorDataset(x, y), TensorDataset(x[:20], y[:20])
+
+
+def convolution() -> nn.Module:
+    """A network for signals."""
+    pooled = (nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv1d(1, 8, 9), *pooled, nn.Linear(8, 2))
 
 
 def text() -> Any:
@@ -162,6 +178,23 @@ def test_tokens_go_untouched_to_the_network(last: bool) -> None:
     point = trained(found).points[-1]
     assert point.held_out_loss < 1.5
     assert point.metric > 0.9
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -> None:
+    """(n, channels, length) of a Dataset, nothing added; resident, streamed and exported."""
+    how = TrainingConfig(resident=resident)
+    found = made(my("signals"), None, my("convolution"), how=how)
+    session = FakeSession()
+    found(replace(RUN, opens_test=True), session)
+    assert session.points[-1].metric > 0.9
+    assert session.model is not None
+    (tmp_path / "model.pt").write_bytes(session.model)
+    shapes = found.export(tmp_path / "model.pt", tmp_path / "model.pt2")
+    assert shapes["input_shape"] == [1, 64]
+    raw, labels = found._setup.data.open_test()
+    scores = torch.export.load(tmp_path / "model.pt2").module()(raw)
+    assert (scores.argmax(1) == labels).float().mean() > 0.9
 
 
 def test_a_mean_is_a_mean_over_all_that_a_target_holds() -> None:

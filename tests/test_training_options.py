@@ -12,7 +12,14 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.config import Config, ModelConfig, OptimizerConfig, OwnConfig, TrainingConfig
+from orchestrator.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OwnConfig,
+    TrainingConfig,
+)
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
@@ -21,7 +28,7 @@ from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
 from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe
-from tests.trainings import FakeSession, Hard, a_run, losses, objective, train
+from tests.trainings import DIGITS, FakeSession, Hard, a_run, losses, objective, train
 
 ON: dict[str, dict[str, Any]] = {
     "no decay": {"decay_norms_and_biases": False},
@@ -308,6 +315,40 @@ def test_options_are_taken_from_the_command_line(here: Path) -> None:
     assert config.optimizer.options == {"ema": 0.99}
     assert isinstance(config.objective, TrainingConfig)
     assert config.objective.micro_batch_size == 16
+
+
+def grey(*shape: int) -> tuple[Any, ...]:
+    """A user's function: inputs far from normal, of any shape."""
+    x = torch.randn(200, *shape, generator=torch.Generator().manual_seed(0)) * 7 + 30
+    return x, torch.arange(200) % 3, x[:9], torch.arange(9) % 3
+
+
+def many() -> tuple[Any, ...]:
+    """Features, one of them constant."""
+    x, *rest = grey(6)
+    x[:, 2] = 5
+    return x, *rest
+
+
+def few() -> tuple[Any, ...]:
+    """Signals of two channels."""
+    return grey(2, 9)
+
+
+@pytest.mark.parametrize("data", [DIGITS, DataConfig(scale=0.5), many, few])
+def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
+    """Given raw inputs it makes of them what our network gets; their numbers are in the code."""
+    own_data = OwnConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
+    made = objective(own_data)
+    found, inputs = made._setup.data, made._setup.inputs
+    code = pytorch(Recipe(max_lr=0.1), 1, made.inputs)
+    assert code is not None
+    assert ("MEAN, STD = torch.tensor([" in code) == (data is not many)
+    assert "model(normalised(inputs))" in code
+    space: dict[str, Any] = {"loader": [(part, None) for part in found.train.x.split(50)]}
+    exec(code[: code.index("optimizer =")], space)
+    ours = inputs.normalised(inputs.train.x)
+    assert torch.allclose(space["normalised"](found.train.x), ours, atol=1e-5)
 
 
 @pytest.mark.parametrize("on", [*ON.values(), {k: v for o in ON.values() for k, v in o.items()}])

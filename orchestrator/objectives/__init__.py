@@ -70,7 +70,8 @@ def about(objective: Objective, name: str, default: T) -> T:
     """Return what an objective says of itself; a user's own need not say anything.
 
     `device`, `notes` (lines for the reader), `datasets` (see `Tracker.start`), `versions`,
-    `formats` (what must not change within a study), `test_examples`, `fake_clock`.
+    `formats` (what must not change within a study), `inputs` (how they were normalised, see
+    `StudyRecord`), `test_examples`, `fake_clock`.
     """
     said: T = getattr(objective, name, default)
     return said

@@ -32,7 +32,7 @@ from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
 from orchestrator.training.clock import calibrate, seconds_per_example
 from orchestrator.training.data import Data, load
-from orchestrator.training.identity import asides, described, named
+from orchestrator.training.identity import asides, described, named, preprocessing
 from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
@@ -78,7 +78,8 @@ class TrainingObjective:
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
     it decides weights, data order, crops and dropout. `batch_size`: to probe torch.compile with.
     Cross-entropies are in nats, accuracy is a fraction. `notes` are sentences
-    for the report, `device` and `versions` say what it ran on, `datasets` on what. Raises
+    for the report, `device` and `versions` say what it ran on, `datasets` on what, `inputs` what is
+    done to them. Raises
     ConfigError (DataError, ModelError), one line, before any training.
     """
 
@@ -139,7 +140,7 @@ class TrainingObjective:
         )
         self.test_examples = found.test_examples
         self.device = torch_device.describe(where, self._threads)
-        self.datasets = named(data, found)
+        self.datasets, self.inputs = named(data, found), preprocessing(found)
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(batch_size, cache)
         remarks = task.remarks(found.train.y, chance)

@@ -113,7 +113,7 @@ def _answer(record: StudyRecord) -> str:
         parts.append("<p>This trains and tests it, alone:</p>")
         parts.append(to_copy(command(summary), wrap=True))
     evidence: Mapping[str, Any] = record.final.decision.evidence if record.final else {}
-    if complete and (code := pytorch(record.recipe, evidence.get("epochs"))):
+    if complete and (code := pytorch(record.recipe, evidence.get("epochs"), record.inputs)):
         parts += ["<h3>The same recipe in plain PyTorch</h3>", to_copy(code)]
     parts.append(_balance(record))
     return "\n".join(parts)

@@ -50,6 +50,23 @@ for name, parameter in model.named_parameters():
     if any(fnmatchcase(name, pattern) for pattern in {}):
         parameter.requires_grad_(False)
 """
+_NORMALISED = """\
+# The study trained on normalised inputs, {values}
+# over its training examples as its data source gave them ({type}).{more}
+{statistics}
+
+
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    \"\"\"Return inputs as the study's network got them, in training and in tests.\"\"\"
+    mean, std = (t.to(x.device).view({view}) for t in (MEAN, STD))
+    return (x.float() - mean) / std{scale}
+
+
+"""
+_MEASURED = """\
+x = torch.cat([inputs for inputs, _ in loader]).float()  # all training inputs, {shape}
+MEAN, STD = x.mean({axes}), x.std({axes}, correction=0)
+STD = torch.where(STD > 1e-6, STD, 1.0)  # what is constant is not divided"""
 _SMOOTHED = "loss_function = torch.nn.CrossEntropyLoss(label_smoothing={})\n"
 _ALL = "model.parameters()"
 _NO_DECAY_OF_NORMS_AND_BIASES = """\
@@ -93,24 +110,26 @@ def rates(progress: float) -> tuple[float, float]:
 $body
 
 
-${before}$optimizer
+${inputs}${before}$optimizer
 steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
 for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
             $set_rates
         optimizer.zero_grad()
-        loss_function(model(inputs), targets).backward()$clipped
+        loss_function(model($given), targets).backward()$clipped
         optimizer.step()$averaged
         step += 1
 """)
 
 
-def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
+def pytorch(
+    recipe: Recipe, epochs: float | None, inputs: Mapping[str, Any] | None = None
+) -> str | None:
     """Return code that trains by `recipe`; None while it has no max_lr or no such schedule.
 
     None also for an optimiser of the user's own. `model`, `loader` and `loss_function` are the
-    reader's.
+    reader's. `inputs`: what the study did to inputs (see `StudyRecord`).
     """
     if recipe.max_lr is None or recipe.schedule not in _BODIES or "." in recipe.optimizer:
         return None
@@ -127,7 +146,27 @@ def pytorch(recipe: Recipe, epochs: float | None) -> str | None:
         epochs=max(1, round(epochs or 1)),
         batch_size=recipe.batch_size,
         imports=_imports("".join(parts.values())),
+        inputs=_inputs(inputs) if inputs else "",
+        given="normalised(inputs)" if inputs else "inputs",
         **parts,
+    )
+
+
+def _inputs(done: Mapping[str, Any]) -> str:
+    """Return the lines that do to inputs what the study did: its numbers where they are few."""
+    dims, mean, std = done["dims"], done["mean"], done["std"]
+    shape = ("(n, features)", "(n, channels, length)", "(n, channels, height, width)")[dims - 1]
+    axes = (0, *range(2, dims + 1)) if dims > 1 else 0
+    more = f"\n# It also had training inputs {done['augmented']}." if done["augmented"] else ""
+    return _NORMALISED.format(
+        values=f"(x - mean) / std of each {'channel' if dims > 1 else 'feature'}",
+        type=done["type"],
+        more=more,
+        view=", ".join(["-1", *["1"] * (dims - 1)]),
+        scale="" if done["scale"] == 1 else f" * {done['scale']:g}",
+        statistics=_MEASURED.format(shape=shape, axes=axes)
+        if mean is None
+        else f"MEAN, STD = torch.tensor({mean}), torch.tensor({std})",
     )
 
 

@@ -49,8 +49,9 @@ class Inputs:
         sides = [n + 2 * self.border for n in self.size] if self.images else self.size
         self.values = math.prod((*data.input_shape[:-2], *sides))  # of an example with its border
         # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.
-        self._mean = data.mean.to(device)
-        self._factor = (data.scale / data.std).to(device)
+        of_signals = (-1, 1) if len(data.input_shape) == 2 and not data.tokens else (-1,)
+        self._mean = data.mean.reshape(of_signals).to(device)
+        self._factor = (data.scale / data.std).reshape(of_signals).to(device)
         self.train = self._placed_for_training(data.train)
         self.held_out = self.placed(data.held_out)
 

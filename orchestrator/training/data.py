@@ -66,13 +66,13 @@ class Raw(NamedTuple):
 class Data:
     """The data of a study, on the CPU.
 
-    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, features (n, d) as
-    float32, or tokens (n, length) as int64; labels 0..`classes`-1, or targets of `classes` values.
-    Tokens are not normalised. `held_out` stands in a frozen order of which every
-    prefix is as stratified as can be, so its first n examples are the frozen stratified subset of
-    n. `mean`, `std`: of the training part, shape (channels,) or (d,). `scale` multiplies the
-    normalised inputs. `augment`: training images are shifted at random, and mirrored if `mirrored`.
-    `source`: one sentence on where the data are from and how much is used.
+    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, signals (n,
+    channels, length) or features (n, d) as float32, or tokens (n, length) as int64; labels
+    0..`classes`-1, or targets of `classes` values. Tokens are not normalised. `held_out` stands in
+    a frozen order of which every prefix is as stratified as can be, so its first n examples are the
+    frozen stratified subset of n. `mean`, `std`: of the training part, shape (channels,) or (d,).
+    `scale` multiplies the normalised inputs. `augment`: training images are shifted at random, and
+    mirrored if `mirrored`. `source`: one sentence on where the data are from and how much is used.
     """
 
     train: Part
@@ -90,7 +90,7 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (channels, height, width) or (d,)."""
+        """Shape of one example: (channels, height, width), (channels, length) or (d,)."""
         return tuple(self.train.x.shape[1:])
 
     @property

@@ -60,6 +60,32 @@ def named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
     ]
 
 
+FEW = 4  # channels or features whose mean and std are told one by one
+
+
+def preprocessing(found: Data) -> dict[str, Any] | None:
+    """Return what is done to inputs before the network gets them, None of tokens.
+
+    `dims`: of one example; `type`: as the source gives them; `mean`, `std`: per channel or feature,
+    None where they are more than a few; `scale`: multiplies what comes out; `augmented`: what is
+    done to training images at random, "" if nothing.
+    """
+    if found.tokens:
+        return None
+    few = len(found.mean) <= FEW
+    images = len(found.input_shape) == 3
+    shifted = f"shifted by up to {max(1, found.input_shape[1] // 8)} pixels" if images else ""
+    mirrored = " and mirrored" if found.mirrored else ""
+    return {
+        "dims": len(found.input_shape),
+        "type": str(found.train.x.dtype).removeprefix("torch."),
+        "mean": found.mean.tolist() if few else None,
+        "std": found.std.tolist() if few else None,
+        "scale": found.scale,
+        "augmented": f"{shifted}{mirrored} at random" if found.augment and images else "",
+    }
+
+
 def asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
     """Return sentences for the report on what is done to inputs, and the network's name."""
     sentences = []

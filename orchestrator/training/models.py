@@ -40,7 +40,11 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
             " network of your own with an embedding; if they are features, give them as floats"
         )
     if config.name != "mlp" and len(data.input_shape) != 3:
-        raise ModelError(f"model.name={config.name}: needs images, these are features: use mlp")
+        what, cure = "features", ""
+        if len(data.input_shape) == 2:
+            sides = ", ".join(map(str, data.input_shape))
+            what, cure = f"signals (n, {sides})", f"; grey images are to come as (n, 1, {sides})"
+        raise ModelError(f"model.name={config.name}: needs images, these are {what}: use mlp{cure}")
     return NETWORKS[config.name](config, data.input_shape, data.classes)
 
 

@@ -63,6 +63,11 @@ def own(config: OwnConfig) -> Raw:
         return raw(value, source)
     if isinstance(value, tuple | list) and len(value) == 4:
         return raw(dict(zip(ARRAYS, value, strict=True)), source)
+    if isinstance(value, tuple | list) and any(isinstance(v, np.ndarray | Tensor) for v in value):
+        raise DataError(
+            f"data {source}: returned {len(value)} arrays, need four: x_train, y_train, x_test,"
+            " y_test (with a validation part of your own: a dict that has x_val and y_val too)"
+        )
     if isinstance(value, tuple | list) and len(value) in (2, 3):
         names = PARTS[:2] if len(value) == 2 else ("train", "val", "test")
         return raw(dict(zip(names, value, strict=True)), source)
@@ -85,6 +90,8 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     if ("x_val" in values) != ("y_val" in values):
         raise DataError(f"data {source}: x_val and y_val go together, one of them is missing")
     train, test = (part(values[f"x_{n}"], values[f"y_{n}"], n) for n in ("train", "test"))
+    if train.x.dim() > np.ndim(values["x_train"]):
+        source += " (grey images, given a dimension for their channel)"
     held_out = part(values["x_val"], values["y_val"], "val") if "x_val" in values else None
     for other, name in ((test, "test"), (held_out, "validation")):
         if other is not None and train.x.shape[1:] != other.x.shape[1:]:
@@ -123,17 +130,20 @@ def _columns(dataset: Any, source: str) -> tuple[Any, Any]:
 
 
 def part(x: Any, y: Any, name: str) -> Part:
-    """Return checked inputs, images (n, c, h, w), features (n, d) or tokens (n, t), and targets.
+    """Return checked inputs and targets.
 
-    Grey images may come as (n, h, w), colours last as (n, h, w, c). Bytes stay bytes in images;
-    whole numbers of two dimensions, but for bytes, are tokens; all else becomes float32. Raises
-    DataError for what no training can use.
+    Inputs: images (n, c, h, w), signals (n, c, length), features (n, d) or tokens (n, t). Colours
+    may come last, as (n, h, w, c). Of three dimensions whole numbers are grey images (n, h, w),
+    which get a channel, and floats are signals, which stay. Bytes stay bytes in images; whole
+    numbers of two dimensions, but for bytes, are tokens; all else becomes float32. Raises DataError
+    for what no training can use.
     """
     inputs, targets = _tensor(x, f"x_{name}"), _targets(_tensor(y, f"y_{name}"), name)
     if inputs.dim() not in (2, 3, 4):
         shape = tuple(inputs.shape)
         raise DataError(
-            f"x_{name}: need images (n, c, h, w), features (n, d) or tokens (n, t), got {shape}"
+            f"x_{name}: need images (n, c, h, w), signals (n, c, length), features (n, d) or"
+            f" tokens (n, t), got {shape}"
         )
     if inputs.is_complex():
         raise DataError(f"x_{name}: need real numbers, got {inputs.dtype}")
@@ -173,7 +183,7 @@ def _tensor(value: Any, name: str) -> Tensor:
 
 def _inputs(x: Tensor, name: str) -> Tensor:
     colours = (1, 3, 4)
-    if x.dim() == 3:
+    if x.dim() == 3 and not x.is_floating_point():
         x = x.unsqueeze(1)
     elif x.dim() == 4 and x.shape[3] in colours and x.shape[1] not in colours:
         x = x.permute(0, 3, 1, 2)

@@ -62,9 +62,11 @@ def _classes(raw: Raw) -> int:
     """Return the class count. Raises DataError unless the training labels are 0..C-1, C > 1."""
     present = torch.unique(raw.train.y).tolist()
     if present != list(range(len(present))):
+        from_one = present == list(range(1, len(present) + 1))
         raise DataError(
             f"training labels must be 0..C-1 with every class present,"
             f" got {len(present)} labels from {present[0]} to {present[-1]}"
+            + (": subtract 1" if from_one else "")
         )
     if len(present) == 1:
         raise DataError("training data of one class: there is nothing to learn, need 2 or more")
