@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 MOST = 60  # characters of a value
 # Settings that change no result: how a study is shown, restarted, placed and cut short.
 UNIMPORTANT = ("fresh", "quiet", "runs", "executor", "dry_run", "budget")
+
+BESIDE = ("tracking", "storage")  # and these only where records are kept
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
@@ -29,6 +32,26 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
     return lines
 
 
+HASHES = {
+    "train_hash": "the training data changed",
+    "held_out_hash": "the held-out data changed",
+    "test_hash": "the test data changed",
+}
+_CODE = re.compile(r'(?P<part>\w+)\.source: ("\w{16}"|-) -> ("\w{16}"|-)')
+
+
+def surroundings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `differences` of two contexts (see `Objective.context`), hashes told in words."""
+    told = []
+    for line in differences(old, new):
+        code = _CODE.fullmatch(line)
+        told.append(
+            HASHES.get(line.partition(":")[0])
+            or (f"the code of {code['part']} changed" if code else line)
+        )
+    return told
+
+
 def kept(file: Path) -> dict[str, Any]:
     """Return the config that an earlier command wrote to `file`; {} without one, or if damaged."""
     import yaml  # comes with Hydra
@@ -44,6 +67,11 @@ def since(file: Path, config: Mapping[str, Any]) -> list[str]:
     """Return in what `config` differs from the one that an earlier command wrote to `file`."""
     old = kept(file)
     return differences(_important(old), _important(config)) if old else []
+
+
+def of_training(lines: Sequence[str]) -> list[str]:
+    """Return those of `since`'s lines that can change what is trained."""
+    return [line for line in lines if line.partition(":")[0].split(".")[0] not in BESIDE]
 
 
 def digest(config: Mapping[str, Any]) -> str:

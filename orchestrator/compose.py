@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from orchestrator import syntax
 from orchestrator.errors import ConfigError
 from orchestrator.redact import hidden
 
@@ -152,6 +153,8 @@ def _refuse_hydras_own(overrides: Sequence[str]) -> None:
 
 def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
     """Return an error of Hydra or OmegaConf and its causes as one line."""
+    if wrong := syntax.problem(error):
+        return _short(hidden(wrong))
     told: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

@@ -44,7 +44,10 @@ def storing(what: str) -> Iterator[None]:
         raise StorageError(f"{what}: {problem}; {cure}, then the same command goes on") from error
 
 
-def nearest(word: object, names: Iterable[str]) -> str:
-    """Return "did you mean ...?" with the names nearest to a misspelt `word`, "" without any."""
-    close = difflib.get_close_matches(str(word), list(names), n=3, cutoff=0.5)
+def nearest(word: object, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return "did you mean ...?" with the names nearest to a misspelt `word`, "" without any.
+
+    `cutoff`: how near, from 0 to 1 (the same).
+    """
+    close = difflib.get_close_matches(str(word), list(names), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""

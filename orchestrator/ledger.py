@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.changes import differences
+from orchestrator.changes import differences, surroundings
 from orchestrator.curve import Curve, Outcome, Result, State
 from orchestrator.errors import ConfigError, storing
 from orchestrator.recipe import Run
@@ -129,12 +129,13 @@ class Ledger:
         self._known[attrs["key"], pruner] = trial
         return stored
 
-    def why(self, stage: str, runs: Sequence[Run]) -> str:
+    def why(self, stage: str, runs: Sequence[Run], settings: Sequence[str] = ()) -> str:
         """Return why nothing is known of `runs`, the first round of a stage that ran before.
 
         What differs from the nearest run that the stage had then: in what surrounds the run (model,
-        data...), else in the run itself (an earlier stage came out differently). "" if one of
-        `runs` is what the stage had before, or if the stage is new.
+        data...), else in the run itself (a setting of the stages, or an earlier stage came out
+        differently); `settings`, what the user changed, are then told instead. "" if one of `runs`
+        is what the stage had before, or if the stage is new.
         """
         before = self._before.get(stage, [])
         if not before or self._context is None:
@@ -143,11 +144,10 @@ class Ledger:
         for run in runs:
             new = _plain({"run": run.spec(), "context": self._context(run)})
             for old in before:
-                changed = differences(old["context"], new["context"]) or differences(
-                    old["run"], new["run"]
-                )
-                if not changed:
+                changed = surroundings(old["context"], new["context"])
+                if not changed and old["run"] == new["run"]:
                     return ""
+                changed = changed or [*settings] or differences(old["run"], new["run"])
                 if not nearest or len(changed) < len(nearest):
                     nearest = changed
         return ", ".join(nearest)

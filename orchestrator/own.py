@@ -98,7 +98,7 @@ def resolve(target: str) -> Callable[..., Any]:
             found = getattr(found, part)
         except AttributeError:
             where = ".".join(parts[: len(parts) - len(rest) + i])
-            hint = nearest(part, dir(found))
+            hint = nearest(part, _offered(found), cutoff=0.6)
             problem = f"{target}: {where} has no {part}" + (f", {hint}" if hint else "")
             raise ConfigError(problem) from None
     if not callable(found):
@@ -106,6 +106,17 @@ def resolve(target: str) -> Callable[..., Any]:
     if _is_denied(real := _full_name(found)):
         raise ConfigError(f"{target} is not allowed: it is {real}")
     return found  # type: ignore[no-any-return]
+
+
+def _offered(found: Any) -> list[str]:
+    """Return the classes and functions of a module or class, without what it imported itself."""
+    home = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", "")
+    values = {n: getattr(found, n, None) for n in dir(found) if not n.startswith("_")}
+    return [
+        name
+        for name, value in values.items()
+        if callable(value) and f"{getattr(value, '__module__', '')}.".startswith(f"{home}.")
+    ]
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

@@ -79,6 +79,9 @@ def recipe_file(record: StudyRecord) -> str:
         "schedule": schedule,
         "optimizer": {**kind, **sgd, **options},
     }
+    if record.final_epochs and (record.final is None or record.final.decision.stage == "final"):
+        epochs = record.final_epochs  # what the recipe is for; of a stage that every study has
+        sections["stages"] = {"final": {"epochs": int(epochs) if epochs % 1 == 0 else epochs}}
     if name == "adamw":  # its keys are not those of the default, which must not be merged in
         sections = {"defaults": [{"override /optimizer": name}, "_self_"], **sections}
     text: str = yaml.safe_dump(sections, sort_keys=False)

@@ -91,6 +91,7 @@ class _Study:
         self.earlier = results.earlier(folder)
         self.records: list[StageRecord] = []
         self.at = ""  # name of the stage
+        self.changed: list[str] = []  # settings, since the command before
         pruner = config.build_pruner(objective.facts.chance_loss)
         self.ledger = Ledger(
             database or open_storage(config.storage.name, None, folder),
@@ -167,7 +168,7 @@ class _Study:
         def run_round(runs: list[Run]) -> list[Outcome]:
             nonlocal first
             signals.check()
-            if first and (why := self.ledger.why(stage, runs)):
+            if first and (why := self.ledger.why(stage, runs, self.changed)):
                 self.terminal.note(f"{stage} runs again: {why}")
             first = False
             self.watch.round_started(len(runs))
@@ -223,6 +224,7 @@ class _Study:
         config = self.config.public()
         file = self.folder / results.CONFIG
         changed = changes.since(file, config)
+        self.changed = changes.of_training(changed)
         with writable(self.folder):
             write_atomically(file, yaml.safe_dump(config, sort_keys=False).encode())
         self.terminal.study_started(

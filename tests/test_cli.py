@@ -18,6 +18,8 @@ from orchestrator import study
 from orchestrator.commands.help import HELP
 from orchestrator.compose import BUILTIN, compose
 from orchestrator.config import Config
+from orchestrator.report.text import command
+from tests import records
 
 STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
 
@@ -195,16 +197,25 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("seed: [1\n", "line 3: the [ of line 2 is not closed before this"),
+        ("data: {path: x\nseed: 3\n", "line 3: the { of line 2 is not closed before this"),
+        ("seed: 3\n\tquiet: 1\n", "line 3: a tab: indent with spaces"),
+        ("seed: 3\n quiet: 1\n", "line 3: a KEY: VALUE in a wrong place: check the indentation"),
+        ("runs: @home\n", "line 2: '@' cannot begin a value: put the value in quotes"),
+    ],
+)
 def test_broken_yaml_of_the_user_is_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    text: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line names the file and the place in it."""
-    user_conf(here, "study/mine.yaml", "# @package _global_\nseed: [1\n")
+    """The line names the file, the place in it and the mistake, without the parser's jargon."""
+    user_conf(here, "study/mine.yaml", f"# @package _global_\n{text}")
     assert cli.run(["+study=mine"]) == 2
     err = capsys.readouterr().err
+    assert err.startswith(f"conf/study/mine.yaml, {line}")
     assert err.count("\n") == 1
-    assert "mine.yaml" in err
-    assert "line 3" in err
 
 
 def test_several_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,6 +356,20 @@ def test_quiet_prints_the_answer_only(here: Path, capsys: pytest.CaptureFixture[
     command = next(x for x in said.splitlines() if x.startswith("to use it")).split(maxsplit=3)[3]
     assert command.startswith("python -m orchestrator +study=quadratic study_name=quadratic-again")
     assert cli.run([*shlex.split(command)[3:], "--quiet"]) == 0
+
+
+def test_what_belongs_to_the_search_is_not_in_the_command_to_use_the_recipe() -> None:
+    """Budget, dry run and starting over are left out; all else stays as typed."""
+    typed = [
+        "+study=digits",
+        "budget.max_seconds=60",
+        "fresh=true",
+        "seed=2",
+    ]
+    line = command({**records.study().summary(), "study": "digits", "overrides": typed})
+    assert line.startswith(
+        "python -m orchestrator +study=digits seed=2 study_name=digits-again 'plan=[final]'"
+    )
 
 
 def test_a_config_dir_wins_over_ours(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -126,7 +127,7 @@ def test_compare_marks_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["show", "digitz"], "digitz: no such study in runs/; did you mean digits?"),
         (["compare", "digits", "x"], "x: no such study in runs/; `list` names them"),
-        (["show", "digits", "runs=other"], "digits: no such study, for other/ has none"),
+        (["show", "digits", "runs=other"], "digits: no such study: there is none in other/ yet"),
         (["show", "../digits"], "../digits: no such study"),
         (["shwo", "digits"], "did you mean show?"),
         (["compare", "digits"], "the command is: python -m orchestrator compare A B"),
@@ -201,6 +202,19 @@ def test_init_refuses_names_that_cannot_work(
     """One line, and nothing is written."""
     assert why in told(capsys, "init", name, code=2)
     assert list(here.iterdir()) == []
+
+
+def test_init_in_a_folder_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only file system: exit code 2, and what could not be written."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    line = "init foo2: conf/study/foo2.yaml cannot be written (Read-only file system)\n"
+    assert told(capsys, "init", "foo2", code=2) == line
 
 
 def test_init_overwrites_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ import torch
 
 from orchestrator import __main__ as cli
 from orchestrator import files, lock, signals, storage
+from orchestrator.changes import surroundings
 from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
@@ -513,6 +514,32 @@ def test_a_changed_setting_says_what_differs_and_which_stages_run_again(
     shown = capsys.readouterr().out
     assert "objective.noise: 4.0 -> 3.0" in shown
     assert "momentum runs again: noise: 4.0 -> 3.0" in shown
+
+
+def test_a_longer_final_run_is_named_where_it_was_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not by the steps and reports that follow from it; settings of the records are no cause."""
+    a_study()
+    capsys.readouterr()
+    a_study(stages={"final": {"epochs": 26}}, storage={"name": "journal"})
+    shown = capsys.readouterr().out
+    assert "momentum runs again: stages.final.epochs: 4.0 -> 26.0\n" in shown
+    assert "steps:" not in shown
+
+
+def test_changed_data_and_code_are_told_in_words() -> None:
+    """No hash of the run's surroundings is shown to people; all else as it is."""
+    before = {
+        "train_hash": "aa",
+        "model": {"source": "0" * 16, "width": 1},
+        "data": {"source": "x"},
+    }
+    now = {"train_hash": "bb", "model": {"source": "1" * 16, "width": 2}, "data": {"source": "y"}}
+    assert surroundings(before, now) == [
+        "the training data changed",
+        "the code of model changed",
+        "model.width: 1 -> 2",
+        'data.source: "x" -> "y"',
+    ]
 
 
 def test_an_added_candidate_is_no_stage_that_runs_again(

@@ -1,6 +1,7 @@
 """The range test's decisions, on made-up curves."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
     assert shapes(outcomes) == ["b"] + ["l"] * 6
     assert decision.values["max_lr"] == pytest.approx(0.05 * MARGIN, rel=0.2)
+
+
+def test_a_ramp_that_does_not_count_is_told() -> None:
+    """Two of three linear ramps agree: the median is theirs, with a word on the third."""
+
+    def loss(lr: float, run: Run) -> float:
+        odd = run.schedule.name == "range_test" and run.replicate == 1
+        return valley(0.1, drop=0.01 if odd else 0.6)(lr, run)
+
+    decision, _ = answer(loss)
+    assert re.search(r"median of 2 of 3 ramps \(.* to .*; 1 fell too little\)$", decision.reason)
 
 
 def test_ramps_that_disagree_give_no_answer() -> None:

@@ -1,6 +1,7 @@
 """Optimisers other than SGD: what a step does, what a run of them keeps, how they are asked for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,18 @@ def file_of() -> Callable[[Recipe], str]:
     return lambda recipe: recipe_file(
         StudyRecord("s", "complete", recipe, [], "cpu", "here", {}, None, True, 1.0)
     )
+
+
+@pytest.mark.parametrize(("epochs", "written"), [(40.0, 40), (0.5, 0.5)])
+def test_the_recipe_is_for_final_runs_of_a_length(epochs: float, written: float) -> None:
+    """recipe.yaml holds it: another length would want another recipe."""
+    from orchestrator.record import StudyRecord
+    from orchestrator.results import recipe_file
+
+    record = StudyRecord("s", "complete", Recipe(), [], "cpu", "here", {}, None, True, 1.0)
+    text = recipe_file(replace(record, final_epochs=epochs))
+    assert yaml.safe_load(text)["stages"] == {"final": {"epochs": written}}
+    assert "stages" not in yaml.safe_load(recipe_file(record))
 
 
 def test_the_recipe_of_adamw_can_be_composed(here: Path, file_of: Callable[[Recipe], str]) -> None:

@@ -108,7 +108,8 @@ def test_what_could_run_anything_is_refused(target: str) -> None:
             "no_such_module.net: there is no module no_such_module in the working folder or among"
             " the installed packages",
         ),
-        (f"{__name__}.Nett", f"{__name__}.Nett: {__name__} has no Nett, did you mean Net or net?"),
+        (f"{__name__}.Nett", f"{__name__}.Nett: {__name__} has no Nett, did you mean Net?"),
+        (f"{__name__}.Pat", f"{__name__}.Pat: {__name__} has no Pat"),  # Path is not from here
         (f"{__name__}.number", f"{__name__}.number is a int, not a class or function"),
     ],
 )

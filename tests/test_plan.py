@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.plan.prices import Prices, learnt, probe
 from orchestrator.plan.worlds import World
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.report.terminal import Terminal
+from orchestrator.report.text import planned
 from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
@@ -195,3 +197,15 @@ def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixt
     for word in ("lr_range", "ramps", "in all", "memory", "batches of 64"):
         assert word in shown
     assert not (here / "runs" / "s").exists()
+
+
+def test_one_range_is_told_once_and_a_size_of_the_baseline_is_named() -> None:
+    """All ways in one range: said once. The untuned baseline's batches are no stage's."""
+    plan = plan_study(a_config(plan=["lr_range", "final"], study_name="s"))
+    seconds = Range(2.2, 3.3)
+    plan = replace(plan, seconds=seconds, extremes=seconds, likely=1.0)
+    told = dict(planned(plan))
+    assert ", 2.2 s to 3.3 s (found out in" in told["in all"]
+    assert "with 128 (untuned's), which fits" in told["memory"]
+    wider = dict(planned(replace(plan, extremes=Range(2.2, 9.0), likely=0.9)))
+    assert "in 90 % of the ways it may go, 2.2 s to 9.0 s in all of them" in wider["in all"]

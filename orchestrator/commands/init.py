@@ -79,7 +79,7 @@ def init(name: str) -> None:
     """Write study, model and data configs and their module into the working folder.
 
     Raises ConfigError, before anything is written, for a name that cannot be used and for files
-    that exist.
+    that exist; and for a folder that cannot be written.
     """
     _check(name)
     files = {
@@ -91,8 +91,12 @@ def init(name: str) -> None:
     if there := [str(file) for file in files if file.exists()]:
         raise ConfigError(f"init {name}: {', '.join(there)} exists and is not overwritten")
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.format(name=name), "utf-8")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text.format(name=name), "utf-8")
+        except OSError as error:
+            problem = error.strerror or str(error)
+            raise ConfigError(f"init {name}: {file} cannot be written ({problem})") from error
         print(f"wrote {file}")
     print(f"now: python -m orchestrator +study={name}")
 

@@ -107,7 +107,7 @@ def _find(runs: Path, name: str) -> Path:
     if name in known:
         return folder
     if not known:
-        raise ConfigError(f"{name}: no such study, for {runs}/ has none")
+        raise ConfigError(f"{name}: no such study: there is none in {runs}/ yet")
     hint = nearest(name, known) or "`list` names them"
     raise ConfigError(f"{name}: no such study in {runs}/; {hint}")
 

@@ -24,7 +24,8 @@ class StudyPlan:
     """What a study is expected to do. Seconds are those of the whole command.
 
     `seconds`: the range that the share `likely` of the plays lies in, `extremes`: that of all of
-    them. `runs`: what is trained. `spent`: what the probe itself took.
+    them. `runs`: what is trained. `tried`: the batch sizes that stages search with, those
+    of the baselines apart. `spent`: what the probe itself took.
     """
 
     study: str
@@ -36,6 +37,7 @@ class StudyPlan:
     extremes: Range
     prices: Prices
     batch_size: int
+    tried: Sequence[int]
     notes: tuple[str, ...]
     spent: float
 
@@ -69,6 +71,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         extremes=Range.of(totals, left_out=0),
         prices=prices,
         batch_size=recipe.batch_size,
+        tried=_sizes([stage for stage in stages if stage.kind != "final"], recipe),
         notes=tuple(about(objective, "notes", ())),
         spent=clock() - began,
     )

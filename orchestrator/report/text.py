@@ -92,17 +92,20 @@ def planned(plan: StudyPlan) -> list[tuple[str, str]]:
     for stage in plan.stages:
         kinds = ", ".join(f"{_many(n)} {KINDS[kind]}" for kind, n in stage.kinds.items())
         lines.append((stage.name, f"{kinds or 'not known'}; {between(stage.seconds)}"))
-    total = (
-        f"{_many(plan.runs)} runs, {between(plan.seconds)} in {100 * plan.likely:.0f} % of the ways"
-        f" it may go, {between(plan.extremes)} in all of them (found out in {duration(plan.spent)})"
-    )
+    how_long = between(plan.seconds)
+    if how_long != between(plan.extremes):
+        how_long += f" in {100 * plan.likely:.0f} % of the ways it may go,"
+        how_long += f" {between(plan.extremes)} in all of them"
+    total = f"{_many(plan.runs)} runs, {how_long} (found out in {duration(plan.spent)})"
     lines.append(("in all", total))
     if need := plan.prices.memory.get(plan.batch_size):
         fits = [b for b, fits in plan.prices.fits.items() if fits]
         largest = max(fits, default=plan.batch_size)
         text = f"{need / 2**20:.3g} MiB to train with batches of {plan.batch_size}"
         if largest > plan.batch_size:
-            text += f", {plan.prices.memory[largest] / 2**20:.3g} MiB with {largest}, which fits"
+            whose = "" if largest in plan.tried else " (untuned's)"
+            most = plan.prices.memory[largest] / 2**20
+            text += f", {most:.3g} MiB with {largest}{whose}, which fits"
         lines.append(("memory", text))
     return lines
 
@@ -172,6 +175,9 @@ def overrides(recipe: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_OF_THE_SEARCH = ("fresh", "quiet", "--quiet", "dry_run", "budget")
+
+
 def command(summary: Mapping[str, Any]) -> str:
     """Return the command that trains and tests the recipe alone.
 
@@ -179,9 +185,15 @@ def command(summary: Mapping[str, Any]) -> str:
     """
     fixed = overrides(summary["recipe"])
     again = [f"study_name={summary['study']}-again", "plan=[final]", *fixed]
-    replaced = {"fresh", "quiet", "--quiet", "dry_run", *(text.partition("=")[0] for text in again)}
+    # Those of the search alone, and those that the recipe says better.
+    replaced = {*_OF_THE_SEARCH, *(text.partition("=")[0] for text in again)}
     typed = summary.get("overrides") or ()
-    kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in replaced]
+    keys = [text.lstrip("+").partition("=")[0] for text in typed]
+    kept = [
+        text
+        for text, key in zip(typed, keys, strict=True)
+        if key not in replaced and not key.startswith("budget.")
+    ]
     line = shlex.join([*kept, *again])
     return f"python -m orchestrator {line}" if typed else f"the same command with {line}"
 

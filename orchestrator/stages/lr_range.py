@@ -181,7 +181,7 @@ class LRRange(Stage):
         ramps = [o for o in outcomes if o.curve.lr.size]
         linear = [o for o in ramps if o.run.schedule.name == "range_test"][-self.ramps :]
         readings = [read(o, self.facts.chance_loss) for o in linear]
-        good = [r for r in readings if r is not None and not self._weak(r) and not r.at_end]
+        good = [r for r in readings if r is not None and not self._fault(r)]
         evidence = self._evidence(ramps, [r for r in readings if r is not None])
         if len(good) * 2 <= self.ramps:
             if recipe.optimizer != "sgd" and _most(r is not None and r.at_end for r in readings):
@@ -190,9 +190,25 @@ class LRRange(Stage):
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         marks = sorted(round_to(self.margin * r.max_lr) for r in good)
         max_lr = round_to(median(marks))
-        others = f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"
-        said = f", median of {len(good)} ramps ({others})"
+        said = self._median_of(readings, marks)
         return self._found(max_lr, (marks[0], marks[-1]), said, evidence)
+
+    def _median_of(self, readings: Sequence[Reading | None], marks: Sequence[float]) -> str:
+        """Say which ramps count and their range, and of those that do not why."""
+        faults = [fault for r in readings if (fault := self._fault(r))]
+        faults += ["failed"] * (self.ramps - len(readings))
+        counted = str(self.ramps) if not faults else f"{len(marks)} of {self.ramps}"
+        told = [f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"]
+        told += [f"{faults.count(f)} {f}" for f in dict.fromkeys(faults)]
+        return f", median of {counted} ramps ({'; '.join(told)})"
+
+    def _fault(self, reading: Reading | None) -> str:
+        """Return why a linear ramp does not count, "" if it does."""
+        if reading is None:
+            return "learnt nothing"
+        if reading.at_end:
+            return "broke nowhere"
+        return "fell too little" if self._weak(reading) else ""
 
     def _by_bracket(
         self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
