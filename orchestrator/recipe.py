@@ -19,10 +19,12 @@ class Facts:
 
     `train_examples`, `held_out_examples`: sizes of the two splits. `chance_loss`: held-out loss of
     a model that knows nothing (ln C for C classes), in the loss's own unit. `final_epochs`: length
-    of the final run in epochs, the horizon that short runs are a fraction of. `metric` is the name
-    of the measure shown beside the loss (None: there is none), `larger_is_better` its direction.
-    `dropout` is the model's own probability of dropping a unit, the largest where its dropout
-    modules differ; None where it has no such module.
+    of the final run in epochs, the horizon that short runs are a fraction of. `untrained_loss`:
+    held-out loss of a network before any training where that is above chance (0: it is not, or not
+    known), as in a regression whose targets are far from 0. `metric` is the name of the measure
+    shown beside the loss (None: there is none), `larger_is_better` its direction. `dropout` is the
+    model's own probability of dropping a unit, the largest where its dropout modules differ; None
+    where it has no such module.
     """
 
     train_examples: int
@@ -32,6 +34,12 @@ class Facts:
     metric: str | None = None
     larger_is_better: bool = True
     dropout: float | None = None
+    untrained_loss: float = 0.0
+
+    @property
+    def start_loss(self) -> float:
+        """Held-out loss where a run starts, at least chance: what is far above it has diverged."""
+        return max(self.chance_loss, self.untrained_loss)
 
     @property
     def final_examples(self) -> float:

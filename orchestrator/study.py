@@ -92,7 +92,7 @@ class _Study:
         self.records: list[StageRecord] = []
         self.at = ""  # name of the stage
         self.changed: list[str] = []  # settings, since the command before
-        pruner = config.build_pruner(objective.facts.chance_loss)
+        pruner = config.build_pruner(objective.facts.start_loss)
         self.ledger = Ledger(
             database or open_storage(config.storage.name, None, folder),
             config.study_name,
@@ -102,7 +102,7 @@ class _Study:
             sole=config.storage.name != "url",  # a database may be shared with other machines
         )
         self.tracker = _tracker(config, objective, folder)
-        self.watch = Watch(self.terminal, self.tracker, objective.facts.chance_loss)
+        self.watch = Watch(self.terminal, self.tracker, objective.facts.start_loss)
         self.pace = self.watch.pace = self._pace()
         self.executor = executors.build(
             config, self.ledger, objective, pruner, folder / "checkpoints", self.watch

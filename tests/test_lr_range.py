@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,23 @@ def test_says_that_it_diverges_at_once() -> None:
     assert shapes(outcomes) == ["b", "b"]
     assert outcomes[1].run.schedule.min_lr == pytest.approx(1e-8)
     assert decision.reason.startswith("no answer: it diverges at once: at lr 1.2e-08 held-out loss")
-    assert decision.reason.endswith("scale the inputs, or lower start_lr")
+    assert decision.reason.endswith(
+        "scale the inputs (in a regression the targets too), or lower start_lr"
+    )
+
+
+def test_a_network_that_starts_above_chance_has_not_diverged() -> None:
+    """Raw targets of a regression: it falls from five times chance, and the edge is read."""
+    facts = replace(FACTS, untrained_loss=5 * CHANCE)
+    stage = LRRange(name="lr_range", facts=facts)
+
+    def loss(lr: float, run: Run) -> float:
+        return 5 * valley(0.2, drop=0.9, broken=10 * CHANCE)(lr, run)
+
+    decision, _ = walk(stage, Recipe(), lambda runs: [made_up(run, loss) for run in runs])
+    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.2, rel=0.1)
+    lost, _ = walk(stage, Recipe(), lambda runs: [made_up(run, lambda *_: 1e9) for run in runs])
+    assert "(chance: 2.3, untrained: 11.5)" in lost.reason
 
 
 def test_an_edge_below_the_bracket_is_found() -> None:

@@ -163,6 +163,16 @@ def test_a_regression_learns_without_a_metric(name: Any, outputs: int | None) ->
     assert all(math.isnan(p.metric) for p in points)
 
 
+def test_where_an_untrained_network_costs_more_than_chance_that_is_known() -> None:
+    """Far from 0 a regression starts far above its best constant; centred, it does not."""
+    mse = LossConfig(name="mse")
+    away = made(my("regression", shift=30.0), mse).facts
+    assert away.start_loss == away.untrained_loss > 50 * away.chance_loss
+    centred = made(my("regression"), mse).facts
+    assert centred.start_loss < 1.2 * centred.chance_loss
+    assert made(my("text"), None, my("Tokens")).facts.untrained_loss == 0
+
+
 def test_labels_have_an_accuracy() -> None:
     """The share of labels that are right."""
     found = made(my("labels"), LossConfig(name="bce_with_logits"))

@@ -37,6 +37,7 @@ from orchestrator.training.loop import Setup, train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
 from orchestrator.training.task import Task
+from orchestrator.training.untrained import untrained_loss
 
 # Raise it with every change to training that changes losses: results of older versions are then not
 # taken for new ones. tests/test_training.py fails when the losses move.
@@ -137,6 +138,7 @@ class TrainingObjective:
             metric=task.metric_name,
             larger_is_better=task.larger_is_better,
             dropout=models.dropout_of(tried),
+            untrained_loss=self._untrained(chance),
         )
         self.test_examples = found.test_examples
         self.device = torch_device.describe(where, self._threads)
@@ -147,6 +149,10 @@ class TrainingObjective:
         self.notes = (found.source, *asides(found, model), *remarks, *compiling, *warning)
         self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         self.versions["python"] = platform.python_version()
+
+    def _untrained(self, chance: float) -> float:
+        with self._at_work():
+            return untrained_loss(self._setup, chance)
 
     def _compile(self, batch_size: int, cache: Path) -> list[str]:
         """Compile the forward pass if that is asked for or pays; say which and why."""

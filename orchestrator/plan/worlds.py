@@ -66,10 +66,10 @@ class World:
         if effect == math.inf:
             stops = self._draw("stop", run.replicate).uniform(0.2, 0.6)
             early = self.prunes and run.prunable
-            return self._ended(run, key, stops if early else 1.0, 2 * self.facts.chance_loss, early)
+            return self._ended(run, key, stops if early else 1.0, 2 * self.facts.start_loss, early)
         sd = NOISE[0] * math.exp(NOISE[1] * self._draw("noise").gauss())
         noise = sd * self._draw(_identity(run), run.steps, run.replicate).gauss()
-        loss = 0.2 * self.facts.chance_loss * math.exp(effect + min(noise, 1.0))
+        loss = 0.2 * self.facts.start_loss * math.exp(effect + min(noise, 1.0))
         return self._ended(run, key, 1.0, loss, pruned=False)
 
     def _effect(self, run: Run, recipe: Recipe) -> float:
@@ -94,12 +94,12 @@ class World:
         draw = self._draw("ramp", run.replicate, run.schedule.max_lr)
         edge = self._edge(run, recipe) * math.exp(0.2 * draw.gauss())
         breaks = edge * draw.uniform(1.3, 3.0)
-        chance = self.facts.chance_loss
+        start = self.facts.start_loss
         fall = 0.05 if first and self._draw("slow").random() < SLOW else 0.5
         points = []
         for step in run.report_steps():
             lr, momentum = run.schedule.at(step / run.steps)
-            loss = chance * (1 - fall * min(1.0, lr / edge)) if lr < breaks else 2 * chance
+            loss = start * (1 - fall * min(1.0, lr / edge)) if lr < breaks else 2 * start
             points.append(self._point(run, step, lr, momentum, loss))
             if run.stop_loss is not None and loss > run.stop_loss:
                 return Outcome.stopped(run, key, points, "broke", pruned=False)

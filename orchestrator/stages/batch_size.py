@@ -240,7 +240,7 @@ class BatchSize(Stage):
         lrs = {recipe.batch_size: recipe.max_lr or math.nan}
         for size in self._screened(recipe, outcomes):
             ramps = [o for o in outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
-            readings = [r for o in ramps if (r := read(o, self.facts.chance_loss)) is not None]
+            readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]
             if size not in lrs and readings:
                 lrs[size] = round_to(self.lr_margin * median(r.max_lr for r in readings))
         return lrs

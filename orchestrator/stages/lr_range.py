@@ -35,7 +35,7 @@ ROUNDS = 6  # of Adam's ramps at most, each further, after a bracket that hardly
 LEARNT = 0.5  # of chance loss: a ramp that fell so far has learnt, and its minimum says something
 HAND_OFF = 3  # x the bracket's mark: where the linear ramps end
 LONGER = 4  # no ramp is made more than so many times as long as planned: twice two
-STOP = 1.3  # x chance loss: above this a ramp has nothing more to say
+STOP = 1.3  # x the loss at the start: above this a ramp has nothing more to say
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def ramp(
         replicate=replicate,
         points=points,
         held_out_examples=held_out,
-        stop_loss=STOP * facts.chance_loss,
+        stop_loss=STOP * facts.start_loss,
         dropout=recipe.dropout,
         prunable=False,
         label=f"{'ramp' if name == 'range_test' else 'bracket'} to {end:.2g} seed {replicate}",
@@ -79,7 +79,10 @@ def ramp(
 
 
 def read(outcome: Outcome, chance_loss: float) -> Reading | None:
-    """Return what a ramp says, None if it has no three finite points or never fell below chance."""
+    """Return what a ramp says, None if it has no three finite points or never fell below chance.
+
+    `chance_loss`: the loss at the start, `Facts.start_loss`, where that is above chance.
+    """
     lr, loss = _usable(outcome)
     if len(lr) < 3 or loss.min() >= chance_loss:
         return None
@@ -148,7 +151,7 @@ class LRRange(Stage):
         return self._linear(recipe, self._hand_off(last), last.run.steps)
 
     def _has_learnt(self, bracket: Outcome) -> bool:
-        reading = read(bracket, self.facts.chance_loss)
+        reading = read(bracket, self.facts.start_loss)
         return reading is not None and reading.drop >= LEARNT
 
     def _yet_further(
@@ -156,7 +159,7 @@ class LRRange(Stage):
     ) -> list[Run]:
         """Widen ramps of Adam again where the bracket had learnt too little to say where to end."""
         last = linear[-self.ramps :]
-        readings = [read(o, self.facts.chance_loss) for o in last]
+        readings = [read(o, self.facts.start_loss) for o in last]
         at_end = _most(r is not None and r.at_end for r in readings)
         again = recipe.optimizer != "sgd" and len(linear) < ROUNDS * self.ramps
         if not at_end or not again or self._has_learnt(bracket):
@@ -167,7 +170,7 @@ class LRRange(Stage):
     def _after_linear(self, recipe: Recipe, linear: Sequence[Outcome]) -> list[Run]:
         """Look once more, further, nearer or longer, if most of the ramps say too little."""
         end, steps = linear[0].run.schedule.max_lr, linear[0].run.steps
-        readings = [read(o, self.facts.chance_loss) for o in linear]
+        readings = [read(o, self.facts.start_loss) for o in linear]
         if _most(r is not None and r.at_end for r in readings):
             return self._linear(recipe, HAND_OFF * end, steps)
         if _most(self._problem(o) == "at once" for o in linear):
@@ -180,7 +183,7 @@ class LRRange(Stage):
         """Return the median of the linear ramps' readings, or why there is none."""
         ramps = [o for o in outcomes if o.curve.lr.size]
         linear = [o for o in ramps if o.run.schedule.name == "range_test"][-self.ramps :]
-        readings = [read(o, self.facts.chance_loss) for o in linear]
+        readings = [read(o, self.facts.start_loss) for o in linear]
         good = [r for r in readings if r is not None and not self._fault(r)]
         evidence = self._evidence(ramps, [r for r in readings if r is not None])
         if len(good) * 2 <= self.ramps:
@@ -220,7 +223,7 @@ class LRRange(Stage):
         bracket said .02, best were .01 to .03.
         """
         bracket = [o for o in ramps if o.run.schedule.name == "exponential_ramp"][-1]
-        reading, end = read(bracket, self.facts.chance_loss), linear[0].run.schedule.max_lr
+        reading, end = read(bracket, self.facts.start_loss), linear[0].run.schedule.max_lr
         if reading is None or reading.at_end or not self._has_learnt(bracket):
             reason = f"no answer: {self._nothing_broke(end)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
@@ -274,7 +277,7 @@ class LRRange(Stage):
         learnt anything when it comes to the rates that matter, and reads too high. A bracket that
         never fell below chance is read where it breaks.
         """
-        reading = read(bracket, self.facts.chance_loss)
+        reading = read(bracket, self.facts.start_loss)
         mark = (reading and reading.max_lr) or suggest.within_drop(*_usable(bracket), math.inf)
         return round_to(HAND_OFF * (mark or bracket.run.schedule.min_lr))
 
@@ -283,7 +286,7 @@ class LRRange(Stage):
 
     def _problem(self, outcome: Outcome) -> Problem | None:
         """Return why a ramp says too little about where the edge is, None if it says enough."""
-        reading = read(outcome, self.facts.chance_loss)
+        reading = read(outcome, self.facts.start_loss)
         if len(_usable(outcome)[0]) < 3:
             return "at once"
         if not _stopped(outcome) and (reading is None or reading.drop < FLAT):
@@ -298,7 +301,7 @@ class LRRange(Stage):
             return "every ramp failed"
         if not linear:
             return self._why_no_bracket(outcomes[-1])
-        readings = [read(o, self.facts.chance_loss) for o in linear]
+        readings = [read(o, self.facts.start_loss) for o in linear]
         fell = [0.0 if r is None else 100 * max(0.0, r.drop) for r in readings]
         if _most(r is not None and r.at_end for r in readings):
             return self._nothing_broke(linear[0].run.schedule.max_lr)
@@ -315,26 +318,32 @@ class LRRange(Stage):
         )
 
     def _why_no_bracket(self, bracket: Outcome) -> str:
-        curve, chance, problem = bracket.curve, self.facts.chance_loss, self._problem(bracket)
+        curve, problem = bracket.curve, self._problem(bracket)
         if problem == "open":
             return self._nothing_broke(float(curve.lr[-1]))
         if problem == "flat":
             return (
                 f"held-out loss is flat: from lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} it stayed"
                 f" between {curve.held_out_loss.min():.4g} and {curve.held_out_loss.max():.4g}"
-                f" (chance: {chance:.4g}): does this model learn from these data at all?"
+                f" ({self._known}): does this model learn from these data at all?"
             )
         return (
             f"it diverges at once: at lr {curve.lr[0]:.2g} held-out loss was"
-            f" {curve.held_out_loss[0]:.3g} (chance: {chance:.3g}): scale the inputs, or lower"
-            " start_lr"
+            f" {curve.held_out_loss[0]:.3g} ({self._known}): scale the inputs (in a regression the"
+            " targets too), or lower start_lr"
         )
+
+    @property
+    def _known(self) -> str:
+        """What the ramps' losses are to be compared with."""
+        chance, start = self.facts.chance_loss, self.facts.start_loss
+        return f"chance: {chance:.4g}" + (f", untrained: {start:.3g}" if start > chance else "")
 
     def _nothing_broke(self, lr: float) -> str:
         return f"it never diverges, nothing broke up to lr {lr:.2g}: raise end_lr"
 
     def _evidence(self, outcomes: Sequence[Outcome], linear: Sequence[Reading]) -> dict[str, Any]:
-        chance = self.facts.chance_loss
+        chance = self.facts.start_loss
         names = {"exponential_ramp": "exponential", "range_test": "linear"}
         rules: dict[str, float | None] = {}
         for name, rule in suggest.RULES.items():

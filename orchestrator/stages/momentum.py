@@ -105,7 +105,7 @@ class Momentum(CandidateStage):
 
     def _reading(self, run: Run, outcomes: Sequence[Outcome]) -> Reading | None:
         found = next((o for o in outcomes if o.run == run), None)
-        return read(found, self.facts.chance_loss) if found else None
+        return read(found, self.facts.start_loss) if found else None
 
     def _lr(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> float | None:
         """Return the max_lr of a candidate, None if its ramps found none.

@@ -123,7 +123,7 @@ class WeightDecay(CandidateStage):
         """Return the loss at the end of a cycle, the lowest smoothed one of a range test."""
         if self.mode == "cycles":
             return super().score(outcome)
-        reading = read(outcome, self.facts.chance_loss)
+        reading = read(outcome, self.facts.start_loss)
         return float(reading.loss.min()) if reading else math.inf
 
     def evidence(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class WeightDecay(CandidateStage):
         return {**evidence, "mode": self.mode, "curves": curves}
 
     def _curve(self, outcome: Outcome) -> dict[str, Any]:
-        reading = read(outcome, self.facts.chance_loss)
+        reading = read(outcome, self.facts.start_loss)
         return {
             "weight_decay": outcome.run.weight_decay,
             "seed": outcome.run.replicate,
