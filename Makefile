@@ -15,6 +15,7 @@ BIN := .venv/bin
 
 run: setup
 	$(BIN)/python -m orchestrator +study=$(STUDY) $(ARGS)
+	@echo "these commands work in this shell after: . $(BIN)/activate"
 
 test: check
 	$(BIN)/pytest -n $(WORKERS)

@@ -49,6 +49,14 @@ def test_the_commit_hooks_are_the_checks_of_make() -> None:
     ]
 
 
+def test_after_make_run_the_reader_is_told_how_its_commands_work() -> None:
+    """They are for an active environment: make says so at the end, README where it starts."""
+    rule = (ROOT / "Makefile").read_text().split("\nrun:")[1].split("\n\n")[0]
+    assert rule.rstrip().splitlines()[-1].endswith('. $(BIN)/activate"')
+    start = (ROOT / "README.md").read_text().split("make run")[1]
+    assert start.splitlines()[1].startswith(". .venv/bin/activate")
+
+
 @pytest.mark.slow
 def test_a_wheel_works_where_there_is_no_checkout(tmp_path: Path) -> None:
     """Built, put into a folder of its own, run from an empty one: a whole study; and the sdist."""
