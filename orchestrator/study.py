@@ -179,7 +179,8 @@ class _Study:
     def _tell(self, record: StageRecord) -> None:
         """Tell everybody what a stage has decided, and the tracker what it may not know yet."""
         decision = record.decision
-        self.terminal.decided(decision, self.pace.left())
+        last = decision.stage == self.stages[-1].name
+        self.terminal.decided(decision, None if last else self.pace.left())
         for outcome in record.outcomes:
             if outcome.key not in self.watch.ended:
                 self.tracker.known(decision.stage, outcome, record.clues.get(outcome.key, ""))

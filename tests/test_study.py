@@ -17,6 +17,8 @@ from orchestrator.config import Config
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
+from orchestrator.plan.estimate import Range
+from orchestrator.plan.pace import Pace
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
@@ -38,6 +40,15 @@ def a_study(**changes: Any) -> tuple[StudyRecord, str]:
     stream = io.StringIO()
     record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
     return record, stream.getvalue()
+
+
+def test_nothing_is_left_after_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate made before a machine that was not quiet may be too long: not then."""
+    monkeypatch.setattr(Pace, "left", lambda self: Range(13.0, 18.0))
+    _, shown = a_study(plan=["lr_range", "final"])
+    told = {line.split()[0]: line for line in shown.splitlines() if "runs, " in line}
+    assert "; 13 s to 18 s left)" in told["lr_range"]
+    assert "left" not in told["final"]
 
 
 def trials(stage: str) -> list[optuna.trial.FrozenTrial]:

@@ -37,7 +37,7 @@ class Final(Stage):
 
     epochs: float = option(10.0, "length of a final run in epochs", gt=0)
     seeds: int = option(3, "seeds of each final recipe", ge=1)
-    baselines: bool = option(True, "train range_test_only and untuned (lr 0.1, batches of 128, as long) too")
+    baselines: bool = option(True, "train range_test_only and untuned too (lr 0.1, batch 128)")
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Calibration where batch sizes differ, then the confirming round, then the sealed one."""
