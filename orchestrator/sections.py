@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from orchestrator.options import Count, Fraction, Positive, Section, Seed, Whole
+from orchestrator.options import Count, Fraction, NotNegative, Positive, Section, Seed, Whole
 
 ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant"]
 
@@ -114,6 +114,8 @@ class ExecutorConfig(Section):
 
     name: Literal["inline"] = "inline"
     """This process."""
+    wait_seconds: NotNegative = 30.0
+    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
 
 
 class ProcessesConfig(Section):
@@ -126,6 +128,8 @@ class ProcessesConfig(Section):
     """Worker processes on this machine."""
     workers: Count | None = None
     """How many; null: as many as there are physical cores for."""
+    wait_seconds: NotNegative = 30.0
+    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
 
 
 class StorageConfig(Section):

@@ -49,10 +49,12 @@ def test_a_quiet_machine_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> 
 
 def test_a_busy_machine_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """Until the others are done; both is said."""
+    caplog.set_level("INFO")
     machine = Machine(0.5, 0.5, 0.5, 0.0)
     assert machine.quiet().wait("trial")
     assert machine.slept == 4
     assert "trial: waits until the machine is quiet (other programs take 50 %" in caplog.text
+    assert "30 s at most (executor.wait_seconds)" in caplog.text
     assert "trial: the machine is quiet after 3 s" in caplog.text
 
 
@@ -60,6 +62,7 @@ def test_it_is_given_up_after_half_a_minute_once_for_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Later calls look once; when the machine has been quiet there is patience again."""
+    caplog.set_level("INFO")
     machine = Machine(*[0.9] * 33, 0.0, *[0.9] * 10, 0.0)
     quiet = machine.quiet()
     assert not quiet.wait("first")
@@ -71,6 +74,18 @@ def test_it_is_given_up_after_half_a_minute_once_for_all(
     assert quiet.wait("fourth")
     assert quiet.wait("fifth")
     assert machine.slept == 34 + 11
+
+
+def test_a_short_trial_is_not_worth_a_long_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """At most as long as the trial took, told once for a whole round; 0 s switch it off."""
+    machine = Machine(0.9)
+    quiet = machine.quiet()
+    for _ in range(7):
+        assert not quiet.wait("trial", 0.5)
+    assert machine.slept == 0.5 + 7 * 0.5
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert Quiet(lambda: machine.now, machine.sleep, most_seconds=0).wait("trial", 0.5)
+    assert machine.slept == 4
 
 
 def test_where_the_system_does_not_tell_nobody_waits(tmp_path: Path) -> None:
@@ -93,13 +108,16 @@ def test_processor_time_is_read_as_linux_writes_it(tmp_path: Path) -> None:
 
 
 def test_only_the_repeat_of_a_timed_run_waits(tmp_path: Path) -> None:
-    """The first attempt goes at once: what disturbs it shows, and only then is there a reason."""
+    """The first attempt goes at once: what disturbs it shows, and only then is there a reason.
+
+    A repeat waits as long as the first attempt took.
+    """
     machine = Machine(0.5, 0.0)
     objective = QuadraticObjective()
     ledger = Ledger(open_storage("memory", None, tmp_path), "s")
     executor = InlineExecutor(ledger, objective, None, tmp_path, Nobody(), machine.quiet())
     timed = replace(a_run(0.1), timed=True)
-    executor.run("a", [a_run(0.1), timed])
+    _, first = executor.run("a", [a_run(0.1), timed])
     assert machine.slept == 0
     executor.run("a", [replace(timed, attempt=1)])
-    assert machine.slept == 2
+    assert machine.slept == pytest.approx(2 * first.result.seconds)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import Config
+from orchestrator.executors.quiet import Quiet
 from orchestrator.sections import ProcessesConfig
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ def build(
 ) -> InlineExecutor:
     """Return the executor that `config` describes."""
     rooms = (ledger, objective, pruner, checkpoints, watcher)
+    quiet = Quiet(most_seconds=config.executor.wait_seconds)
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
 
-        return InlineExecutor(*rooms)
+        return InlineExecutor(*rooms, quiet=quiet)
     from orchestrator.executors.crew import Crew, cores
     from orchestrator.executors.processes import ProcessExecutor
 
     workers = config.executor.workers or max(1, cores() // (config.threads or 1))
-    return ProcessExecutor(*rooms, crew=Crew(config.as_mapping(), workers))
+    return ProcessExecutor(*rooms, quiet=quiet, crew=Crew(config.as_mapping(), workers))

@@ -116,7 +116,7 @@ class InlineExecutor:
     def _train(self, stage: str, job: Job) -> Outcome:
         """Train a run here."""
         if job.run.timed and job.run.attempt:
-            self._quiet.wait(job.run.label)
+            self._quiet.wait(job.run.label, self._first_attempt(stage, job.run))
         trial = self._open(stage, job)
         try:
             outcome = train(
@@ -131,6 +131,12 @@ class InlineExecutor:
             self._ledger.abandon(stage, trial)
             raise
         return self._close(stage, job, trial, outcome)
+
+    def _first_attempt(self, stage: str, run: Run) -> float:
+        """Return the seconds that the first attempt at a timed run took, inf if it is not there."""
+        first = replace(run, attempt=0)
+        seen = (o.result.seconds for o in self._outcomes[stage] if o.run == first)
+        return next(seen, math.inf)
 
     def _open(self, stage: str, job: Job) -> optuna.Trial:
         trial = self._ledger.ask(stage, job.run, job.key, job.seen)

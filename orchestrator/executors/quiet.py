@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
-LOOK_SECONDS = 1.0  # one look at the load; /proc/stat counts in hundredths of a second
+LOOK_SECONDS = 1.0  # one look at the load, at most; /proc/stat counts in hundredths of a second
 MOST_SECONDS = 30.0  # of waiting, until the machine has been quiet again
 
 
@@ -39,51 +40,61 @@ def ticks(stat: Path = Path("/proc/stat")) -> Ticks | None:
 class Quiet:
     """Waits until the machine is quiet, and gives up when that takes too long.
 
-    `look` tells the processor time so far and `sleep` passes it, so that tests need neither.
+    At most `most_seconds` (0: it never waits). `look` tells the processor time so far and `sleep`
+    passes it, so that tests need neither.
     """
 
     def __init__(
         self,
         look: Callable[[], Ticks | None] = ticks,
         sleep: Callable[[float], None] = time.sleep,
+        most_seconds: float = MOST_SECONDS,
     ) -> None:
         self._look = look
         self._sleep = sleep
-        self._left = MOST_SECONDS
+        self._most = most_seconds
+        self._waited = 0.0  # since the machine was quiet
 
-    def wait(self, label: str) -> bool:
-        """Return once the machine is quiet (True), or after `MOST_SECONDS` (False), and say so.
+    def wait(self, label: str, worth: float = math.inf) -> bool:
+        """Return once the machine is quiet (True), or when that has taken too long (False).
 
-        Having given up, later calls look only once, until one finds the machine quiet again: a
-        round of repeats on a busy machine waits once. True where the load is not known.
+        Too long: `most_seconds`, or `worth` if that is less, the seconds of the run that is to be
+        repeated. Having given up, later calls look only once, until one finds the machine quiet
+        again: a round of repeats on a busy machine waits once, and says so once. True where the
+        load is not known.
         """
-        waited, share = 0.0, self._share()
-        while share is not None and share > SHARE and self._left > 0:
-            if not waited:
+        most = min(self._most, worth)
+        if most <= 0:
+            return True
+        look = min(LOOK_SECONDS, most)
+        share = self._share(look)
+        while share is not None and share > SHARE and self._waited < most:
+            if not self._waited:
                 log.warning(
                     "%s: waits until the machine is quiet (other programs take %.0f %% of its"
-                    " processors), %.0f s at most", label, 100 * share, self._left,
+                    " processors), %.2g s at most (executor.wait_seconds)",
+                    label, 100 * share, most,
                 )  # fmt: skip
-            share = self._share()
-            waited += LOOK_SECONDS
-            self._left -= LOOK_SECONDS
+            share = self._share(look)
+            self._waited += look
         if share is not None and share > SHARE:
-            log.warning(
+            self._waited = max(self._waited, most)
+            log.info(
                 "%s: the machine is not quiet (other programs take %.0f %% of its processors); no"
                 " longer waited for, its time may be off again", label, 100 * share,
             )  # fmt: skip
             return False
-        self._left = MOST_SECONDS
-        if waited:
-            log.warning("%s: the machine is quiet after %.0f s", label, waited)
+        if self._waited:
+            log.info("%s: the machine is quiet after %.2g s", label, self._waited)
+        self._waited = 0.0
         return True
 
-    def _share(self) -> float | None:
+    def _share(self, seconds: float) -> float | None:
         """Return the share of all processor time that others take, over one look."""
         before = self._look()
         if before is None:
             return None
-        self._sleep(LOOK_SECONDS)
+        self._sleep(seconds)
         after = self._look()
         if after is None or after.total <= before.total:
             return None
