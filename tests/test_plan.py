@@ -1,12 +1,13 @@
 """The plan of a study: prices of runs, plays in made-up worlds, the dry run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.config import Config
 from orchestrator.curve import Curve, Outcome, Point, Result
@@ -22,7 +23,8 @@ from orchestrator.report.text import planned
 from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
-from tests.trainings import objective
+from orchestrator.training.clock import gain_of_one_thread
+from tests.trainings import a_run, losses, objective, train
 
 FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)
 RECIPE = Recipe(max_lr=0.1, min_lr=0.01, batch_size=64)
@@ -197,6 +199,48 @@ def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixt
     for word in ("lr_range", "ramps", "in all", "memory", "batches of 64"):
         assert word in shown
     assert not (here / "runs" / "s").exists()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch use two threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("threads", "gain", "said"),
+    [
+        (None, 2.54, ["2.5 times as fast"]),
+        (None, 752.0, ["more than 10 times"]),
+        (None, 1.1, []),
+        (2, 2.5, []),
+    ],
+)
+def test_a_dry_run_says_where_one_thread_is_faster(
+    threads: int | None,
+    gain: float,
+    said: list[str],
+    two_threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the user chose no number, and it is worth a word."""
+    monkeypatch.setattr("orchestrator.objectives.training.gain_of_one_thread", lambda *_: gain)
+    told = objective(threads=threads).advice(32)
+    assert len(told) == len(said)
+    assert all(word in line for word, line in zip(said, told, strict=True))
+
+
+def test_trying_one_thread_changes_nothing(two_threads: None) -> None:
+    """Afterwards torch has its threads, and a run its losses and its key."""
+    made, run = objective(threads=None), a_run(steps=4, points=2)
+    before, key = losses(train(made, run)[0]), run.key(made.context(run))
+    assert gain_of_one_thread(made._setup, 32) > 0
+    assert torch.get_num_threads() == 2
+    assert losses(train(made, run)[0]) == before
+    assert run.key(made.context(run)) == key
 
 
 def test_one_range_is_told_once_and_a_size_of_the_baseline_is_named() -> None:

@@ -71,7 +71,8 @@ def about(objective: Objective, name: str, default: T) -> T:
 
     `device`, `notes` (lines for the reader), `datasets` (see `Tracker.start`), `versions`,
     `formats` (what must not change within a study), `inputs` (how they were normalised, see
-    `StudyRecord`), `test_examples`, `fake_clock`.
+    `StudyRecord`), `test_examples`, `fake_clock`, `advice(batch_size)` (sentences on how to train
+    faster here, for a dry run).
     """
     said: T = getattr(objective, name, default)
     return said

@@ -30,7 +30,7 @@ from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
-from orchestrator.training.clock import calibrate, seconds_per_example
+from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
 from orchestrator.training.data import Data, load
 from orchestrator.training.identity import asides, described, named, preprocessing
 from orchestrator.training.loop import Setup, train
@@ -49,6 +49,7 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "calibrate": lambda setup, run, _: calibrate(setup, run),
 }
 LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
+WORTH_SAYING = 1.2  # x as fast
 RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
 DEFAULTS = (LossConfig(), MetricConfig())
 
@@ -105,6 +106,7 @@ class TrainingObjective:
     ) -> None:
         how = how or TrainingConfig()
         where = torch_device.find(device, how.deterministic)
+        self._threads_given = threads is not None
         self._threads = torch_device.use_threads(threads)
         self._config: dict[str, BaseModel] = {"data": data, "model": model, "optimizer": optimizer}
         # Without them the keys of classification are those of before there was a choice.
@@ -186,6 +188,21 @@ class TrainingObjective:
             f"One final run takes about {seconds / 3600:.2g} hours on {self.device}, a whole study"
             f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
             " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
+        ]
+
+    def advice(self, batch_size: int) -> list[str]:
+        """Return what would make training faster here, from a few steps; nothing is changed."""
+        if self._setup.device.type != "cpu" or self._threads_given or self._threads == 1:
+            return []
+        size = min(batch_size, self.facts.train_examples)
+        with self._at_work():
+            gain = gain_of_one_thread(self._setup, size)
+        if gain < WORTH_SAYING:
+            return []
+        times = f"{gain:.1f}" if gain < 10 else "more than 10"
+        return [
+            f"With threads=1 a step of batch size {size} is {times} times as fast here as with"
+            f" {self._threads} threads, which wait for each other."
         ]
 
     def context(self, run: Run) -> Mapping[str, Any]:

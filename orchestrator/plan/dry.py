@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     start = clock() - began
     watch = clock_of(objective, lambda: 0.0, clock)
     prices = probe(objective, recipe, _sizes(stages, recipe), watch)
+    advice: Callable[[int], Sequence[str]] = about(objective, "advice", lambda _: ())
     if watch is clock:
         prices = replace(prices, run=prices.run + BOOKKEEPING)
     else:
@@ -72,7 +73,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         prices=prices,
         batch_size=recipe.batch_size,
         tried=_sizes([stage for stage in stages if stage.kind != "final"], recipe),
-        notes=tuple(about(objective, "notes", ())),
+        notes=(*about(objective, "notes", ()), *advice(recipe.batch_size)),
         spent=clock() - began,
     )
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
@@ -15,6 +16,7 @@ from orchestrator.training.loop import Setup, Trainer
 ROUNDS = 7
 ROUND_SECONDS = 0.02  # per batch size: long against the clock's resolution and the scheduler's tick
 ROUND_STEPS = 3
+LONG_STEP, MOST_SECONDS = 0.1, 2.0  # of comparing threads
 
 
 def calibrate(setup: Setup, run: Run) -> Result:
@@ -44,6 +46,35 @@ def seconds_per_example(setup: Setup, batch_size: int) -> float:
     schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
     trainer = _trainer(setup, Run("train", schedule, 0.0, batch_size, 1, 0), batch_size)
     return _per_step(trainer, 2) / batch_size
+
+
+def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
+    """Return how many times as fast a step is on one thread as on as many as torch uses now.
+
+    The median of a few rounds of both in turn; 1 where a step is so long that more threads pay.
+    Torch has its threads back afterwards.
+    """
+    schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+    trainer = _trainer(setup, Run("train", schedule, 0.0, batch_size, 1, 0), batch_size)
+    began, threads, ratios = setup.now(), torch.get_num_threads(), list[float]()
+    try:
+        torch.set_num_threads(1)
+        if _per_step(trainer, 2) > LONG_STEP:
+            return 1.0
+        steps = _steps_per_round(trainer)
+        while len(ratios) < ROUNDS and setup.now() < began + MOST_SECONDS:
+            one = _on(1, trainer, steps)
+            ratios.append(_on(threads, trainer, ROUND_STEPS) / one)
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.median(ratios or [1.0]))
+
+
+def _on(threads: int, trainer: Trainer, steps: int) -> float:
+    """Return the seconds of a step on so many threads."""
+    torch.set_num_threads(threads)
+    _per_step(trainer, 1)  # threads are started, or sent to sleep
+    return _per_step(trainer, steps)
 
 
 def _trainer(setup: Setup, run: Run, size: int) -> Trainer:
