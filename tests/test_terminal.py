@@ -194,7 +194,7 @@ def test_mlflow_is_named_only_if_the_study_was_tracked(tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text(f"tracking: {{{tracking}}}\n")
         stream = io.StringIO()
         Terminal(stream=stream).finished(replace(records.study(), status="complete"), tmp_path)
-        assert ("mlflow ui" in stream.getvalue()) is offered
+        assert ("mlflow ui, then Model training" in stream.getvalue()) is offered
 
 
 def test_plain_lines_do_not_import_rich() -> None:

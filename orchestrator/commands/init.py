@@ -61,9 +61,10 @@ def net(num_classes, input_shape, width=32):
 def data(examples=900):
     """Return x_train, y_train, x_test, y_test: three spirals, to be replaced by your data.
 
-    Features are (n, d), images (n, channels, height, width), labels whole numbers from 0. Two torch
-    Datasets, for training and test, will do as well. The study holds out a part of the training
-    data for its decisions; the test is used once, in the end.
+    Features are (n, d), signals (n, channels, length), images (n, channels, height, width), labels
+    whole numbers from 0. Two torch Datasets, for training and test, will do as well. The study
+    normalises inputs and holds out a part of the training data for its decisions; the test is used
+    once, in the end.
     """
     random = np.random.default_rng(0)
     labels = np.arange(examples) % 3

@@ -84,4 +84,6 @@ def _tracked(folder: Path) -> str:
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
         return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
-    return f"in MLflow at {hidden(server)}" if server else "mlflow ui"
+    if server:
+        return f"in MLflow at {hidden(server)}"
+    return f"mlflow ui, then Model training, Experiments, {folder.name}"  # it opens on GenAI
