@@ -222,6 +222,12 @@ def my_three() -> tuple[Any, ...]:
     return my_arrays(4)[:3]
 
 
+def my_triples() -> tuple[TensorDataset, TensorDataset]:
+    """A user's Datasets that give a weight too."""
+    x, y = torch.rand(60, 4), torch.from_numpy(LABELS)
+    return TensorDataset(x, y, y), TensorDataset(x, y, y)
+
+
 def my_nonsense() -> str:
     """A user's function that returns something else."""
     return "data"
@@ -242,6 +248,9 @@ def test_the_users_function_may_give_arrays_or_datasets(tmp_path: Path) -> None:
     )
     assert "returned 3 arrays, need four: x_train" in one_line(
         lambda: load(my("my_three"), tmp_path)
+    )
+    assert "must give (input, target) pairs of one shape (one has 3 parts)" in one_line(
+        lambda: load(my("my_triples"), tmp_path)
     )
 
 

@@ -351,6 +351,14 @@ def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
     assert torch.allclose(space["normalised"](found.train.x), ours, atol=1e-5)
 
 
+def test_the_code_to_paste_says_what_else_was_done_to_images() -> None:
+    """Shifts and mirrors are not in the code: it says so, and of tokens nothing."""
+    augmented = objective(DataConfig(train_examples=100, augment=True)).inputs
+    code = pytorch(Recipe(max_lr=0.1), 1, augmented) or ""
+    assert "# It also had training inputs shifted by up to 1 pixel at random.\n" in code
+    assert "normalised" not in (pytorch(Recipe(max_lr=0.1), 1, None) or "")
+
+
 @pytest.mark.parametrize("on", [*ON.values(), {k: v for o in ON.values() for k, v in o.items()}])
 def test_the_code_to_paste_trains_as_we_do(on: dict[str, Any]) -> None:
     """The report's snippet, given our batches and first weights, ends at our weights."""

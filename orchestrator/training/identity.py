@@ -74,7 +74,8 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
         return None
     few = len(found.mean) <= FEW
     images = len(found.input_shape) == 3
-    shifted = f"shifted by up to {max(1, found.input_shape[1] // 8)} pixels" if images else ""
+    border = max(1, found.input_shape[1] // 8) if images else 0
+    shifted = f"shifted by up to {border} pixel{'s' * (border > 1)}"
     mirrored = " and mirrored" if found.mirrored else ""
     return {
         "dims": len(found.input_shape),

@@ -121,6 +121,8 @@ def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64]
 def _columns(dataset: Any, source: str) -> tuple[Any, Any]:
     try:
         pairs = [dataset[i] for i in range(len(dataset))]
+        if others := {len(pair) for pair in pairs} - {2}:
+            raise ValueError(f"one has {min(others)} parts")
         inputs, targets = zip(*pairs, strict=True)
         return np.stack(list(map(np.asarray, inputs))), np.stack(list(map(np.asarray, targets)))
     except (TypeError, ValueError) as error:
