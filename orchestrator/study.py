@@ -153,6 +153,7 @@ class _Study:
         self.terminal.stage_started(stage.name)
         self.pace.stage_started(number, recipe)
         decision, outcomes = self.pace.walk(stage, recipe, self._rounds(stage.name))
+        self.pace.stage_ended(number)
         if decision is None:
             return None
         read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}

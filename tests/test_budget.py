@@ -17,6 +17,8 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
 from orchestrator.results import Earlier, earlier
+from orchestrator.stages.final import Final
+from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.stage import Stage, cycle
 from orchestrator.study import run_study
 from orchestrator.testing import execute
@@ -71,10 +73,12 @@ def test_a_study_ends_within_its_budget_with_the_best_answer_so_far(max_seconds:
     assert record.reason in shown
     assert (record.final is None) == ("it was not tested" in record.reason)
     assert (record.final is None) == (summary()["final"] is None)
+    left_out = sum(how == "left out" for how in budget["cuts"].values())
+    assert (f"complete ({3 - left_out} of 3 stages; budget)" in shown) == bool(left_out)
     said = {"decided early": "ended it early", "left out": "the budget is over"}
     for stage in record.stages:
         if how := budget["cuts"].get(stage.decision.stage):
-            assert stage.decision.reason.endswith(said.get(how, f"for the budget {how}"))
+            assert said.get(how, f"for the budget {how}") in stage.decision.reason
     if budget["cuts"].get("final", "left out") not in said:
         assert record.final is not None
         assert "not compared with the range test's recipe" in record.final.decision.reason
@@ -144,6 +148,52 @@ def test_a_round_that_is_cut_leaves_what_has_ended() -> None:
     assert decision.reason == "1 runs; the budget ended it early"
     with pytest.raises(OutOfTime):
         pace.point()
+
+
+def test_a_slow_first_run_does_not_end_the_range_test() -> None:
+    """There is no recipe without it: it goes on, however dear its next runs look, to the end."""
+    now = [0.0]
+    objective = QuadraticObjective()
+    stage = LRRange(name="lr_range", facts=objective.facts)
+    final = Final(name="final", facts=objective.facts)
+    pace = Pace([stage, final], objective.facts, lambda: now[0], lambda run: None, max_seconds=25)
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        now[0] += 15 if len(runs) == 1 else 2  # ramps like the first would take 45 s
+        outcomes = [execute(objective, run) for run in runs]
+        for outcome in outcomes:
+            pace.run_ended(outcome)
+        return outcomes
+
+    decision, outcomes = pace.walk(stage, Recipe(), run_round)
+    assert decision is not None
+    assert decision.values["max_lr"] > 0
+    assert len(outcomes) == 4
+    fitting = pace.final_that_fits(final, Recipe().with_(decision))
+    assert fitting is not None
+
+
+def test_a_wait_does_not_make_all_that_is_to_come_dear() -> None:
+    """One round of five took ten times as long: the others say what is left."""
+    now = [0.0]
+    pace, stage, recipe = a_pace(now)
+    seconds = [30.0]
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        now[0] += seconds[0]
+        outcomes = [execute(QuadraticObjective(), run) for run in runs]
+        for outcome in outcomes:
+            pace.run_ended(outcome)
+        return outcomes
+
+    for number, seconds[0] in enumerate([300, 30, 30, 30, 30]):
+        pace.walk(stage, Recipe(max_lr=0.1 + number, min_lr=0.01), run_round)
+    pace.stage_started(0, recipe)
+    assert pace.left() == Range(pytest.approx(60, rel=0.05), pytest.approx(60, rel=0.05))  # type: ignore[arg-type]
+    pace.stage_ended(0)
+    assert pace.left() == Range(pytest.approx(30, rel=0.05), pytest.approx(30, rel=0.05))  # type: ignore[arg-type]
+    pace.stage_ended(1)
+    assert pace.left() == Range(0, 0)
 
 
 def test_the_time_left_goes_by_what_runs_took_so_far() -> None:

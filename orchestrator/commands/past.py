@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError, nearest
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
-from orchestrator.report.text import DASH, duration, measure, rate, results
+from orchestrator.report.text import DASH, duration, measure, rate, results, status
 
 Summary = Mapping[str, Any]
 WIDEST = 60  # characters of a column in `compare`
@@ -73,7 +73,7 @@ def row(folder: Path) -> tuple[str, ...]:
         known = {short: summary["recipe"][key] for key, short in SHORT.items()}
         answer = ", ".join(f"{k} {rate(v)}" for k, v in known.items() if v is not None)
         spent = duration(summary["cost"]["total_seconds"])
-        return (folder.name, summary["status"], when, result, spent, answer)
+        return (folder.name, status(summary), when, result, spent, answer)
     except Unreadable as error:
         return (folder.name, str(error), when, DASH, DASH, DASH)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):

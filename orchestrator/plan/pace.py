@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from orchestrator.curve import Outcome
 from orchestrator.objectives import Objective, about
-from orchestrator.plan.estimate import Known, Range, plays
+from orchestrator.plan.estimate import Known, Play, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, walk
 
+log = logging.getLogger(__name__)
 WORLDS = 8  # played while a study waits: enough for "3 to 5 minutes"
 TELL_AFTER = 20.0  # seconds: a shorter study needs no estimate, and none is made more often
 ENDING = (3.0, 0.05)  # seconds, or a share if that is less, of a budget: to write the report
 EASILY = 0.05  # shares of what is left that a cut final stage may be off by
+TRIED = 1.0  # and the smallest one, since nothing else can use what is left: estimates are rough
 
 
 class OutOfTime(BaseException):
@@ -51,9 +55,10 @@ class Pace:
         self._started = self.clock()
         self._ended: dict[Run, Outcome] = {}  # trained by this command
         self._seen: list[Outcome] = []
-        self._training = 0.0  # seconds that passed in rounds that trained something
-        self._expected = 0.0  # and what they were priced at
-        self._later: tuple[float, Range] | None = None  # when it was worked out, and what is left
+        self._factors: list[tuple[float, float]] = []  # of rounds: time over price, and the price
+        self._plays: list[Play] = []  # of what was to come when they were played
+        self._played = 0.0  # when that was
+        self._at, self._since = 0, 0.0  # number of the stage that is on or comes next, since when
         self._reserves: dict[Recipe, float] = {}
         self._cuts: dict[str, str] = {}  # what became of stages that the budget cut
 
@@ -74,10 +79,10 @@ class Pace:
 
     def stage_started(self, number: int, recipe: Recipe) -> None:
         """Stage `number` begins: time to work out anew what is left."""
-        worked_out = self._later[0] if self._later else 0.0
+        self._at, self._since = number, self.elapsed
         prices = self._prices()
-        if prices is not None and self.elapsed - worked_out >= TELL_AFTER:
-            told = plays(
+        if prices is not None and self.elapsed - self._played >= TELL_AFTER:
+            self._plays = plays(
                 self.stages[number:],
                 recipe,
                 prices,
@@ -85,7 +90,11 @@ class Pace:
                 prunes=self.prunes,
                 worlds=WORLDS,
             )
-            self._later = self.elapsed, Range.of(play.total for play in told)
+            self._played = self.elapsed
+
+    def stage_ended(self, number: int) -> None:
+        """Stage `number` has decided: only later ones are still to come."""
+        self._at, self._since = number + 1, self.elapsed
 
     def walk(
         self, stage: Stage, recipe: Recipe, run_round: Callable[[list[Run]], Sequence[Outcome]]
@@ -132,19 +141,28 @@ class Pace:
         return Decision(
             stage.name,
             stage.kind,
-            "nothing is decided: the budget is over",
+            f"nothing is decided: the budget is over ({self.max_seconds:g} s)",
             answered=recipe.max_lr is not None or "max_lr" not in stage.gives,
             incumbent_kept=True,
         )
 
     def _check(self, stage: Stage, recipe: Recipe, runs: Sequence[Run]) -> None:
-        """Raise OutOfTime if a round does not fit, together with what must come after it."""
+        """Raise OutOfTime if a round does not fit, together with what must come after it.
+
+        What there is no recipe without, and the final stage, go on till the time is over: nothing
+        else can use it, and prices are rough after the first run.
+        """
         if self.max_seconds is None:
             return
         runs = [run for run in runs if self.known(run) is None]
         prices = self._prices()
         cost = sum(map(prices.of, runs)) if prices else 0.0
-        if runs and cost + self._reserve(stage, recipe, prices) > self.remaining:
+        if self._unset(recipe) or isinstance(stage, Final):
+            cost = 0.0
+        reserve = self._reserve(stage, recipe, prices)
+        if runs and cost + reserve > self.remaining:
+            final = f" and the final runs {_text(reserve)}" if reserve else ""
+            self._lacks(stage, f"its next runs need {_text(cost)}{final}")
             raise OutOfTime
 
     def run_ended(self, outcome: Outcome) -> None:
@@ -155,8 +173,9 @@ class Pace:
         self._seen += outcomes
         trained = [o for o in outcomes if o.run in self._ended]
         if trained and (prices := learnt(self.facts, self._seen)):
-            self._training += seconds
-            self._expected += sum(prices.of(o.run, progress(o)) for o in trained)
+            price = sum(prices.of(o.run, progress(o)) for o in trained)
+            if price > 0:
+                self._factors.append((seconds / price, price))
 
     def point(self) -> None:
         """A run reported. Raises OutOfTime if the budget is over."""
@@ -190,11 +209,11 @@ class Pace:
 
     def left(self) -> Range | None:
         """Return the seconds that the study still takes, None where that is not known yet."""
-        if self._later is None:
+        if not self._plays:
             return None
-        when, there = self._later
-        since = self.elapsed - when
-        most = max(0.0, self.remaining)
+        coming = [stage.name for stage in self.stages[self._at :]]
+        there = Range.of(sum(p.seconds.get(name, 0.0) for name in coming) for p in self._plays)
+        since, most = self.elapsed - self._since, max(0.0, self.remaining)
         low, high = (min(most, max(0.0, s - since)) for s in (there.low, there.high))
         return Range(low, high)
 
@@ -207,13 +226,15 @@ class Pace:
         if not isinstance(stage, Final) or self.max_seconds is None or prices is None:
             return stage
         alone = replace(stage, baselines=False)
-        for smaller in (stage, alone, replace(alone, seeds=1)):
+        sizes = ((stage, EASILY), (alone, EASILY), (replace(alone, seeds=1), TRIED))
+        for smaller, easily in sizes:
             cost = self._cost(smaller, recipe, prices)
-            if cost == 0 or cost <= self.remaining * (1 + EASILY):
+            if cost == 0 or cost <= self.remaining * (1 + easily):
                 if less := _less(stage, smaller):
                     self._cuts[stage.name] = less
                 return smaller
         self._cuts[stage.name] = "left out"
+        self._lacks(stage, f"with one seed it needs {_text(cost)}")
         return None
 
     def _reserve(self, stage: Stage, recipe: Recipe, prices: Prices | None) -> float:
@@ -221,13 +242,28 @@ class Pace:
 
         None for what it cannot do without: the range test comes first.
         """
-        final = next((s for s in self.stages if s.kind == "final"), None)
-        unset = final and any(getattr(recipe, name) is None for name in final.needs)
-        if prices is None or final is None or final is stage or isinstance(stage, Final) or unset:
+        final = self._final
+        if prices is None or final is None or isinstance(stage, Final) or self._unset(recipe):
             return 0.0
         if recipe not in self._reserves:
             self._reserves[recipe] = self._cost(final, recipe, prices)
         return self._reserves[recipe]
+
+    @property
+    def _final(self) -> Stage | None:
+        return next((s for s in self.stages if s.kind == "final"), None)
+
+    def _unset(self, recipe: Recipe) -> bool:
+        """Whether the recipe lacks what the final stage cannot do without."""
+        needs = self._final.needs if self._final else ()
+        return any(getattr(recipe, name) is None for name in needs)
+
+    def _lacks(self, stage: Stage, needs: str) -> None:
+        """Say by how much the budget is too small; once, for the time that is left changes."""
+        if not self.shut:
+            level = logging.WARNING if isinstance(stage, Final) else logging.INFO
+            left = _text(self.remaining)
+            log.log(level, "%s: %s, %s of the budget are left", stage.name, needs, left)
 
     def _cost(self, stage: Stage, recipe: Recipe, prices: Prices) -> float:
         """Return the seconds that a stage may take."""
@@ -235,13 +271,27 @@ class Pace:
         return max(play.total for play in told)
 
     def _prices(self) -> Prices | None:
-        """Return what runs cost so far: their own seconds, times what went on around them."""
+        """Return what runs cost so far: their own seconds, times what went on around them.
+
+        The factor is that of the rounds in the middle: first steps are slow, and a timed run may
+        have waited for a quiet machine.
+        """
         prices = learnt(self.facts, self._seen)
         if prices is None:
             return None
-        priced = self._expected and self._training
-        scale = self._training / self._expected if priced else prices.scale
+        scale = _middle(self._factors) if self._factors else prices.scale
         return replace(prices, scale=scale, test_examples=self.test_examples)
+
+
+def _middle(factors: Sequence[tuple[float, float]]) -> float:
+    """Return the median of the factors, each counted by its weight."""
+    ordered, half = sorted(factors), sum(weight for _, weight in factors) / 2
+    sums = accumulate(weight for _, weight in ordered)
+    return next(f for (f, _), so_far in zip(ordered, sums, strict=True) if so_far >= half)
+
+
+def _text(seconds: float) -> str:
+    return f"{max(0.0, seconds):.{0 if seconds >= 10 else 1}f} s"
 
 
 def _less(whole: Final, smaller: Final) -> str:

@@ -23,6 +23,7 @@ from orchestrator.report.text import (
     rate,
     results,
     spent,
+    status,
 )
 
 FILES = ("report.html", "recipe.yaml", "model.pt", "summary.json")
@@ -32,7 +33,7 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     """Return the closing lines as (name, text, style); `folder` is the study's."""
     done = summary["status"] == "complete"
     told = summary["reason"] or summary["study"]
-    lines = [("", "", ""), (summary["status"], told, "bold" if done else "bold red")]
+    lines = [("", "", ""), (status(summary), told, "bold" if done else "bold red")]
     known = {k: v for k, v in summary["recipe"].items() if v is not None}
     title = "recipe" if done else "recipe so far"
     lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))

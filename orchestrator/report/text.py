@@ -223,6 +223,16 @@ def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def status(summary: Mapping[str, Any]) -> str:
+    """Return a study's status, with how many of its stages the budget let it decide."""
+    cuts: Mapping[str, str] = (summary.get("budget") or {}).get("cuts") or {}
+    left_out = sum(how == "left out" for how in cuts.values())
+    if summary["status"] != "complete" or not left_out:
+        return str(summary["status"])
+    stages = {*cuts, *(stage["name"] for stage in summary["stages"])}
+    return f"complete ({len(stages) - left_out} of {len(stages)} stages; budget)"
+
+
 def counts(states: Iterable[State] | Mapping[State, int]) -> str:
     """Return "12 runs, 2 pruned, 1 failed": what did not end well is named, the rest counted."""
     count = Counter(states)
