@@ -13,6 +13,8 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.candidates import CandidateStage
+from orchestrator.stages.comparison import Comparison
+from orchestrator.stages.comparison import noise as within
 from orchestrator.stages.dropout import Dropout
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.momentum import Momentum
@@ -373,3 +375,48 @@ def test_a_value_that_is_far_worse_is_no_tie_however_erratic() -> None:
     assert decision.values == {"max_momentum": 0.9}
     assert decision.tied_with == ()
     assert "much worse, or too erratic to say how much" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (
+            Difference(math.log(0.943), math.log(1.039), 4),
+            "(best 0.95: loss -5.7 %, a win needs -6.6 %)",
+        ),
+        (
+            Difference(math.log(1.163), math.log(1.832), 2),
+            "(nearest 0.95: loss +16.3 %, a win needs -47.1 %)",
+        ),
+        (Difference(math.log(0.8), 0.01, 2), "(best 0.95: loss -20.0 %, a win needs 3 seeds)"),
+        (Difference(math.log(0.8), math.inf, 2), "(best 0.95: loss -20.0 %, noise not measured)"),
+    ],
+)
+def test_a_tie_says_what_a_win_needed(difference: Difference, said: str) -> None:
+    """One number, of noise and margin; "best" only where it is better than the incumbent."""
+    stage = Momentum(name="momentum", facts=FACTS)
+    reason = stage._tie_reason("max_momentum 0.9", 0.9, (0.95,), {0.95: difference})
+    assert reason == f"max_momentum 0.9: a tie with 0.95 {said}; the incumbent stays"
+
+
+def test_no_value_is_nearer_than_one_of_the_tie_and_not_in_it() -> None:
+    """Where its own noise was not measured, it is as close as what the noise ties."""
+    stage = Momentum(name="momentum", facts=FACTS)
+    wide = Difference(math.log(1.163), math.log(1.832), 2)
+    nearer, further = (Difference(math.log(x), math.inf, 2) for x in (1.1, 1.3))
+    near, tied = stage._tied({0.95: wide, 0.97: nearer, 0.99: further})
+    assert near == set()
+    assert tied == (0.95, 0.97)
+
+
+def test_the_table_shows_the_ratios_that_the_sentence_compares() -> None:
+    """Losses of a row are geometric means, so theirs is the paired difference; noise has a ±."""
+    tables = {100: {0.9: {0: 1.0, 1: 4.0}, 0.95: {0: 0.5, 1: 4.0}}}
+    own, other = Comparison(0.9, tables).rows("max_momentum")
+    assert other["held_out_loss"] / own["held_out_loss"] == pytest.approx(math.sqrt(0.5))
+    assert other["against incumbent"] == "-29.3 %"
+    assert [within(x) for x in (0.05, 1.2, math.inf)] == [
+        "± 5.1 %",
+        "a factor of 3.3",
+        "not measured",
+    ]

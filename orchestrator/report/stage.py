@@ -13,6 +13,10 @@ from orchestrator.report.figures import Figure
 from orchestrator.report.figures.clue_strip import clue_of
 from orchestrator.report.text import columns, counts, duration, number, rate
 
+PAIRED = (
+    "Held-out loss is the geometric mean over the seeds; the difference to the incumbent is that"
+    " over the seeds that both have."
+)
 MOST = 4  # sentences about single runs before the table; all of them stand in it
 
 
@@ -37,6 +41,8 @@ def section(stage: StageRecord, drawn: tuple[Figure, bytes] | None) -> str:
                 numeric={i for i, n in enumerate(names) if _numeric(rows, n)},
             )
         )
+        if "against incumbent" in names:
+            parts.append(f'<p class="soft">{PAIRED}</p>')
     return "\n".join([*parts, _told(stage), _runs(stage)])
 
 

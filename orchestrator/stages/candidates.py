@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.comparison import Comparison
+from orchestrator.stages.comparison import Comparison, percent
 from orchestrator.stages.noise import LEAST_SEEDS, Difference
 from orchestrator.stages.stage import Stage, cycle, option
 
@@ -220,13 +220,7 @@ class CandidateStage(Stage):
                 f" {found.longest} steps)"
             )
             return self._decision(recipe, best, reason, outcomes)
-        # Where noise was not measured, and for the paper's rule, a tie needs closeness too.
-        near = {v for v, d in diffs.items() if d.mean < -math.log1p(-self.margin)}
-        tied = tuple(
-            v
-            for v, d in diffs.items()
-            if v in near or (math.isfinite(d.bound) and not d.worse_by(0))
-        )
+        near, tied = self._tied(diffs)
         chosen = incumbent
         if self.tie == "paper":
             chosen = max([incumbent, *(v for v in tied if v in near)])
@@ -260,6 +254,18 @@ class CandidateStage(Stage):
         ]
         return f"{self.field} {value:g}" + (f" ({', '.join(more)})" if more else "")
 
+    def _tied(self, diffs: dict[float, Difference]) -> tuple[set[float], tuple[float, ...]]:
+        """Return the values that are close to the incumbent, and all that are tied with it.
+
+        Where noise was not measured, and for the paper's rule, a tie needs closeness too: within
+        the margin, or no further off than a value that the noise ties.
+        """
+        near = {v for v, d in diffs.items() if d.mean < -math.log1p(-self.margin)}
+        within = {v for v, d in diffs.items() if math.isfinite(d.bound) and not d.worse_by(0)}
+        reach = max((diffs[v].mean for v in within), default=-math.inf)
+        unclear = {v for v, d in diffs.items() if math.isinf(d.bound) and d.mean <= reach}
+        return near, tuple(v for v in diffs if v in near | within | unclear)
+
     def _tie_reason(
         self,
         head: str,
@@ -275,14 +281,20 @@ class CandidateStage(Stage):
             return f"{self.field} {incumbent:g} stays: every other value is {how}"
         names = ", ".join(f"{v:g}" for v in sorted(tied))
         best = min(tied, key=lambda v: diffs[v].mean)
-        change = 100 * (math.exp(diffs[best].mean) - 1)
-        within = _noise(diffs[best].bound)
         kept = head == f"{self.field} {incumbent:g}"
         rule = "the incumbent stays" if kept else "the largest stable one is taken"
         return (
-            f"{head}: a tie with {names} (best {best:g}: loss {change:+.1f} %,"
-            f" {within}, margin {100 * self.margin:.0f} %); {rule}"
+            f"{head}: a tie with {names} ({'best' if diffs[best].mean < 0 else 'nearest'}"
+            f" {best:g}: loss {percent(diffs[best].mean)}, {self._bar(diffs[best])}); {rule}"
         )
+
+    def _bar(self, diff: Difference) -> str:
+        """Return what a difference had to be for a win."""
+        if math.isinf(diff.bound):
+            return "noise not measured"
+        if diff.mean < diff.needed(self.margin):
+            return f"a win needs {LEAST_SEEDS} seeds"
+        return f"a win needs {percent(diff.needed(self.margin))}"
 
     def _decision(
         self,
@@ -317,10 +329,3 @@ class CandidateStage(Stage):
         """Return the numbers behind the decision, JSON-able, for the report."""
         rows = self.compared(recipe, outcomes).rows(self.field)
         return {"field": self.field, "rows": rows}
-
-
-def _noise(bound: float) -> str:
-    if not math.isfinite(bound):
-        return "noise not measured"
-    share = 100 * math.expm1(min(bound, 1))
-    return f"noise ± {share:.1f} %" if share < 100 else "noise over 100 %"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from statistics import mean
+from statistics import geometric_mean, mean
 from typing import Any
 
 from orchestrator.stages.noise import Difference, Losses, differences
@@ -59,7 +59,10 @@ class Comparison:
         return any(map(self.sound, self.tables)) or any(map(math.isfinite, chain(*own)))
 
     def rows(self, field: str) -> list[dict[str, Any]]:
-        """Return the evidence as a table for the report, shorter runs first."""
+        """Return the evidence as a table for the report, shorter runs first.
+
+        Losses are geometric means, since they are compared by their ratios.
+        """
         return [
             self._row(field, steps, value)
             for steps in sorted(self.tables)
@@ -69,14 +72,14 @@ class Comparison:
     def _row(self, field: str, steps: int, value: float) -> dict[str, Any]:
         diff = self.at(steps).get(value)
         losses = self.tables[steps][value].values()
-        finished = [x for x in losses if math.isfinite(x)]
+        finished = [x for x in losses if math.isfinite(x) and x > 0]
         return {
             field: value,
             "steps": steps,
             "seeds": len(losses),
-            "held_out_loss": mean(finished) if finished else None,
+            "held_out_loss": geometric_mean(finished) if finished else None,
             "against incumbent": _against(diff, value == self.incumbent),
-            "noise": percent(diff.bound) if diff and diff.mean < math.inf else None,
+            "noise": noise(diff.bound) if diff and diff.mean < math.inf else None,
         }
 
     @cached_property
@@ -100,6 +103,12 @@ def _against(diff: Difference | None, is_incumbent: bool) -> str:
 
 def percent(log_ratio: float) -> str:
     """Return a log ratio of losses as a share with its sign."""
-    if not math.isfinite(log_ratio):
-        return "not measured"
     return f"{100 * math.expm1(log_ratio):+.1f} %"
+
+
+def noise(bound: float) -> str:
+    """Return the half width of an interval of log ratios as a share, or as a factor above 2."""
+    if not math.isfinite(bound):
+        return "not measured"
+    share = 100 * math.expm1(min(bound, 1))
+    return f"± {share:.1f} %" if share < 100 else f"a factor of {math.exp(min(bound, 50)):.2g}"

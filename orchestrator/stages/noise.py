@@ -41,7 +41,11 @@ class Difference:
 
         Two seeds are never enough: an erratic candidate looks steady on two too often.
         """
-        return self.n >= LEAST_SEEDS and self.mean + self.bound < math.log1p(-margin)
+        return self.n >= LEAST_SEEDS and self.mean < self.needed(margin)
+
+    def needed(self, margin: float) -> float:
+        """Return the log ratio below which the candidate wins: the margin and the noise."""
+        return math.log1p(-margin) - self.bound
 
     def worse_by(self, margin: float) -> bool:
         """Whether the candidate's loss is higher by more than `margin` (a share), beyond noise."""
