@@ -11,6 +11,7 @@ import pytest
 
 import orchestrator
 from orchestrator.pruners import CluePruner, ClueRules, report_cycles
+from orchestrator.recipe import Facts
 
 CHANCE = math.log(10)
 
@@ -226,3 +227,21 @@ def test_the_code_of_the_docs_runs_and_prunes(capsys: pytest.CaptureFixture[str]
         exec(block, names)
     assert "diverged: held-out loss" in capsys.readouterr().out
     assert any(t.state == optuna.trial.TrialState.PRUNED for t in names["study"].trials)
+
+
+def test_a_short_run_that_starts_above_chance_is_not_lost() -> None:
+    """A regression with raw targets falls from five times chance: nothing stops it."""
+    chance = 1.0
+    losses = [5.0, 5.1, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3]
+
+    def pruned(known: float) -> int:
+        pruner = CluePruner(chance_loss=known, total_steps=len(losses))
+        trial = optuna.create_study(pruner=pruner).ask()
+        for step, loss in enumerate(losses, 1):
+            trial.report(loss, step)
+            if trial.should_prune():
+                return step
+        return 0
+
+    assert pruned(chance) == 2
+    assert pruned(Facts(100, 20, chance, 1, untrained_loss=5.0).start_loss) == 0

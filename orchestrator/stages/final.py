@@ -204,8 +204,10 @@ class Final(Stage):
         name, score = self.facts.metric, evidence["test_metric"]
         if not name or not score["n"]:  # a metric of the user's own may be NaN on every seed
             name, score = "loss", evidence["test_loss"]
-        spread = f" ± {score['std']:.2g}" if score["std"] is not None else ""
-        return f"test {name} {score['mean']:.4g}{spread} over {score['n']} seeds; {why}"
+        std, n = score["std"], score["n"]
+        spread = "" if std is None else f" ± {std:.2g}" if std < 10 else f" ± {std:.0f}"
+        seeds = f"{n} seeds" if n > 1 else "1 seed"
+        return f"test {name} {score['mean']:.4g}{spread} over {seeds}; {why}"
 
     def _rows(
         self, recipe: Recipe, answer: Recipe, outcomes: Sequence[Outcome]
