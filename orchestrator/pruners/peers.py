@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Run
+
+Shape = tuple[object, ...]
 
 
 class Peers:
@@ -21,15 +24,21 @@ class Peers:
     """
 
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
-        self._outcomes = tuple(outcomes)
+        # Asked at every report: looked up, so that a stage of thousands of runs costs no more each.
+        self._alike: dict[Shape, list[Outcome]] = defaultdict(list)
+        self._same: dict[tuple[Shape, int], list[Outcome]] = defaultdict(list)
+        for outcome in outcomes:
+            self._alike[_shape(outcome.run)].append(outcome)
+            self._same[_shape(outcome.run), outcome.run.replicate].append(outcome)
+        self._digests: dict[Shape, str] = {}
 
     def of(self, run: Run) -> list[Outcome]:
         """Return those that `run` may be compared with: same schedule, length and seed."""
-        return [o for o in self.of_all_seeds(run) if o.run.replicate == run.replicate]
+        return self._same.get((_shape(run), run.replicate), [])
 
     def of_all_seeds(self, run: Run) -> list[Outcome]:
         """Return those of the same schedule, steps and reports."""
-        return [o for o in self._outcomes if _shape(o.run) == _shape(run)]
+        return self._alike.get(_shape(run), [])
 
     def best(self, run: Run, step: int) -> float:
         """Return the lowest loss up to `step` of the finished one that ended lowest, else NaN."""
@@ -40,9 +49,13 @@ class Peers:
 
     def digest(self, run: Run) -> str:
         """Return a hash that names what `run` would be compared with, "" for nothing."""
-        seen = [(o.key, o.state, len(o.curve)) for o in self.of_all_seeds(run)]
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:12] if seen else ""
+        shape = _shape(run)
+        if shape not in self._digests:
+            seen = [(o.key, o.state, len(o.curve)) for o in self.of_all_seeds(run)]
+            digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+            self._digests[shape] = digest if seen else ""
+        return self._digests[shape]
 
 
-def _shape(run: Run) -> tuple[object, ...]:
+def _shape(run: Run) -> Shape:
     return run.kind, run.schedule.name, run.steps, run.points
