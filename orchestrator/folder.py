@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from orchestrator import lock, storage
@@ -73,3 +73,8 @@ class _Quiet(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing."""
+
+    def close(self) -> None:
+        """Close the file; what a full disk left unwritten is lost."""
+        with suppress(OSError):
+            super().close()

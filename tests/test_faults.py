@@ -279,20 +279,50 @@ def test_a_full_disk_stops_the_study_and_the_same_command_goes_on(tmp_path: Path
     assert answer(again.stdout) == answer(undisturbed.stdout)
 
 
+SHORT = (
+    "+study=quadratic",
+    "study_name=s",
+    "plan=[momentum,final]",
+    "recipe.max_lr=.05",
+    "tracking=none",
+)
+# A file system of 64 kB in a mount namespace of its own: gone with its process.
+TINY = """
+mount -t tmpfs -o size=64k tmpfs disk && cd disk || exit 77
+"$@" > ../full.txt 2>&1; echo $? > ../full.code
+mount -o remount,size=64m . && "$@" > ../again.txt 2>&1; echo $? > ../again.code
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_stops_the_study_and_room_lets_it_go_on(tmp_path: Path) -> None:
+    """A real one (ENOSPC), of 64 kB: exit 1, one line; with more room the same answer."""
+    (tmp_path / "disk").mkdir()
+    alone = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
+    shell = [*alone, "sh", "-c", TINY, "sh", sys.executable, "-m", "orchestrator", *SHORT]
+    ours = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    try:
+        done = subprocess.run(shell, cwd=tmp_path, env=os.environ | ours, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if not (tmp_path / "full.code").exists():
+        pytest.skip(f"a file system may not be mounted here: {done.stderr.decode()[:200]}")
+    full, again = (tmp_path / f"{name}.txt" for name in ("full", "again"))
+    codes = [int((tmp_path / f"{name}.code").read_text()) for name in ("full", "again")]
+    assert codes == [1, 0], full.read_text() + again.read_text()
+    assert "No space left on device; make room" in full.read_text()
+    assert "Traceback" not in full.read_text()
+    undisturbed = command(tmp_path, "study_name=other")
+    assert answer(again.read_text()) == answer(undisturbed.stdout)
+
+
 def answer(shown: str) -> list[str]:
     return [line.split("(")[0] for line in shown.splitlines() if line.startswith("momentum")]
 
 
 def command(folder: Path, *more: str, limit: int | None = None) -> Any:
     """Run a short study by the command line, with a limit for the size of files in bytes."""
-    arguments = [
-        "+study=quadratic",
-        "study_name=s",
-        "plan=[momentum,final]",
-        "recipe.max_lr=.05",
-        "tracking=none",
-        *more,
-    ]
+    arguments = [*SHORT, *more]
 
     def limited() -> None:
         if limit:
