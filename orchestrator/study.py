@@ -67,8 +67,8 @@ def run_study(
     database = _database(config, folder)
     with owned(config, folder, database), logged(folder / "study.log"):
         terminal = terminal or Terminal(quiet=config.quiet)
-        study = _Study(config, objective, stages, folder, terminal, database)
-        return study.run(started, tuple(map(hidden, overrides)))
+        study = _Study(config, objective, stages, folder, terminal, database, started)
+        return study.run(tuple(map(hidden, overrides)))
 
 
 class _Study:
@@ -82,7 +82,9 @@ class _Study:
         folder: Path,
         terminal: Terminal,
         database: Storage | None,
+        started: float,
     ) -> None:
+        self.started = started  # before torch and the data were loaded: a budget counts that too
         self.config = config
         self.objective = objective
         self.stages = stages
@@ -113,7 +115,7 @@ class _Study:
         """The recipe as the stages so far have decided it."""
         return self.records[-1].recipe if self.records else self.config.build_recipe()
 
-    def run(self, started: float, overrides: tuple[str, ...]) -> StudyRecord:
+    def run(self, overrides: tuple[str, ...]) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it."""
         self._open()
         status: Status
@@ -131,7 +133,7 @@ class _Study:
             status, reason = "failed", f"stage {self.at}: {type(error).__name__}: {error}"
         finally:
             self.executor.close()
-        return self._close(self._record(status, reason, started, overrides))
+        return self._close(self._record(status, reason, overrides))
 
     # --- the walk
 
@@ -253,22 +255,22 @@ class _Study:
     def _pace(self) -> Pace:
         """Return the clock of this command, and what earlier ones left of the budget."""
         limit = self.config.budget.max_seconds
+        clock = clock_of(self.objective, self.watch.seconds, time.monotonic)
         return Pace(
             self.stages,
             self.objective.facts,
-            clock_of(self.objective, self.watch.seconds, time.monotonic),
+            clock,
             lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
             limit,
             self.earlier.budget_seconds,
             shut=limit is not None and self.earlier.used_up == limit,
             test_examples=about(self.objective, "test_examples", 0),
             prunes=self.config.prunes,
+            before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
         )
 
-    def _record(
-        self, status: Status, reason: str, started: float, overrides: tuple[str, ...]
-    ) -> StudyRecord:
-        seconds = time.monotonic() - started if self.watch.trained else 0.0
+    def _record(self, status: Status, reason: str, overrides: tuple[str, ...]) -> StudyRecord:
+        seconds = time.monotonic() - self.started if self.watch.trained else 0.0
         return StudyRecord(
             study=self.config.study_name,
             status=status,
@@ -284,7 +286,7 @@ class _Study:
             reason=hidden(reason),
             model_dropout=self.objective.facts.dropout,
             budget=self.pace.summary(self.watch.trained),
-            first_test_seconds=self._first_test(started),
+            first_test_seconds=self._first_test(),
             overrides=overrides,
             folder=self.folder,
             inputs=about(self.objective, "inputs", None),
@@ -310,12 +312,12 @@ class _Study:
                 self.terminal.close()  # now only: the tracker may have something to say
         return record
 
-    def _first_test(self, started: float) -> float | None:
+    def _first_test(self) -> float | None:
         """Return the study's seconds until its first sealed result, None before that."""
         if any(o.key not in self.watch.tested for r in self.records for o in r.tested):
             return self.earlier.first_test_seconds  # an earlier command had it
         first = min(self.watch.tested.values(), default=None)
-        return None if first is None else self.earlier.total_seconds + first - started
+        return None if first is None else self.earlier.total_seconds + first - self.started
 
     def _served(self, record: StudyRecord) -> Mapping[str, Any] | None:
         """Return the network of an answer, ready for MLflow; made only where somebody takes it."""

@@ -39,6 +39,7 @@ class Pace:
     `clock` gives seconds; `spent` are those of earlier commands, `shut`: they used up this very
     budget. `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are
     stopped. `test_examples`: size of the sealed test, which the final runs are measured on.
+    `before`: the seconds that this command has taken already.
     """
 
     stages: Sequence[Stage]
@@ -50,6 +51,7 @@ class Pace:
     shut: bool = False
     prunes: bool = True
     test_examples: int = 0
+    before: float = 0.0
 
     def __post_init__(self) -> None:
         self._started = self.clock()
@@ -65,7 +67,7 @@ class Pace:
     @property
     def elapsed(self) -> float:
         """Seconds of this command."""
-        return self.clock() - self._started
+        return self.before + self.clock() - self._started
 
     @property
     def remaining(self) -> float:
