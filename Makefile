@@ -21,7 +21,6 @@ test: check
 	$(BIN)/pytest -n $(WORKERS)
 
 test-all: check
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,examples]"
 	$(BIN)/pytest -n $(WORKERS) -m ""
 
 check: setup
