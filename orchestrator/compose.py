@@ -19,6 +19,7 @@ from orchestrator.redact import hidden
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -67,11 +68,7 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
 
     known = parse(arguments)
     with _hydra(known) as (hydra, name, overrides):
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        config = hydra.compose_config(name, overrides, RunMode.RUN)
-        HydraConfig.instance().set_config(config)  # for ${hydra:...} in a config of the user
+        config = _composed(hydra, name, overrides)
         with open_dict(config):
             del config["hydra"]
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]  # its keys are text
@@ -83,15 +80,20 @@ def show(arguments: Sequence[str]) -> None:
 
     known = parse(arguments)
     with _hydra(known) as (hydra, name, overrides):
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        config = hydra.compose_config(name, overrides, RunMode.RUN)
-        HydraConfig.instance().set_config(config)
+        config = _composed(hydra, name, overrides)
         part = known.package
         if part not in (None, "_global_") and OmegaConf.select(config, part) is None:
             raise ConfigError(f"--package {part}: the config has no such part")
         hydra.show_cfg(name, overrides, known.cfg, part, known.resolve)
+
+
+def _composed(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    config = hydra.compose_config(name, overrides, RunMode.RUN)
+    HydraConfig.instance().set_config(config)  # for ${hydra:...} in a config of the user
+    return config
 
 
 @contextmanager

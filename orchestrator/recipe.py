@@ -125,6 +125,11 @@ class Run:
     label: str = field(default="", compare=False)
 
     @property
+    def name(self) -> str:
+        """What people are told: its label, its kind where it has none."""
+        return self.label or self.kind
+
+    @property
     def examples(self) -> int:
         """Training examples that the whole run sees."""
         return self.steps * self.batch_size

@@ -12,6 +12,7 @@ from trainings import a_run, objective, train
 from orchestrator.config import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.training import compiled
+from orchestrator.training.loop import Forward, eager
 
 DATA = DataConfig(train_examples=128, held_out_examples=64, test_examples=32)
 
@@ -36,7 +37,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     torch.compiler.reset()
     monkeypatch.setattr(
-        compiled, "compiled", lambda: torch.compile(compiled.eager, dynamic=False, backend=backend)
+        compiled, "compiled", lambda: torch.compile(eager, dynamic=False, backend=backend)
     )
     return found
 
@@ -70,7 +71,7 @@ def test_a_short_study_is_not_even_probed(tmp_path: Path) -> None:
 
 
 def _wrong(model: nn.Module, x: Tensor) -> Tensor:
-    return compiled.eager(model, x) * 1.1
+    return eager(model, x) * 1.1
 
 
 def _failing(model: nn.Module, x: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def _failing(model: nn.Module, x: Tensor) -> Tensor:
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_compiler_that_is_wrong_or_fails_is_not_used(
-    forward: compiled.Forward, reason: str, dropout: float, tmp_path: Path,
+    forward: Forward, reason: str, dropout: float, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Also where dropout makes no two passes alike: they are then compared without it."""
@@ -101,12 +102,12 @@ def test_what_is_faster_by_more_than_it_costs_is_chosen_and_remembered(
 ) -> None:
     """The second command reads the answer, whatever a second probe would say."""
     monkeypatch.setattr(compiled, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(compiled, "compiled", lambda: lambda model, x: compiled.eager(model, x))
+    monkeypatch.setattr(compiled, "compiled", lambda: lambda model, x: eager(model, x))
 
     def seconds(trainer: Any, steps: int) -> float:
-        return 1.0 if trainer.setup.forward is compiled.eager else 1 / speed
+        return 1.0 if trainer.setup.forward is eager else 1 / speed
 
-    monkeypatch.setattr(compiled, "_seconds", seconds)
+    monkeypatch.setattr(compiled, "per_step", seconds)
     first = made("auto", tmp_path)
     assert ("compile" in first.context(a_run())) is on
     assert f"{speed:.2f} times as fast" in note(first)

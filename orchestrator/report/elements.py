@@ -89,7 +89,6 @@ def _entry(entry: Entry, hides: bool) -> str:
     What belongs to the whole picture cannot be hidden.
     """
     colour = "currentColor" if entry.colour == "#000000" else entry.colour
-    mark = ""
     if entry.symbol in SHAPES:
         mark = f'<path d="{SHAPES[entry.symbol]}" fill="{colour}"/>'
     else:

@@ -204,7 +204,7 @@ def _audits(record: StudyRecord) -> str:
         return ""
     rows = [
         (
-            a.pruned.run.label or a.pruned.run.kind,
+            a.pruned.run.name,
             f"{100 * a.pruned.curve.progress[-1]:.0f} %",
             a.pruned.reason,
             number(float(a.pruned.curve.held_out_loss[-1])),

@@ -59,10 +59,10 @@ def _told(stage: StageRecord) -> str:
 def _sentences(stage: StageRecord) -> Iterator[str]:
     ended = [o for o in stage.outcomes if o.state != "finished"]
     for o in ended:
-        yield f"{_label(o)} was {o.state}: {o.reason or 'no reason was given'}"
+        yield f"{o.run.name} was {o.state}: {o.reason or 'no reason was given'}"
     for o in stage.outcomes:
         if o.state == "finished" and (clue := clue_of(stage, o)) and clue.reason:
-            yield f"{_label(o)}: {clue.reason}"
+            yield f"{o.run.name}: {clue.reason}"
 
 
 def _runs(stage: StageRecord) -> str:
@@ -71,7 +71,7 @@ def _runs(stage: StageRecord) -> str:
     head = ("run", "state", "clue", "held-out loss", "metric", "seconds", "reason")
     rows = [
         (
-            _label(o),
+            o.run.name,
             o.state,
             stage.clues.get(o.key, ""),
             number(float(o.curve.held_out_loss[-1])) if len(o.curve) else number(None),
@@ -85,10 +85,6 @@ def _runs(stage: StageRecord) -> str:
     title = f"{states} looked at, {duration(stage.seconds)} of training"
     runs = table(head, rows, numeric={3, 4, 5})
     return f"<details><summary>{escape(title)}</summary>{runs}</details>"
-
-
-def _label(o: Outcome) -> str:
-    return o.run.label or o.run.kind
 
 
 def _sentence(stage: StageRecord, o: Outcome) -> str:

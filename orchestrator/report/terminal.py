@@ -83,7 +83,7 @@ class Terminal:
     def run_started(self, stage: str, run: Run, number: int, of: int) -> None:
         """Run `number` of `of` in the stage's present round begins."""
         self._running[run] = 0.0
-        labels = [run.label or run.kind for run in self._running]  # several in worker processes
+        labels = [run.name for run in self._running]  # several in worker processes
         several = f"{len(labels)} runs: " if len(labels) > 1 else ""
         self._show(f"{number}/{of} {several}{', '.join(labels)}", self._done(), self._left)
 
@@ -106,8 +106,7 @@ class Terminal:
         self._states.append(outcome.state)
         if outcome.state != "finished":
             reason = outcome.reason or clue or "no reason given"
-            label = outcome.run.label or outcome.run.kind
-            self._line(f"  {outcome.state}", f"{label}: {reason}", "yellow")
+            self._line(f"  {outcome.state}", f"{outcome.run.name}: {reason}", "yellow")
 
     def decided(self, decision: Decision, left: Range | None = None) -> None:
         """A stage decided: its sentence, what its runs cost, how long the study still takes."""

@@ -168,7 +168,7 @@ def _describe(stage: str, run: Run) -> Event:
         params["attempt"] = run.attempt
     if run.batch_sizes:
         params["batch_sizes"] = ", ".join(map(str, run.batch_sizes))
-    return {"stage": stage, "kind": run.kind, "label": run.label or run.kind, "params": params}
+    return {"stage": stage, "kind": run.kind, "label": run.name, "params": params}
 
 
 def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, float]:

@@ -42,10 +42,10 @@ class Inputs:
         self.images = len(data.input_shape) == 3
         self.device = device
         self.channels_last = self.images
-        self.augment = data.augment and self.images
+        self.border = data.border
+        self.augment = self.border > 0
         self.mirrored = data.mirrored
         self.size = data.input_shape[-2:]
-        self.border = max(1, data.input_shape[1] // 8) if self.augment else 0
         sides = [n + 2 * self.border for n in self.size] if self.images else self.size
         self.values = math.prod((*data.input_shape[:-2], *sides))  # of an example with its border
         # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.

@@ -16,6 +16,8 @@ from orchestrator.training.loop import Setup, Trainer
 ROUNDS = 7
 ROUND_SECONDS = 0.02  # per batch size: long against the clock's resolution and the scheduler's tick
 ROUND_STEPS = 3
+# So many steps that the schedule stays at its start: the network must not diverge meanwhile.
+ENDLESS = 10**9
 LONG_STEP, MOST_SECONDS = 0.1, 2.0  # of comparing threads
 
 
@@ -29,7 +31,7 @@ def calibrate(setup: Setup, run: Run) -> Result:
     """
     trainers = {size: _trainer(setup, run, size) for size in run.batch_sizes}
     counts = {size: _steps_per_round(trainer) for size, trainer in trainers.items()}
-    rounds = [{b: _per_step(t, counts[b]) for b, t in trainers.items()} for _ in range(ROUNDS)]
+    rounds = [{b: per_step(t, counts[b]) for b, t in trainers.items()} for _ in range(ROUNDS)]
     first = run.batch_sizes[0]
     base = float(np.median([measured[first] for measured in rounds]))
     seconds, spread = {}, {}
@@ -43,9 +45,7 @@ def calibrate(setup: Setup, run: Run) -> Result:
 
 def seconds_per_example(setup: Setup, batch_size: int) -> float:
     """Return roughly what training on one example takes, from two steps of `batch_size`."""
-    schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
-    trainer = _trainer(setup, Run("train", schedule, 0.0, batch_size, 1, 0), batch_size)
-    return _per_step(trainer, 2) / batch_size
+    return per_step(_warm(idle(setup, batch_size)), 2) / batch_size
 
 
 def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
@@ -54,12 +54,11 @@ def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
     The median of a few rounds of both in turn; 1 where a step is so long that more threads pay.
     Torch has its threads back afterwards.
     """
-    schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
-    trainer = _trainer(setup, Run("train", schedule, 0.0, batch_size, 1, 0), batch_size)
+    trainer = _warm(idle(setup, batch_size))
     began, threads, ratios = setup.now(), torch.get_num_threads(), list[float]()
     try:
         torch.set_num_threads(1)
-        if _per_step(trainer, 2) > LONG_STEP:
+        if per_step(trainer, 2) > LONG_STEP:
             return 1.0
         steps = _steps_per_round(trainer)
         while len(ratios) < ROUNDS and setup.now() < began + MOST_SECONDS:
@@ -73,23 +72,32 @@ def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
 def _on(threads: int, trainer: Trainer, steps: int) -> float:
     """Return the seconds of a step on so many threads."""
     torch.set_num_threads(threads)
-    _per_step(trainer, 1)  # threads are started, or sent to sleep
-    return _per_step(trainer, steps)
+    per_step(trainer, 1)  # threads are started, or sent to sleep
+    return per_step(trainer, steps)
+
+
+def idle(setup: Setup, batch_size: int) -> Trainer:
+    """Return a trainer to measure with, not warmed up, at a rate of next to nothing."""
+    schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+    return Trainer(setup, Run("train", schedule, 0.0, batch_size, ENDLESS, 0))
 
 
 def _trainer(setup: Setup, run: Run, size: int) -> Trainer:
-    # So many steps that the schedule stays at its start: the network must not diverge meanwhile.
-    endless = replace(run, kind="train", batch_size=size, steps=10**9)
-    setup.warm_up(endless)
-    return Trainer(setup, endless)
+    return _warm(Trainer(setup, replace(run, kind="train", batch_size=size, steps=ENDLESS)))
+
+
+def _warm(trainer: Trainer) -> Trainer:
+    trainer.setup.warm_up(trainer.run)
+    return trainer
 
 
 def _steps_per_round(trainer: Trainer) -> int:
-    _per_step(trainer, 1)  # the momentum buffers are made in the first step
-    return max(ROUND_STEPS, math.ceil(ROUND_SECONDS / _per_step(trainer, ROUND_STEPS)))
+    per_step(trainer, 1)  # the momentum buffers are made in the first step
+    return max(ROUND_STEPS, math.ceil(ROUND_SECONDS / per_step(trainer, ROUND_STEPS)))
 
 
-def _per_step(trainer: Trainer, steps: int) -> float:
+def per_step(trainer: Trainer, steps: int) -> float:
+    """Return the seconds of a step, over the next so many."""
     start = trainer.setup.now()
     trainer.advance(steps)
     return (trainer.setup.now() - start) / steps

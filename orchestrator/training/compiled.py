@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.files import read_sealed, write_sealed
-from orchestrator.recipe import Run
-from orchestrator.schedules import Schedule
+from orchestrator.training.clock import idle, per_step
+from orchestrator.training.loop import Forward, Setup, Trainer, eager
 
-if TYPE_CHECKING:
-    from orchestrator.training.loop import Setup, Trainer
-
-Forward = Callable[[nn.Module, Tensor], Tensor]
 SIZES = 6  # batch sizes that a study trains with, each compiled anew
 MOST = 2 / 3  # of a step's time is what compiling can be hoped to save, ...
 LEAST_SECONDS = 60.0  # ... and about what it costs: shorter studies are not probed
 ROUNDS = 5
 ROUND_SECONDS = 0.1
 AGREE = 1e-2  # relative distance of loss and gradient, above what float32 kernels differ by
-
-
-def eager(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the scores of a batch."""
-    scores: Tensor = model(x)
-    return scores
 
 
 def compiled() -> Forward:
@@ -72,9 +61,9 @@ def choose(setup: Setup, batch_size: int, examples: float, cache: Path, key: Any
 
 
 def _tried(setup: Setup, batch_size: int, examples: float) -> Choice:
-    plain = _trainer(replace(setup, forward=eager), batch_size)
+    plain = idle(replace(setup, forward=eager), batch_size)
     plain.advance(2)  # the first steps are slow
-    whole = _seconds(plain, 3) * examples / batch_size
+    whole = per_step(plain, 3) * examples / batch_size
     if whole * MOST < LEAST_SECONDS:
         return Choice(False, f"not compiled: the study takes some {whole:.0f} s")
     try:
@@ -86,12 +75,12 @@ def _tried(setup: Setup, batch_size: int, examples: float) -> Choice:
 
 def _compared(setup: Setup, plain: Trainer, batch_size: int, whole: float) -> Choice:
     setup = replace(setup, forward=compiled())
-    fast = _trainer(setup, batch_size)
-    cost = SIZES * _seconds(fast, 1)
+    fast = idle(setup, batch_size)
+    cost = SIZES * per_step(fast, 1)
     if (far := _distance(setup, batch_size)) > AGREE:
         return Choice(False, f"not compiled: its gradients differ by {far:.1%}")
-    steps = max(3, round(ROUND_SECONDS / _seconds(plain, 1)))
-    ratios = [_seconds(plain, steps) / _seconds(fast, steps) for _ in range(ROUNDS)]
+    steps = max(3, round(ROUND_SECONDS / per_step(plain, 1)))
+    ratios = [per_step(plain, steps) / per_step(fast, steps) for _ in range(ROUNDS)]
     gain = float(np.quantile(ratios, 0.25))
     saved = whole * (1 - 1 / gain)
     sentence = f"{gain:.2f} times as fast, {cost:.0f} s to compile, {whole:.0f} s to train"
@@ -118,22 +107,9 @@ def _distance(setup: Setup, batch_size: int) -> float:
 
 
 def _gradient(setup: Setup, batch_size: int, seed: int, training: bool = True) -> Tensor:
-    trainer = _trainer(setup, batch_size)
+    trainer = idle(setup, batch_size)
     trainer.model.train(training)
     torch.manual_seed(seed)
     loss = trainer.gradient()
     grads = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
     return torch.cat([loss.reshape(1), *grads]).detach().double().cpu()
-
-
-def _trainer(setup: Setup, size: int) -> Trainer:
-    from orchestrator.training.loop import Trainer
-
-    still = Schedule("constant", 1e-9, 1e-9, 0.9, 0.9)  # a probe must not diverge
-    return Trainer(setup, Run("train", still, 0.0, size, 10**9, 0))
-
-
-def _seconds(trainer: Trainer, steps: int) -> float:
-    start = trainer.setup.now()
-    trainer.advance(steps)
-    return (trainer.setup.now() - start) / steps

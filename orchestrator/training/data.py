@@ -113,6 +113,12 @@ class Data:
         return len(self._test)
 
     @property
+    def border(self) -> int:
+        """By how many pixels training images are shifted at most, 0 where they are not."""
+        shifted = self.augment and len(self.input_shape) == 3
+        return max(1, self.input_shape[1] // 8) if shifted else 0
+
+    @property
     def bytes_in_use(self) -> int:
         """How many bytes all the examples take on a device, the sealed ones too.
 

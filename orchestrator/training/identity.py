@@ -73,8 +73,7 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
     if found.tokens:
         return None
     few = len(found.mean) <= FEW
-    images = len(found.input_shape) == 3
-    border = max(1, found.input_shape[1] // 8) if images else 0
+    border = found.border
     shifted = f"shifted by up to {border} pixel{'s' * (border > 1)}"
     mirrored = " and mirrored" if found.mirrored else ""
     return {
@@ -83,7 +82,7 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
         "mean": found.mean.tolist() if few else None,
         "std": found.std.tolist() if few else None,
         "scale": found.scale,
-        "augmented": f"{shifted}{mirrored} at random" if found.augment and images else "",
+        "augmented": f"{shifted}{mirrored} at random" if border else "",
     }
 
 

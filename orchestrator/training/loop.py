@@ -20,13 +20,19 @@ from orchestrator.recipe import Run, run_seed
 from orchestrator.training import checkpoint, models
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
-from orchestrator.training.compiled import Forward, eager
 from orchestrator.training.data import Data, Part
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
 
 log = logging.getLogger(__name__)
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def eager(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the scores of a batch."""
+    scores: Tensor = model(x)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,14 @@ class Setup:
     def device(self) -> torch.device:
         """Where the training happens."""
         return self.inputs.device
+
+    def network(self, replicate: int) -> nn.Module:
+        """Return the network on the device as all runs of a replicate begin with it."""
+        torch.manual_seed(run_seed(self.seed, replicate, "weights"))
+        model = self.make_model().to(self.device)
+        if self.inputs.channels_last:
+            model.to(memory_format=torch.channels_last)
+        return model
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a forward pass."""
@@ -93,11 +107,8 @@ class Trainer:
             )
         self.setup, self.run, self.step = setup, run, 0
         self.seconds = self.evaluation_seconds = 0.0
-        torch.manual_seed(run_seed(setup.seed, run.replicate, "weights"))
-        self.model = setup.make_model().to(setup.device).train()
+        self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
-        if setup.inputs.channels_last:
-            self.model.to(memory_format=torch.channels_last)
         torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
         self._autocast = setup.autocast()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]

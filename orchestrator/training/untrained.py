@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from orchestrator.recipe import run_seed
 from orchestrator.training.data import Part
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.loop import Setup
@@ -32,12 +29,8 @@ def untrained_loss(setup: Setup, chance_loss: float) -> float:
 
 
 def _of_seed(setup: Setup, part: Part, replicate: int) -> float:
-    torch.manual_seed(run_seed(setup.seed, replicate, "weights"))
-    model = setup.make_model().to(setup.device)
-    if setup.inputs.channels_last:
-        model.to(memory_format=torch.channels_last)
     loss, _ = evaluate(
-        model,
+        setup.network(replicate),
         setup.inputs,
         part,
         task=setup.task,

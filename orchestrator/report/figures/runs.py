@@ -158,7 +158,7 @@ def _losses(o: Outcome, colour: str) -> Iterator[Line]:
     held_out = _line(o, _progress, colour, part, part == "answer")
     yield replace(held_out, groups=(part, "held-out loss"))
     train = (part, "train loss")
-    text = f"{_label(o)}, train loss"
+    text = f"{o.run.name}, train loss"
     yield Line(o.curve.progress, o.curve.train_loss, colour, text, train, 1.0, "dot", 0.7)
 
 
@@ -189,13 +189,9 @@ def _part(o: Outcome) -> str:
     return o.run.label.split(" ")[0].replace("_", " ")
 
 
-def _label(o: Outcome) -> str:
-    return o.run.label or o.run.kind
-
-
 def _line(o: Outcome, x: X, colour: str, group: str, thick: bool) -> Line:
     whole = o.state == "finished"
-    text = _label(o) if whole else f"{_label(o)}: {o.state}, {o.reason}"
+    text = o.run.name if whole else f"{o.run.name}: {o.state}, {o.reason}"
     groups = (group,) if whole else (group, STOPPED.key)
     width, dash = (2.0 if thick else 0.9), SOLID if whole else DASHED
     return Line(x(o), o.curve.held_out_loss, colour, text, groups, width, dash)
@@ -215,7 +211,7 @@ def _crosses(
         if o.state != "finished" and len(finite):
             last = finite[-1]
             loss = min(top, float(o.curve.held_out_loss[last]))
-            text = f"{_label(o)}: {o.state}, {o.reason}"
+            text = f"{o.run.name}: {o.state}, {o.reason}"
             keys = (name(o), STOPPED.key)
             yield Mark(float(x(o)[last]), loss, "x", groups[name(o)], text, keys)
 
