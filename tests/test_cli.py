@@ -387,56 +387,6 @@ def test_a_config_dir_wins_over_ours(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("orchestrator sh", ["show"]),
-        ("orchestrator +study=d", ["+study=digits"]),
-        ("python -m orchestrator model=resnet1", ["model=resnet18"]),
-        ("orchestrator +study=digits recipe.max_l", ["recipe.max_lr="]),
-        ("orchestrator show ", ["digits"]),
-    ],
-)
-def test_completion_offers_what_may_stand_there(
-    line: str,
-    offered: list[str],
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Commands, keys and choices from the conf folders, and the names of past studies."""
-    (here / "runs/digits").mkdir(parents=True)
-    (here / "runs/digits/config.yaml").touch()
-    monkeypatch.setenv("COMP_LINE", line)
-    assert cli.run(["--shell-completion", "query=bash"]) == 0
-    assert capsys.readouterr().out.split() == offered
-
-
-@pytest.mark.parametrize("command", ["orchestrator", "python -m orchestrator"])
-def test_bash_completes_both_spellings(command: str) -> None:
-    """The installed function hands bash what may stand there, with `=` inside a word."""
-    line = f"{command} model=resnet1"
-    script = (
-        f'python() {{ "{sys.executable}" "$@"; }}\n'
-        'orchestrator() { python -m orchestrator "$@"; }\n'
-        'eval "$(python -m orchestrator --shell-completion install=bash)"\n'
-        f'COMP_WORDS=({line}); COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}\n'
-        'complete -p orchestrator python && _orchestrator_complete && echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "model=resnet18"
-    assert "-F _orchestrator_complete orchestrator" in done.stdout
-
-
-@pytest.mark.parametrize("what", ["", "install=tcsh", "x=bash"])
-def test_a_wrong_completion_request_is_one_line(
-    what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 2."""
-    assert cli.run(["--shell-completion", *filter(None, [what])]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     ("arguments", "left"),
     [(["+study=quadratic", "tracking=none"], "runs/quadratic/summary.json"), (["--help"], ".")],
 )

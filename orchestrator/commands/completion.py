@@ -14,7 +14,7 @@ from orchestrator.compose import completions
 from orchestrator.errors import ConfigError
 
 # `=` no longer breaks words, so that a word is a whole override.
-SCRIPT = """\
+BASH = """\
 _orchestrator_complete() {
     local command="${COMP_WORDS[0]}" line="${COMP_LINE:0:COMP_POINT}"
     COMPREPLY=()
@@ -29,8 +29,26 @@ _orchestrator_complete() {
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _orchestrator_complete orchestrator python python3
 """
-ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
-REMOVE = "complete -r orchestrator python python3; unset -f _orchestrator_complete\n"
+# Not bash's function through bashcompinit: zsh reads its `:0:` and `$command -m` in its own way.
+# What zsh knows of python itself stays.
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+_orchestrator_complete() {
+    local -a command=($words[1]) choices
+    if [[ $words[1] == *python* ]]; then
+        [[ $words[2] == -m && $words[3] == orchestrator ]] || { _python "$@"; return }
+        command+=(-m orchestrator)
+    fi
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    choices=(${(f)"$(COMP_LINE=$line $command --shell-completion query=zsh 2>/dev/null)"})
+    compadd -S '' -- $choices || _default
+}
+compdef _orchestrator_complete orchestrator python python3
+"""
+UNDO = {
+    "bash": "complete -r orchestrator python python3",
+    "zsh": "compdef -d orchestrator; compdef _python python python3",
+}
 
 
 def answer(overrides: list[str]) -> None:
@@ -40,9 +58,10 @@ def answer(overrides: list[str]) -> None:
         raise ConfigError("--shell-completion: must be install, uninstall or query = bash or zsh")
     if what == "query":
         print("\n".join(_candidates(os.environ.get("COMP_LINE", ""))))
+    elif what == "install":
+        print({"bash": BASH, "zsh": ZSH}[shell], end="")
     else:
-        script = SCRIPT if what == "install" else REMOVE
-        print((ZSH if shell == "zsh" and what == "install" else "") + script, end="")
+        print(f"{UNDO[shell]}; unset -f _orchestrator_complete")
 
 
 def _candidates(line: str) -> list[str]:
@@ -51,6 +70,8 @@ def _candidates(line: str) -> list[str]:
     after = words[3:] if words[1:2] == ["-m"] else words[1:]
     typed, word = after[:-1], (after or [""])[-1]
     if typed and typed[0] in USAGE:
+        if typed[0] not in ("show", "compare"):
+            return []
         return sorted(f.name for f in Path("runs").glob("*") if (f / "config.yaml").is_file())
     found = completions(" ".join(after))
     return [*(c for c in USAGE if not typed and c.startswith(word)), *found]
