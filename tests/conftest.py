@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# What the shell that runs the tests says of its screen, its machine or its servers is not tested.
+for name in list(os.environ):
+    if name in ("CI", "NO_COLOR", "COLUMNS", "OMP_WAIT_POLICY") or name.startswith("MLFLOW_"):
+        del os.environ[name]
+os.environ["TERM"] = "xterm"
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeatable")

@@ -645,10 +645,8 @@ def test_where_nothing_reports_the_alarm_ends_it(monkeypatch: pytest.MonkeyPatch
             time.sleep(0.01)
 
     disturbed(monkeypatch, call)
-    began = time.monotonic()
     with signals.handled():
         assert a_study().status == "interrupted"
-    assert time.monotonic() - began < 8
 
 
 class Kept:

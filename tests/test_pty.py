@@ -16,13 +16,12 @@ COMMAND = [sys.executable, "-m", "orchestrator", "+study=quadratic", "plan=[lr_r
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     """Return what a command shows on a terminal of its own."""
     ours, theirs = pty.openpty()
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "CI", "TERM")}
     command = subprocess.Popen(
         [*COMMAND, *arguments],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**kept, "TERM": "xterm", "COLUMNS": "120", **environment},
+        env={**os.environ, "COLUMNS": "120", **environment},
     )
     os.close(theirs)
     shown = b""

@@ -124,10 +124,8 @@ def test_a_replayed_stage_says_so() -> None:
     assert "(no new runs)" in stream.getvalue()
 
 
-def test_a_terminal_gets_a_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_live_line(tmp_path: Path) -> None:
     """On a terminal the run in progress is shown, and every permanent line stays whole."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
     play(Terminal(stream=screen), records.study(), tmp_path)
     shown = screen.getvalue()
@@ -137,10 +135,8 @@ def test_a_terminal_gets_a_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert shown.endswith("\n")
 
 
-def test_runs_side_by_side_are_all_on_the_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_side_by_side_are_all_on_the_live_line() -> None:
     """Worker processes train several: each is named, also when another has reported last."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
     screen, stage = Screen(), records.study().stages[1]
     terminal = Terminal(stream=screen)
     first, second, third = stage.outcomes[:3]
@@ -155,12 +151,13 @@ def test_runs_side_by_side_are_all_on_the_live_line(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "quiet"), [("NO_COLOR", "1", False), ("TERM", "dumb", False), ("A", "", True)]
+    ("name", "value", "quiet"),
+    [("NO_COLOR", "1", False), ("CI", "1", False), ("TERM", "dumb", False), ("A", "", True)],
 )
 def test_plain_lines_on_demand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, quiet: bool
 ) -> None:
-    """NO_COLOR, a dumb terminal and quiet give plain text even on a terminal."""
+    """NO_COLOR, CI, a dumb terminal and quiet give plain text even on a terminal."""
     monkeypatch.setenv(name, value)
     screen = Screen()
     play(Terminal(quiet, stream=screen), records.study(), tmp_path)
