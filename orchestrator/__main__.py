@@ -50,7 +50,9 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         with signals.handled():
-            return _do(arguments)
+            code = _do(arguments)
+        sys.stdout.flush()  # here, where it is known what to do when nobody reads
+        return code
     except ConfigError as error:
         print(*map(hidden, error.lines), sep="\n", file=sys.stderr)
         return 2

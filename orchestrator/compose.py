@@ -116,7 +116,7 @@ def _hydra(known: argparse.Namespace) -> Iterator[tuple[Hydra, str, list[str]]]:
             warnings.filterwarnings("error", "provider=")  # a search path that does not exist
             hydra = Hydra.create_main_hydra2("orchestrator", path)
             yield hydra, known.config_name or "orchestrator", overrides
-    except ConfigError:
+    except (ConfigError, BrokenPipeError):
         raise
     except Exception as error:
         raise ConfigError(_one_line(error, overrides)) from None

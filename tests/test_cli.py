@@ -388,7 +388,11 @@ def test_a_config_dir_wins_over_ours(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "left"),
-    [(["+study=quadratic", "tracking=none"], "runs/quadratic/summary.json"), (["--help"], ".")],
+    [
+        (["+study=quadratic", "tracking=none"], "runs/quadratic/summary.json"),
+        (["--help"], "."),
+        (["+study=quadratic", "--cfg", "job"], "."),
+    ],
 )
 def test_a_reader_that_has_gone_stops_nothing(arguments: list[str], left: str, here: Path) -> None:
     """As in `... | head -1`: no traceback, and a study goes on to its end."""
@@ -399,3 +403,14 @@ def test_a_reader_that_has_gone_stops_nothing(arguments: list[str], left: str, h
     _, said = done.communicate(timeout=60)
     assert (done.returncode, said) == (0, "")
     assert Path(left).exists()
+
+
+def test_a_reader_that_goes_before_the_last_words_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    """What is still in the buffer is lost without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1 << 20) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.run(["--help"]) == 0
