@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import torch
 
 import orchestrator
+from orchestrator.compose import compose
+from orchestrator.config import Config
+from orchestrator.objectives.training import from_config
 from orchestrator.serving import served
 
 SCRIPT = """
@@ -29,6 +39,27 @@ import torch
 np.save("torch.npy", mlflow.pytorch.load_model(sys.argv[2])(torch.from_numpy(x)).detach().numpy())
 """
 
+SMALL = ["plan=[final]", "recipe.max_lr=0.1", "recipe.batch_size=32", "model=mlp"]
+SMALL += ["stages.final.epochs=3", "stages.final.seeds=1", "threads=1"]
+
+
+def model_of_the_study(uri: str) -> str:
+    """Return the address of the only study's model."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "study")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    return f"runs:/{parent.info.run_id}/model"
+
+
+def digits(examples: int) -> tuple[Any, Any]:
+    """Return images as the data source gives them, and their labels."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return images[:examples].reshape(-1, 1, 8, 8).astype("float32"), labels[:examples]
+
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_study_leaves_a_model_that_mlflow_loads(
@@ -36,30 +67,74 @@ def test_a_study_leaves_a_model_that_mlflow_loads(
 ) -> None:
     """`load_model("runs:/<id>/model")` predicts digits from raw pixels, any batch size."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    small = ["plan=[final]", "recipe.max_lr=0.1", "recipe.batch_size=32", "model=mlp"]
-    small += ["stages.final.epochs=3", "stages.final.seeds=1", "threads=1"]
-    record = orchestrator.run_study(overrides=small)
+    record = orchestrator.run_study(overrides=SMALL)
     assert record.status == "complete", record.reason
     made = Path("runs/study/model.pt2").stat().st_mtime_ns
-    assert orchestrator.run_study(overrides=small).recipe == record.recipe
+    assert orchestrator.run_study(overrides=SMALL).recipe == record.recipe
     assert Path("runs/study/model.pt2").stat().st_mtime_ns == made  # told again, not traced again
-    from mlflow import MlflowClient
-    from sklearn.datasets import load_digits
-
     uri = f"sqlite:///{here}/mlflow.db"
-    client = MlflowClient(uri)
-    (experiment,) = (e for e in client.search_experiments() if e.name == "study")
-    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
-    images, labels = load_digits(return_X_y=True)
-    np.save("x.npy", images[:50].reshape(-1, 1, 8, 8).astype("float32"))
-    model = f"runs:/{parent.info.run_id}/model"
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, uri, model]
+    images, labels = digits(50)
+    np.save("x.npy", images)
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, uri, model_of_the_study(uri)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     scores = np.load("pyfunc.npy")
     assert scores.shape == (50, 10)
-    assert (scores.argmax(1) == labels[:50]).mean() > 0.7
+    assert (scores.argmax(1) == labels).mean() > 0.7
     np.testing.assert_allclose(np.load("torch.npy"), scores, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_documented_command_serves_the_network(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mlflow models serve` answers a POST of raw pixels with the scores that model.pt gives."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert orchestrator.run_study(overrides=SMALL).status == "complete"
+    images, _ = digits(3)
+    got = asked(model_of_the_study(f"sqlite:///{here}/mlflow.db"), {"inputs": images.tolist()})
+    setup = from_config(Config.from_mapping(compose(SMALL)), here)._setup
+    network, data = setup.make_model().eval(), setup.data
+    network.load_state_dict(torch.load("runs/study/model.pt", weights_only=True))
+    x = (torch.from_numpy(images) - data.mean) * data.scale / data.std
+    np.testing.assert_allclose(got["predictions"], network(x).detach().numpy(), atol=1e-4)
+
+
+def asked(model: str, question: dict[str, Any]) -> dict[str, Any]:
+    """Serve the model by the command in docs/howto.md, and return what it answers."""
+    howto = (Path(__file__).parent.parent / "docs/howto.md").read_text()
+    (documented,) = (line for line in howto.splitlines() if line.startswith("mlflow models serve"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*documented.replace("runs:/RUN_ID/model", model).split(), "--port", str(port)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with (
+        Path("server.log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=os.environ | {"PATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ) as server,
+    ):
+        try:
+            for _ in range(1200):
+                assert server.poll() is None, Path("server.log").read_text()
+                with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+                time.sleep(0.1)
+            address = f"http://127.0.0.1:{port}/invocations"
+            body = json.dumps(question).encode()
+            request = Request(address, body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=60) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def test_a_network_that_cannot_be_exported_stops_nothing(
