@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,15 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
             return database
     with storing("the study's trials"):
         return journal(folder / "optuna.journal")
+
+
+def disconnect(database: BaseStorage) -> None:
+    """Give a database's connections back now, not when Python happens to collect them."""
+    engine = getattr(getattr(database, "_backend", database), "engine", None)
+    if engine is not None:
+        with suppress(Exception):  # a server that has gone takes nothing back
+            database.remove_session()
+        engine.dispose()
 
 
 def set_aside(storage: BaseStorage, study: str, suffix: str) -> None:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +40,7 @@ from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.serving import is_served, served
 from orchestrator.stages.stage import Stage
-from orchestrator.storage import Storage, open_storage
+from orchestrator.storage import Storage, disconnect, open_storage
 from orchestrator.tracking import Tracker
 from orchestrator.watch import Watch
 
@@ -64,8 +64,11 @@ def run_study(
     objective = config.build_objective(runs / ".cache")
     stages = config.build_stages(objective.facts)
     folder = runs / config.study_name
-    database = _database(config, folder)
-    with owned(config, folder, database), logged(folder / "study.log"):
+    with (
+        _database(config, folder) as database,
+        owned(config, folder, database),
+        logged(folder / "study.log"),
+    ):
         terminal = terminal or Terminal(quiet=config.quiet)
         study = _Study(config, objective, stages, folder, terminal, database, started)
         return study.run(tuple(map(hidden, overrides)))
@@ -329,14 +332,20 @@ class _Study:
         return served(self.objective, self.folder)
 
 
-def _database(config: Config, folder: Path) -> Storage | None:
-    """Return the config's database; ConfigError if it cannot be opened, before a folder is made."""
+@contextmanager
+def _database(config: Config, folder: Path) -> Iterator[Storage | None]:
+    """Yield the config's database; ConfigError if it cannot be opened, before a folder is made."""
     if config.storage.name != "url":
-        return None
+        yield None
+        return
     try:
-        return open_storage("url", config.storage.url, folder)
+        opened = open_storage("url", config.storage.url, folder)
     except StorageError as error:
         raise ConfigError(hidden(str(error))) from error
+    try:
+        yield opened
+    finally:
+        disconnect(opened)
 
 
 def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next((path for name in NAMES if (path := shutil.which(name))), None)
+
+PATIENCE = 300  # seconds without a word from it
 
 
 class Browser:
@@ -84,6 +87,7 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._from], [], [], PATIENCE)[0], "the browser hangs"
             data = os.read(self._from, 1 << 20)
             assert data, "the browser has gone"
             self._rest += data

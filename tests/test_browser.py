@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ CURVES = "figure .plot .scatterlayer .trace"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    tried = subprocess.run([str(PROGRAM), "--version"], capture_output=True, check=False)
+    if tried.returncode:  # some systems have a script of that name that says what to install
+        pytest.skip(f"{PROGRAM} does not start")
     with Browser() as found:
         yield found
 

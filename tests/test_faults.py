@@ -418,15 +418,20 @@ def test_a_storage_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixtu
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [("postgresql+psycopg", "Connection refused"), ("oracle+cx_oracle", "No module named")],
+)
 def test_a_database_that_nobody_serves_is_one_line_and_no_folder(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, problem: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A closed port, a missing driver: exit 2 before a folder is made, and no password shown."""
-    url = "postgresql://me:hunter2@127.0.0.1:9/db"
+    url = f"{kind}://me:hunter2@127.0.0.1:9/db"
     assert cli.run(["+study=quadratic", "tracking=none", "storage=url", f"storage.url={url}"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("storage.url: ")
     assert err.count("\n") == 1
+    assert problem in err
     assert "hunter2" not in err
     assert list(here.iterdir()) == []
 
