@@ -91,15 +91,15 @@ def _do(arguments: Sequence[str]) -> int:
 
         completion.answer(known.overrides)
     elif known.cfg:
-        show(arguments)
+        show(known)
     elif known.multirun:
         from orchestrator import multirun
 
-        return multirun.run(multirun.jobs(arguments), _study)
+        return multirun.run(multirun.jobs(known, arguments), _study)
     else:
         from orchestrator.config import Config
 
-        return _study(Config.from_mapping(compose(arguments)), arguments)
+        return _study(Config.from_mapping(compose(known)), arguments)
     return 0
 
 

@@ -43,16 +43,16 @@ def run_study(
     """
     asked: list[str] = []
     if config is None:
-        from orchestrator.compose import compose
+        from orchestrator.compose import compose, parse
 
         asked = [*([f"+study={study}"] if study else []), *overrides]
-        config = compose(asked)
+        config = compose(parse(asked))
     elif study or overrides:
         raise TypeError("run_study takes a config, or study and overrides, not both")
     checked = config if isinstance(config, Config) else Config.from_mapping(config)
 
-    from orchestrator import study as walk
+    from orchestrator import study as studies
     from orchestrator.report.terminal import Terminal
 
     terminal = Terminal(checked.quiet, io.StringIO() if quiet else None)
-    return walk.run_study(checked, terminal, asked)
+    return studies.run_study(checked, terminal, asked)

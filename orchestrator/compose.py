@@ -29,6 +29,7 @@ BUILTIN = next(
     if (folder / "orchestrator.yaml").is_file()
 )
 QUOTE = "put what holds more than letters, digits and -./:_ in quotes, as in 'key=\"a value\"'"
+LONGEST = 600  # characters of an error
 
 
 def conf_folders(config_dir: str | None = None) -> list[Path]:
@@ -40,7 +41,10 @@ def conf_folders(config_dir: str | None = None) -> list[Path]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return Hydra's reading of the arguments. Raises ConfigError for unknown flags."""
+    """Return Hydra's reading of the arguments, which all else here starts from.
+
+    Raises ConfigError for unknown flags.
+    """
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
@@ -62,11 +66,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return known
 
 
-def compose(arguments: Sequence[str]) -> dict[str, Any]:
+def compose(known: argparse.Namespace) -> dict[str, Any]:
     """Return the composed config as plain values. Raises ConfigError, one line."""
     from omegaconf import OmegaConf, open_dict
 
-    known = parse(arguments)
     with _hydra(known) as (hydra, name, overrides):
         config = _composed(hydra, name, overrides)
         with open_dict(config):
@@ -74,11 +77,10 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]  # its keys are text
 
 
-def show(arguments: Sequence[str]) -> None:
+def show(known: argparse.Namespace) -> None:
     """Print the composed config, as `--cfg`, `--package` and `--resolve` ask."""
     from omegaconf import OmegaConf
 
-    known = parse(arguments)
     with _hydra(known) as (hydra, name, overrides):
         config = _composed(hydra, name, overrides)
         part = known.package
@@ -175,10 +177,10 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
     return _short(hidden(": ".join(told)))
 
 
-def _short(text: str, most: int = 600) -> str:
-    """Return `text` as one line that can be read: printable, at most `most` characters."""
+def _short(text: str) -> str:
+    """Return `text` as one line that can be read: printable, at most `LONGEST` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def completions(line: str) -> list[str]:
@@ -190,7 +192,9 @@ def completions(line: str) -> list[str]:
     return found
 
 
-def sweep(arguments: Sequence[str]) -> list[tuple[list[str], dict[str, str]]]:
+def sweep(
+    known: argparse.Namespace, arguments: Sequence[str]
+) -> list[tuple[list[str], dict[str, str]]]:
     """Return each job of a `--multirun` as (its arguments, its values of what is swept, by key).
 
     Hydra's own grammar (a=1,2 a=range(3) a=choice(x,y)) and order: the last key turns first.
@@ -198,7 +202,6 @@ def sweep(arguments: Sequence[str]) -> list[tuple[list[str], dict[str, str]]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    known = parse(arguments)
     typed = {*known.overrides, "--multirun", "-m", "--quiet"}
     flags = [argument for argument in arguments if argument not in typed]
     try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.compose import compose, sweep
+from orchestrator.compose import compose, parse, sweep
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 
@@ -28,12 +30,15 @@ class Job:
     config: Config
 
 
-def jobs(arguments: Sequence[str]) -> list[Job]:
-    """Return the jobs that a command asks for. Raises ConfigError with the mistakes of all."""
+def jobs(known: Namespace, arguments: Sequence[str]) -> list[Job]:
+    """Return the jobs that a command asks for by `arguments`, which `known` is the reading of.
+
+    Raises ConfigError with the mistakes of all.
+    """
     found, lines = [], []
-    for typed, values in sweep(arguments):
+    for typed, values in sweep(known, arguments):
         try:
-            base = Config.from_mapping(compose(typed)).study_name
+            base = Config.from_mapping(compose(parse(typed))).study_name
             found.append((typed, base, values))
         except ConfigError as error:
             lines += error.lines
@@ -50,8 +55,6 @@ def run(todo: Sequence[Job], do: Callable[[Config, Sequence[str]], int]) -> int:
 
     A job whose request turns out to be wrong is told and the next one begins.
     """
-    import sys
-
     codes = []
     for job in todo:
         try:
@@ -67,7 +70,8 @@ def run(todo: Sequence[Job], do: Callable[[Config, Sequence[str]], int]) -> int:
 
 def _job(typed: Sequence[str], name: str) -> Job:
     named = [*(t for t in typed if not t.startswith("study_name=")), f"study_name={name}"]
-    return Job(tuple(named), Config.from_mapping(compose(named)))
+    # Composed anew: other settings may refer to ${study_name}.
+    return Job(tuple(named), Config.from_mapping(compose(parse(named))))
 
 
 def _name(base: str, values: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ import yaml
 from orchestrator import __main__ as cli
 from orchestrator import study
 from orchestrator.commands.help import HELP
-from orchestrator.compose import BUILTIN, compose
+from orchestrator.compose import BUILTIN, compose, parse
 from orchestrator.config import Config
 from orchestrator.report.text import command
 from tests import records
@@ -60,7 +60,7 @@ def test_help_names_the_users_studies(here: Path, capsys: pytest.CaptureFixture[
 
 def test_every_main_key_in_the_help_has_its_true_default() -> None:
     """`KEY=VALUE` at the start of a line of the help is what the config says without it."""
-    composed = compose([])
+    composed = compose(parse([]))
     groups = {key: part["name"] for key, part in composed.items() if "name" in (part or ())}
     recipe = {f"recipe.{key}": value for key, value in composed["recipe"].items()}
     values = {**composed, **groups, **recipe}
@@ -79,14 +79,14 @@ def test_every_main_key_in_the_help_has_its_true_default() -> None:
 
 def test_the_conf_folder_says_the_defaults_of_the_schema() -> None:
     """conf/orchestrator.yaml is there to be read: it must not differ from the schema."""
-    composed = compose([])
+    composed = compose(parse([]))
     assert Config.from_mapping(composed) == Config.from_mapping({})
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_a_valid_config(name: str) -> None:
     """Each file in conf/study composes, passes the schema and has its own name."""
-    composed = compose([f"+study={name}"])
+    composed = compose(parse([f"+study={name}"]))
     assert Config.from_mapping(composed).study_name == name
 
 
@@ -102,7 +102,7 @@ def test_every_study_is_a_valid_config(name: str) -> None:
 def test_every_choice_of_a_group_is_a_valid_config(choice: str) -> None:
     """Each file of the groups passes the schema."""
     more = ["++storage.url=sqlite:///x.db"] if choice == "storage=url" else []
-    composed = compose([choice, *more])
+    composed = compose(parse([choice, *more]))
     Config.from_mapping(composed)
 
 
@@ -112,7 +112,7 @@ def test_the_command_line_wins_over_the_study() -> None:
         ["data=digits", "seed=5", "+study=cifar", "recipe.batch_size=16"],
         ["+study=cifar", "data=digits", "seed=5", "recipe.batch_size=16"],
     ):
-        composed = compose(arguments)
+        composed = compose(parse(arguments))
         found = composed["data"]["name"], composed["seed"], composed["recipe"]["batch_size"]
         assert found == ("digits", 5, 16)
 
@@ -121,7 +121,7 @@ def test_the_users_conf_wins_over_ours(here: Path) -> None:
     """A study of the same name in ./conf replaces ours and can build on our groups."""
     text = "# @package _global_\ndefaults:\n  - override /model: conv3\n  - _self_\nseed: 77\n"
     user_conf(here, "study/digits.yaml", text)
-    composed = compose(["+study=digits"])
+    composed = compose(parse(["+study=digits"]))
     assert (composed["seed"], composed["model"]["name"]) == (77, "conv3")
 
 
@@ -129,14 +129,14 @@ def test_a_users_study_can_build_on_ours(here: Path) -> None:
     """`defaults: [digits, _self_]` takes our study and changes it."""
     text = "# @package _global_\ndefaults: [digits, _self_]\nstudy_name: mine\n"
     user_conf(here, "study/mine.yaml", text)
-    composed = compose(["+study=mine"])
+    composed = compose(parse(["+study=mine"]))
     assert (composed["study_name"], composed["recipe"]["batch_size"]) == ("mine", 32)
 
 
 def test_another_projects_conf_folder_does_no_harm(here: Path) -> None:
     """A ./conf/config.yaml of something else is not taken for our primary config."""
     user_conf(here, "config.yaml", "db: postgres\n")
-    assert compose([])["study_name"] == "study"
+    assert compose(parse([]))["study_name"] == "study"
 
 
 def test_cfg_job_prints_the_composed_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +339,7 @@ def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> No
     (here / "conf" / "model").mkdir(parents=True)
     (here / "conf" / "model" / "mine.yaml").write_text("_target_: mynet.net\n")
     for name in ("digits", "cifar", "cifar_laptop"):
-        composed = compose([f"+study={name}", "model=mine"])
+        composed = compose(parse([f"+study={name}", "model=mine"]))
         assert composed["model"] == {"_target_": "mynet.net"}
 
 
@@ -381,7 +381,7 @@ def test_a_config_dir_wins_over_ours(here: Path) -> None:
         file = here / "elsewhere" / name
         file.parent.mkdir(parents=True)
         file.write_text(text)
-    composed = compose(["--config-dir", "elsewhere", "+study=digits", "model=own"])
+    composed = compose(parse(["--config-dir", "elsewhere", "+study=digits", "model=own"]))
     assert composed["study_name"] == "theirs"
     assert composed["model"] == {"_target_": "mynet.net"}
 

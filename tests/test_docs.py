@@ -12,7 +12,7 @@ import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
 from orchestrator import config, entries
-from orchestrator.compose import compose
+from orchestrator.compose import compose, parse
 from orchestrator.options import options_of
 from orchestrator.stages import STAGES
 
@@ -121,7 +121,7 @@ def test_what_takes_long_is_at_least_a_right_request(
             (here / block.file).write_text(block.text)
         if block.mark == "slow" or block.mark.startswith("not run"):
             for words in filter(None, (_study(command) for command, _ in block.commands)):
-                assert config.Config.from_mapping(compose(words)), block
+                assert config.Config.from_mapping(compose(parse(words))), block
     for module in {Path(b.file).stem for b in blocks(page) if b.file}:
         sys.modules.pop(module, None)
 

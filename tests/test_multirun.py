@@ -21,8 +21,12 @@ def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
+def jobs(*arguments: str) -> list[multirun.Job]:
+    return multirun.jobs(cli.parse(arguments), arguments)
+
+
 def names(*arguments: str) -> list[str]:
-    return [job.config.study_name for job in multirun.jobs(["--multirun", *arguments])]
+    return [job.config.study_name for job in jobs("--multirun", *arguments)]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +64,9 @@ def test_a_long_name_is_cut_and_stays_unlike_others() -> None:
 def test_every_job_has_the_settings_that_it_would_have_alone() -> None:
     """Its arguments, given without --multirun, make the same config; flags go along."""
     Path("mine").mkdir()
-    for job in multirun.jobs(["-m", "--config-dir", "mine", "+study=quadratic", "seed=1,2"]):
+    for job in jobs("-m", "--config-dir", "mine", "+study=quadratic", "seed=1,2"):
         assert job.arguments[:2] == ("--config-dir", "mine")
-        assert Config.from_mapping(cli.compose(job.arguments)) == job.config
+        assert Config.from_mapping(cli.compose(cli.parse(job.arguments))) == job.config
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_mistakes_of_all_jobs_are_told_before_any_runs(
 ) -> None:
     """One line each, and nothing on the disk."""
     with pytest.raises(ConfigError) as wrong:
-        multirun.jobs(["--multirun", *arguments])
+        jobs("--multirun", *arguments)
     assert all(part in line for part, line in zip(lines, wrong.value.lines, strict=True))
     assert list(here.iterdir()) == []
 

@@ -182,12 +182,12 @@ def test_the_recipe_is_for_final_runs_of_a_length(epochs: float, written: float)
 
 def test_the_recipe_of_adamw_can_be_composed(here: Path, file_of: Callable[[Recipe], str]) -> None:
     """As a study of Hydra's, over a default that is SGD."""
-    from orchestrator.compose import compose
+    from orchestrator.compose import compose, parse
 
     recipe = Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}).build_recipe()
     (here / "conf/study").mkdir(parents=True)
     (here / "conf/study/mine.yaml").write_text(file_of(recipe))
-    composed = compose(["+study=[digits,mine]"])
+    composed = compose(parse(["+study=[digits,mine]"]))
     assert composed is not None
     assert Config.from_mapping(composed).optimizer == AdamWConfig(eps=1e-6)
 

@@ -364,13 +364,13 @@ def test_a_wrong_part_is_not_checked_further() -> None:
 
 def test_losses_are_chosen_on_the_command_line(here: Path) -> None:
     """As groups, and the user's own as a key."""
-    from orchestrator.compose import compose
+    from orchestrator.compose import compose, parse
 
-    composed = compose(["loss=huber", "loss.delta=2", f"+metric._target_={__name__}.r2"])
+    composed = compose(parse(["loss=huber", "loss.delta=2", f"+metric._target_={__name__}.r2"]))
     assert composed is not None
     config = Config.from_mapping(composed)
     assert config.loss == LossConfig(name="huber", delta=2)
     assert config.metric == metric("r2")
-    composed = compose([f"+loss._target_={__name__}.poisson", "+loss.offset=1.0"])
+    composed = compose(parse([f"+loss._target_={__name__}.poisson", "+loss.offset=1.0"]))
     assert composed is not None
     assert Config.from_mapping(composed).loss == my("poisson", offset=1.0)

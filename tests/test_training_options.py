@@ -307,9 +307,9 @@ def test_a_batch_that_fits_in_pieces_fits() -> None:
 
 def test_options_are_taken_from_the_command_line(here: Path) -> None:
     """They are keys of the groups `optimizer` and `objective`."""
-    from orchestrator.compose import compose
+    from orchestrator.compose import compose, parse
 
-    composed = compose(["optimizer.ema=0.99", "++objective.micro_batch_size=16"])
+    composed = compose(parse(["optimizer.ema=0.99", "++objective.micro_batch_size=16"]))
     assert composed is not None
     config = Config.from_mapping(composed)
     assert config.optimizer.options == {"ema": 0.99}
