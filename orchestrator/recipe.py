@@ -139,6 +139,11 @@ class Run:
         points = min(self.points, self.steps)
         return [round(self.steps * (i + 1) / points) for i in range(points)]
 
+    def stopped_by(self, held_out_loss: float) -> bool:
+        """Whether the run's own rule, `stop_loss`, ends it at a report of this loss."""
+        # This way round, so that NaN stops it too.
+        return self.stop_loss is not None and not held_out_loss <= self.stop_loss
+
     def spec(self) -> dict[str, Any]:
         """Return what determines the result as plain JSON values (the label does not)."""
         spec = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}

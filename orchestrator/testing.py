@@ -13,24 +13,37 @@ from orchestrator.stages.stage import Stage, walk
 class FakeSession:
     """A session without Optuna: keeps points, checkpoint and model in memory.
 
-    `stop_at`: raises `StopRun(pruned=True)` at this point (counted from 1), None: never.
+    `checkpoint`: what the run finds, None: it starts at its beginning. `stop` is raised at the
+    point `stop_at` (counted from 1), None: never. `prunes`: a loss that is not finite ends the run,
+    as a pruner would.
     """
 
-    def __init__(self, run: Run, stop_at: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: bytes | None = None,
+        *,
+        stop_at: int | None = None,
+        stop: BaseException | None = None,
+        prunes: bool = False,
+    ) -> None:
         self.run = run
         self.stop_at = stop_at
+        self.stop = stop or StopRun("told to", pruned=True)
+        self.prunes = prunes
         self.points: list[Point] = []
-        self.checkpoint: bytes | None = None
+        self.checkpoint = checkpoint
         self.model: bytes | None = None
 
     def report(self, point: Point) -> None:
-        """Keep a point; stop where told to, or where the run's own stop rule says so."""
+        """Keep a point; stop where told to, or where the run's own rule says so."""
         self.points.append(point)
-        stop = self.run.stop_loss
-        if stop is not None and not point.held_out_loss <= stop:
+        if self.run.stopped_by(point.held_out_loss):
             raise StopRun("stop rule", pruned=False)
-        if self.stop_at == len(self.points) or not math.isfinite(point.held_out_loss):
-            raise StopRun("told to", pruned=True)
+        if self.stop_at == len(self.points):
+            raise self.stop
+        if self.prunes and not math.isfinite(point.held_out_loss):
+            raise StopRun("not finite", pruned=True)
 
     def save(self, state: bytes) -> None:
         """Keep a checkpoint."""
@@ -45,9 +58,9 @@ class FakeSession:
         self.model = state
 
 
-def execute(objective: Objective, run: Run, stop_at: int | None = None) -> Outcome:
+def execute(objective: Objective, run: Run) -> Outcome:
     """Do one run without a study around it and return its outcome."""
-    session = FakeSession(run, stop_at)
+    session = FakeSession(run, prunes=True)
     key = run.key(objective.context(run))
     try:
         result = objective(run, session)

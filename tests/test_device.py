@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import FakeSession, a_run, objective, train
+from trainings import a_run, objective, train
 
 from orchestrator.config import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.testing import FakeSession
 from orchestrator.training import memory
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -50,13 +51,14 @@ def test_streamed_data_give_the_bits_of_resident_data(made: Any) -> None:
 
 def test_a_run_goes_on_where_it_was_cut_as_if_undisturbed(made: Any) -> None:
     """Weights, momentum buffers, batch-norm statistics and the device's random state come back."""
-    whole = end(train(made(), a_run(opens_test=True))[0])
-    cut = FakeSession(until=2, stop=KeyboardInterrupt())
+    run = a_run(opens_test=True)
+    whole = end(train(made(), run)[0])
+    cut = FakeSession(run, stop_at=2, stop=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        made()(a_run(opens_test=True), cut)
-    assert cut.saved is not None
-    resumed = FakeSession(saved=cut.saved)
-    made()(a_run(opens_test=True), resumed)
+        made()(run, cut)
+    assert cut.checkpoint is not None
+    resumed = FakeSession(run, cut.checkpoint)
+    made()(run, resumed)
     assert end(resumed) == whole
 
 
@@ -87,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_told_and_leaves_the_device_usable(
         wide = ModelConfig(name="resnet9", width=0.0625 if device.type == "cpu" else 1.0)
         tried = objective(big, wide, device=device.type)
         probe = a_run(kind="probe", batch_size=1024, batch_sizes=(4, 1024))
-        assert tried(probe, FakeSession()).measured["fits"] == {"4": True, "1024": False}
+        assert tried(probe, FakeSession(probe)).measured["fits"] == {"4": True, "1024": False}
         train(tried, a_run(batch_size=4, steps=2, points=1))
     finally:
         if device.type == "cuda":

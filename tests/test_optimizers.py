@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 from torch.optim import Optimizer
-from trainings import FakeSession, objective
+from trainings import objective
 
 from orchestrator.config import Config, OwnConfig
 from orchestrator.errors import ConfigError
@@ -21,6 +21,7 @@ from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
 from orchestrator.stages.weight_decay import WeightDecay
+from orchestrator.testing import FakeSession
 from orchestrator.training.loop import Trainer
 
 NET = OwnConfig(_target_="trainings.Hard")
@@ -78,12 +79,12 @@ def test_the_steps_are_those_of_torch_adamw() -> None:
 def test_a_resumed_run_is_bit_equal(optimizer: AnyOptimizer) -> None:
     """Cut after a report and gone on: losses, model and the state of the optimiser."""
     run = a_run(opens_test=True)
-    whole = FakeSession()
+    whole = FakeSession(run)
     objective(model=NET, optimizer=optimizer)(run, whole)
-    cut = FakeSession(until=1, stop=StopRun("enough", pruned=True))
+    cut = FakeSession(run, stop_at=1)
     with pytest.raises(StopRun):
         objective(model=NET, optimizer=optimizer)(run, cut)
-    resumed = FakeSession(saved=cut.saved)
+    resumed = FakeSession(run, cut.checkpoint)
     objective(model=NET, optimizer=optimizer)(run, resumed)
     assert [p.held_out_loss for p in resumed.points] == [p.held_out_loss for p in whole.points]
     assert resumed.model == whole.model

@@ -14,9 +14,10 @@ import torch
 from orchestrator.config import DataConfig, OwnConfig, TrainingConfig
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.testing import FakeSession
 from orchestrator.training import batches, checkpoint, memory, stream
 from orchestrator.training.data import load
-from tests.trainings import DIGITS, FakeSession, a_run, objective, train
+from tests.trainings import DIGITS, a_run, objective, train
 
 HARD = OwnConfig(_target_="tests.trainings.Hard")
 CROPPED = DataConfig(**{**DIGITS.model_dump(), "augment": True})
@@ -76,15 +77,15 @@ def test_a_streamed_run_resumes_within_a_chunk(steps: int, monkeypatch: pytest.M
     """Interrupted between two reports: not a bit is lost, also if it goes on resident."""
     whole, _ = train(made(True), a_run())
     asked = iter(range(1000))
-    cut = FakeSession()
+    cut = FakeSession(a_run())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Keeper, "is_due", lambda self: next(asked) == steps)
         patch.setattr("orchestrator.signals.check", stop)
         with pytest.raises(KeyboardInterrupt):
             made(False)(a_run(), cut)
-    assert cut.saved is not None
+    assert cut.checkpoint is not None
     for resident in (False, True):
-        again = FakeSession(saved=cut.saved)
+        again = FakeSession(a_run(), cut.checkpoint)
         made(resident)(a_run(), again)
         assert bits(again) == bits(whole)
 
@@ -134,7 +135,7 @@ def test_no_thread_is_left_however_a_run_ends(end: BaseException) -> None:
     """Pruned, interrupted, failed; and the next run is as if nothing had been."""
     objective = made(False)
     seen: list[str] = []
-    session = FakeSession(until=2, stop=end)
+    session = FakeSession(a_run(), stop_at=2, stop=end)
     report = session.report
     session.report = lambda point: (seen.extend(reading()), report(point))[1]  # type: ignore[method-assign]
     with pytest.raises(type(end)):

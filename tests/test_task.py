@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
-from trainings import FakeSession, objective
+from trainings import objective
 
 from orchestrator import checks
 from orchestrator.config import Config, ModelConfig, OwnConfig, TrainingConfig
@@ -19,6 +19,7 @@ from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnM
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.testing import FakeSession
 from orchestrator.training.task import Task, TaskError
 
 RUN = Run("train", Schedule("constant", 0.05, 0.05, 0.9, 0.9), 1e-4, 16, 40, 0, points=2)
@@ -117,7 +118,7 @@ def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> Training
 
 
 def trained(made: TrainingObjective, **changes: Any) -> FakeSession:
-    session = FakeSession()
+    session = FakeSession(RUN)
     made(RUN, session)
     return session
 
@@ -195,8 +196,8 @@ def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -
     """(n, channels, length) of a Dataset, nothing added; resident, streamed and exported."""
     how = TrainingConfig(resident=resident)
     found = made(my("signals"), None, my("convolution"), how=how)
-    session = FakeSession()
-    found(replace(RUN, opens_test=True), session)
+    session = FakeSession(run := replace(RUN, opens_test=True))
+    found(run, session)
     assert session.points[-1].metric > 0.9
     assert session.model is not None
     (tmp_path / "model.pt").write_bytes(session.model)

@@ -15,12 +15,13 @@ from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import run_seed
 from orchestrator.schedules import Schedule
+from orchestrator.testing import FakeSession
 from orchestrator.training import checkpoint
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Part, load
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.loop import Trainer
-from tests.trainings import DIGITS, FakeSession, a_run, losses, objective, train
+from tests.trainings import DIGITS, a_run, losses, objective, train
 
 
 @pytest.fixture(autouse=True)
@@ -259,12 +260,12 @@ def hard() -> TrainingObjective:
 def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(until: int) -> None:
     """Dropout, batch norm, crops, momentum and the end within an epoch: not a bit is lost."""
     whole, result = train(hard(), a_run())
-    cut = FakeSession(until=until, stop=StopRun("enough", pruned=True))
+    cut = FakeSession(a_run(), stop_at=until)
     with pytest.raises(StopRun):
         hard()(a_run(), cut)
-    resumed = FakeSession(saved=cut.saved)
+    resumed = FakeSession(a_run(), cut.checkpoint)
     again = hard()(a_run(), resumed)
-    assert cut.saved is not None
+    assert cut.checkpoint is not None
     assert losses(resumed) == losses(whole)
     assert resumed.points[:until] == cut.points
     assert again.examples == result.examples
@@ -274,10 +275,10 @@ def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None
     """A killed run goes on from its last report when that was saved."""
     monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0)
     monkeypatch.setattr(checkpoint.Keeper, "is_due", lambda self: True)
-    cut = FakeSession(until=3, stop=KeyboardInterrupt())
+    cut = FakeSession(a_run(), stop_at=3, stop=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         hard()(a_run(), cut)
-    resumed = FakeSession(saved=cut.saved)
+    resumed = FakeSession(a_run(), cut.checkpoint)
     hard()(a_run(), resumed)
     whole, _ = train(hard(), a_run())
     assert losses(resumed) == losses(whole)
@@ -285,22 +286,22 @@ def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_run_ended_by_its_own_rule_saves_nothing() -> None:
     """A ramp that stopped is finished: a checkpoint would be of no use."""
-    session = FakeSession(until=1, stop=StopRun("diverged", pruned=False))
+    session = FakeSession(a_run(), stop_at=1, stop=StopRun("diverged", pruned=False))
     with pytest.raises(StopRun):
         objective()(a_run(), session)
-    assert session.saved is None
+    assert session.checkpoint is None
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "foreign", "other network"])
 def test_an_unreadable_checkpoint_means_to_start_over(damage: str) -> None:
     """Whatever the bytes are, the run is done from the start, and right."""
-    cut = FakeSession(until=2, stop=StopRun("enough", pruned=True))
+    cut = FakeSession(a_run(), stop_at=2)
     made = objective(model=ModelConfig(width=0.5 if damage == "other network" else 0.25))
     with pytest.raises(StopRun):
         made(a_run(), cut)
-    assert cut.saved is not None
-    saved = {"empty": b"", "torn": cut.saved[:5000], "foreign": b"PK\x03\x04" * 99}
-    resumed = FakeSession(saved=saved.get(damage, cut.saved))
+    assert cut.checkpoint is not None
+    saved = {"empty": b"", "torn": cut.checkpoint[:5000], "foreign": b"PK\x03\x04" * 99}
+    resumed = FakeSession(a_run(), saved.get(damage, cut.checkpoint))
     objective()(a_run(), resumed)
     whole, _ = train(objective(), a_run())
     assert losses(resumed) == losses(whole)

@@ -26,9 +26,10 @@ from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
+from orchestrator.testing import FakeSession
 from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe
-from tests.trainings import DIGITS, FakeSession, Hard, a_run, losses, objective, train
+from tests.trainings import DIGITS, Hard, a_run, losses, objective, train
 
 ON: dict[str, dict[str, Any]] = {
     "no decay": {"decay_norms_and_biases": False},
@@ -78,10 +79,10 @@ def test_a_resumed_run_with_the_option_is_bit_equal(on: dict[str, Any]) -> None:
     """Cut after a report and gone on: the losses and the model of the undisturbed run."""
     run = a_run(steps=12, points=2, opens_test=True)
     whole, _ = train(with_options(NET, **on), run)
-    cut = FakeSession(until=1, stop=StopRun("enough", pruned=True))
+    cut = FakeSession(run, stop_at=1)
     with pytest.raises(StopRun):
         with_options(NET, **on)(run, cut)
-    resumed = FakeSession(saved=cut.saved)
+    resumed = FakeSession(run, cut.checkpoint)
     with_options(NET, **on)(run, resumed)
     assert losses(resumed) == losses(whole)
     assert resumed.model == whole.model

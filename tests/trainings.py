@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
-from orchestrator.curve import Point, Result
+from orchestrator.curve import Result
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.testing import FakeSession
 
 DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
 
@@ -26,32 +27,6 @@ class Hard(nn.Module):
         """Return scores."""
         out: Tensor = self.head(self.conv(x))
         return out
-
-
-class FakeSession:
-    """Keeps what it is given; stops the run with `stop` when it has `until` points."""
-
-    def __init__(
-        self, saved: bytes | None = None, until: int = 1000, stop: BaseException | None = None
-    ) -> None:
-        self.points: list[Point] = []
-        self.saved = saved
-        self.model: bytes | None = None
-        self._until, self._stop = until, stop
-
-    def report(self, point: Point) -> None:
-        self.points.append(point)
-        if len(self.points) == self._until and self._stop:
-            raise self._stop
-
-    def save(self, state: bytes) -> None:
-        self.saved = state
-
-    def load(self) -> bytes | None:
-        return self.saved
-
-    def save_model(self, state: bytes) -> None:
-        self.model = state
 
 
 def objective(
@@ -74,7 +49,7 @@ def a_run(**changes: Any) -> Run:
 
 
 def train(objective: TrainingObjective, run: Run) -> tuple[FakeSession, Result]:
-    session = FakeSession()
+    session = FakeSession(run)
     return session, objective(run, session)
 
 

@@ -51,10 +51,9 @@ class TrialSession:
             self._pruner.observe(self._trial.number, point)
         with storing("the study's trials"):
             self._trial.report(point.held_out_loss, point.step)
-        stop = self._run.stop_loss
-        if stop is not None and not point.held_out_loss <= stop:  # this way round: NaN stops too
+        if self._run.stopped_by(loss := point.held_out_loss):
             raise StopRun(
-                f"held-out loss {point.held_out_loss:.3g} passed {stop:.3g}", pruned=False
+                f"held-out loss {loss:.3g} passed {self._run.stop_loss:.3g}", pruned=False
             )
         if self._pruner is not None and self._trial.should_prune():
             raise StopRun(self._pruner.reason(self._trial.number), pruned=True)

@@ -83,7 +83,7 @@ class RampLoop:
                     seconds=seconds,
                 )
             )
-            if run.stop_loss is not None and not held_out_loss <= run.stop_loss:  # NaN stops too
+            if run.stopped_by(held_out_loss):
                 return Outcome.stopped(run, run.label, points, "stop rule", pruned=False)
         return Outcome(run, run.label, "finished", Curve.of(points), Result(seconds, run.examples))
 
