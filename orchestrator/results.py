@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml  # comes with Hydra
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.files import write_atomically
-from orchestrator.record import StudyRecord
 
-CONFIG, SUMMARY, RECIPE, MODEL = "config.yaml", "summary.json", "recipe.yaml", "model.pt"
+if TYPE_CHECKING:
+    from orchestrator.record import StudyRecord
+
+CONFIG, SUMMARY, RECIPE = "config.yaml", "summary.json", "recipe.yaml"
+MODEL, PROGRAM = "model.pt", "model.pt2"
+CHECKPOINTS = "checkpoints"  # a folder
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def write(record: StudyRecord, folder: Path) -> list[Path]:
 
 def recipe_file(record: StudyRecord) -> str:
     """Return recipe.yaml: the answer as a Hydra override file."""
+    import yaml  # comes with Hydra
+
     values = record.recipe.values()
     schedule = {"name": values.pop("schedule")}
     name, nesterov = values.pop("optimizer"), values.pop("nesterov")
@@ -93,7 +97,7 @@ def _keep_model(record: StudyRecord, folder: Path) -> None:
     if record.status != "complete" or record.final is None:
         return
     key = record.final.decision.evidence.get("model")
-    for file in (folder / "checkpoints").glob("*"):
+    for file in (folder / CHECKPOINTS).glob("*"):
         if file.name == f"{key}.model":  # stays under its key: another config may come between
             _write_if_new(folder / MODEL, file.read_bytes())
         elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:

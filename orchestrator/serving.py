@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.objectives import Objective
+from orchestrator.results import MODEL, PROGRAM
 
 log = logging.getLogger(__name__)
 
 
 def is_served(folder: Path) -> bool:
     """Whether model.pt2 is there and no older than model.pt."""
-    weights, program = folder / "model.pt", folder / "model.pt2"
+    weights, program = folder / MODEL, folder / PROGRAM
     if not (weights.is_file() and program.is_file()):
         return False
     return program.stat().st_mtime >= weights.stat().st_mtime
@@ -28,7 +29,7 @@ def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
     and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or
     cannot do it, which is logged: the weights are in model.pt all the same.
     """
-    weights, program = folder / "model.pt", folder / "model.pt2"
+    weights, program = folder / MODEL, folder / PROGRAM
     export = getattr(objective, "export", None)
     if export is None or not weights.is_file():
         return None

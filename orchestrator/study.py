@@ -110,7 +110,7 @@ class _Study:
         self.watch = Watch(self.terminal, self.tracker, objective.facts.start_loss)
         self.pace = self.watch.pace = self._pace()
         self.executor = executors.build(
-            config, self.ledger, objective, pruner, folder / "checkpoints", self.watch
+            config, self.ledger, objective, pruner, folder / results.CHECKPOINTS, self.watch
         )
 
     @property

@@ -15,8 +15,12 @@ from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import DASH, duration, measure, rate, results, status
+from orchestrator.results import CONFIG, SUMMARY
 
 Summary = Mapping[str, Any]
+# What a summary.json that somebody has changed makes the code below raise.
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+HEAD = ("study", "status", "when", "test result", "time", "answer")
 WIDEST = 60  # characters of a column in `compare`
 SHORT = {"max_lr": "lr", "max_momentum": "momentum", "weight_decay": "wd", "batch_size": "batch"}
 
@@ -40,7 +44,7 @@ def show(runs: Path, name: str) -> None:
     summary = _of(folder)
     try:
         Terminal().ending(summary, folder)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{folder / 'summary.json'}: damaged ({_short(error)})") from None
 
 
@@ -50,7 +54,7 @@ def compare(runs: Path, a: str, b: str) -> None:
     summaries = [_of(folder) for folder in folders]
     try:
         columns = [_facts(summary) for summary in summaries]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{a} and {b}: a summary.json is damaged ({_short(error)})") from None
     keys = list(dict.fromkeys(key for column in columns for key in column))
     print_rows([("", *(f.name for f in folders)), *(_beside(key, *columns) for key in keys)])
@@ -58,9 +62,6 @@ def compare(runs: Path, a: str, b: str) -> None:
     print("\nchanged settings" if changed else "\nthe settings are the same")
     for line in changed:
         print(f"  {line}")
-
-
-HEAD = ("study", "status", "when", "test result", "time", "answer")
 
 
 def row(folder: Path) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ def row(folder: Path) -> tuple[str, ...]:
         return (folder.name, status(summary), when, result, spent, answer)
     except Unreadable as error:
         return (folder.name, str(error), when, DASH, DASH, DASH)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except DAMAGED:
         return (folder.name, "damaged", when, DASH, DASH, DASH)
 
 
@@ -91,13 +92,12 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 def _studies(runs: Path) -> list[Path]:
     """Return the folders of studies: they hold what a study writes first."""
-    names = ("summary.json", "config.yaml")
     folders = sorted(runs.iterdir()) if runs.is_dir() else []
-    return [f for f in folders if any((f / name).is_file() for name in names)]
+    return [f for f in folders if any((f / name).is_file() for name in (SUMMARY, CONFIG))]
 
 
 def _when(folder: Path) -> float:
-    file = folder / "summary.json"
+    file = folder / SUMMARY
     return (file if file.exists() else folder).stat().st_mtime
 
 
@@ -122,7 +122,7 @@ def _of(folder: Path) -> Summary:
 def _read(folder: Path) -> Summary:
     """Return a study's summary. Raises Unreadable: not there, damaged, of another version."""
     try:
-        found = json.loads((folder / "summary.json").read_text("utf-8"))
+        found = json.loads((folder / SUMMARY).read_text("utf-8"))
     except FileNotFoundError:
         raise Unreadable("not finished") from None
     except (OSError, ValueError):
@@ -156,7 +156,7 @@ def _wrapped(text: str) -> str:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    return {k: v for k, v in kept(folder / "config.yaml").items() if k != "study_name"}
+    return {k: v for k, v in kept(folder / CONFIG).items() if k != "study_name"}
 
 
 def _short(error: Exception) -> str:
