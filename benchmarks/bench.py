@@ -13,6 +13,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.system import processor
+
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "numpy", "optuna", "mlflow", "lightning", "fastai")
 
@@ -102,14 +104,9 @@ def version(package: str) -> str:
 
 def machine() -> str:
     """Return processor, cores and GPU as one line."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
     torch: Any = sys.modules.get("torch")  # a part that needs none has not imported it
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores{gpu}"
+    return f"{processor()}, {os.cpu_count()} cores{gpu}"
 
 
 # --- tables

@@ -1,4 +1,4 @@
-"""What systems do differently: locks of files, whether a process lives, what a machine is."""
+"""What systems do differently: locks of files, whether a process lives, how busy a machine is."""
 
 from __future__ import annotations
 
@@ -46,12 +46,30 @@ def silence(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-def machine() -> str:
-    """Return processor, number of cores and system as one line."""
+def processor() -> str:
+    """Return the name of the processor."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux, or a processor without a name: what platform knows must do
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return name
+
+
+def machine() -> str:
+    """Return processor, number of cores and system as one line."""
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+def processor_times(stat: Path = Path("/proc/stat")) -> tuple[float, float] | None:
+    """Return (busy, total) seconds of all processors since boot, None where unknown (not Linux).
+
+    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
+    """
+    try:
+        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        _, _, _, idle, iowait, *_ = ticks  # user, nice, system, idle, iowait, irq, softirq, steal
+    except (OSError, ValueError):
+        return None
+    return (sum(ticks) - idle - iowait) / 100, sum(ticks) / 100

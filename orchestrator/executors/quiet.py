@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from orchestrator.system import processor_times
+
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
 LOOK_SECONDS = 1.0  # one look at the load, at most; /proc/stat counts in hundredths of a second
@@ -24,17 +26,9 @@ class Ticks(NamedTuple):
 
 
 def ticks(stat: Path = Path("/proc/stat")) -> Ticks | None:
-    """Return the processor time so far, None where the system does not tell (not Linux).
-
-    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
-    """
-    try:
-        fields = stat.read_text().split("\n", 1)[0].split()[1:9]
-        user, nice, system, idle, iowait, *rest = (int(field) / 100 for field in fields)
-    except (OSError, ValueError):
-        return None
-    busy = user + nice + system + sum(rest)
-    return Ticks(busy, busy + idle + iowait, time.process_time())
+    """Return the processor time so far, None where the system does not tell (not Linux)."""
+    times = processor_times(stat)
+    return Ticks(*times, time.process_time()) if times else None
 
 
 class Quiet:

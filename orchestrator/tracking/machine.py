@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.system import processor_times
+
 MEGABYTE = 1e6
 
 
@@ -22,7 +24,7 @@ class Machine:
     """
 
     def __init__(self) -> None:
-        self._processor = _processor_times()
+        self._processor = processor_times()
         self._gpus = _gpu_handles()
 
     def sample(self) -> dict[str, float]:
@@ -42,10 +44,11 @@ class Machine:
 
     def _cpu(self) -> dict[str, float]:
         found = {"system/load_average": os.getloadavg()[0]}
-        before, self._processor = self._processor, _processor_times()
-        busy, total = (now - then for now, then in zip(self._processor, before, strict=True))
-        if total > 0:
-            found["system/cpu_utilization_percentage"] = 100 * busy / total
+        before, self._processor = self._processor, processor_times()
+        if before and self._processor:
+            busy, total = (now - then for now, then in zip(self._processor, before, strict=True))
+            if total > 0:
+                found["system/cpu_utilization_percentage"] = 100 * busy / total
         return found
 
     def _gpu(self) -> dict[str, float]:
@@ -59,16 +62,6 @@ class Machine:
                 found[f"{name}_megabytes"] = memory.used / MEGABYTE
                 found[f"{name}_percentage"] = 100 * memory.used / max(1, memory.total)
         return found
-
-
-def _processor_times() -> tuple[int, int]:
-    """Return (busy, total) clock ticks of all processors since boot, zeros where unknown."""
-    try:
-        ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
-        return 0, 0
-    total, idle = sum(ticks), sum(ticks[3:5])  # user nice system idle iowait irq softirq steal
-    return total - idle, total
 
 
 def _memory() -> dict[str, float]:
