@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,13 +16,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import Config
 from orchestrator.curve import Result
-from orchestrator.fitting import (
-    AnyLoss,
-    AnyMetric,
-    AnyOptimizer,
-    LossConfig,
-    MetricConfig,
-)
+from orchestrator.fitting import AnyLoss, AnyMetric, AnyOptimizer, LossConfig, MetricConfig
 from orchestrator.objectives import Session
 from orchestrator.options import OwnConfig
 from orchestrator.recipe import Facts, Run, RunKind
@@ -79,10 +72,9 @@ class TrainingObjective:
     `device`: "auto" takes CUDA if there is one, else the CPU. `threads` None: torch's default.
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
     it decides weights, data order, crops and dropout. `batch_size`: to probe torch.compile with.
-    Cross-entropies are in nats, accuracy is a fraction. `notes` are sentences
-    for the report, `device` and `versions` say what it ran on, `datasets` on what, `inputs` what is
-    done to them. Raises
-    ConfigError (DataError, ModelError), one line, before any training.
+    Cross-entropies are in nats, accuracy is a fraction. `notes` are sentences for the report,
+    `device` and `versions` say what it ran on, `datasets` on what, `inputs` what is done to them.
+    Raises ConfigError (DataError, ModelError), one line, before any training.
     """
 
     formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
@@ -104,14 +96,12 @@ class TrainingObjective:
         metric: AnyMetric | None = None,
         cache: Path,
     ) -> None:
-        how = how or TrainingConfig()
+        self._how = how = how or TrainingConfig()
         where = torch_device.find(device, how.deterministic)
+        self._config = _determining(data, model, optimizer, loss, metric)
         self._threads_given = threads is not None
         self._threads = torch_device.use_threads(threads)
-        self._config: dict[str, BaseModel] = {"data": data, "model": model, "optimizer": optimizer}
-        # Without them the keys of classification are those of before there was a choice.
-        chosen = {"loss": loss, "metric": metric}
-        self._config |= {k: v for k, v in chosen.items() if v is not None and v not in DEFAULTS}
+        self.device = torch_device.describe(where, self._threads)
         task = Task(loss, metric)
         found = load(data, cache, task.kind)
         make_model = partial(_network, model, found, optimizer.frozen)
@@ -122,39 +112,31 @@ class TrainingObjective:
         chance = task.chance(found.train.y, found.classes, _scores(tried, found))
         task.to(where)
         self._setup = Setup(
-            make_model,
-            found,
-            inputs,
-            optimizer,
-            precision,
-            seed,
-            how.micro_batch_size,
-            task=task,
+            make_model, found, inputs, optimizer, precision, seed, how.micro_batch_size, task=task
         )
-        self._how = how
-        self.facts = Facts(
-            train_examples=len(found.train),
-            held_out_examples=len(found.held_out),
-            chance_loss=chance,
-            final_epochs=final_epochs,
-            metric=task.metric_name,
-            larger_is_better=task.larger_is_better,
-            dropout=models.dropout_of(tried),
-            untrained_loss=self._untrained(chance),
-        )
+        self.facts = self._facts(chance, final_epochs, models.dropout_of(tried))
         self.test_examples = found.test_examples
-        self.device = torch_device.describe(where, self._threads)
         self.datasets, self.inputs = named(data, found), preprocessing(found)
+        self.versions = {name: version(name) for name in ("torch", "torchvision")}
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(batch_size, cache)
         remarks = task.remarks(found.train.y, chance)
         self.notes = (found.source, *asides(found, model), *remarks, *compiling, *warning)
-        self.versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
-        self.versions["python"] = platform.python_version()
 
-    def _untrained(self, chance: float) -> float:
+    def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
+        data, task = self._setup.data, self._setup.task
         with self._at_work():
-            return untrained_loss(self._setup, chance)
+            untrained = untrained_loss(self._setup, chance)
+        return Facts(
+            train_examples=len(data.train),
+            held_out_examples=len(data.held_out),
+            chance_loss=chance,
+            final_epochs=final_epochs,
+            metric=task.metric_name,
+            larger_is_better=task.larger_is_better,
+            dropout=dropout,
+            untrained_loss=untrained,
+        )
 
     def _compile(self, batch_size: int, cache: Path) -> list[str]:
         """Compile the forward pass if that is asked for or pays; say which and why."""
@@ -251,6 +233,20 @@ class TrainingObjective:
         """Leave random states as they were, and no thread behind, however the work ends."""
         with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
             yield
+
+
+def _determining(
+    data: DataConfig | OwnConfig,
+    model: ModelConfig | OwnConfig,
+    optimizer: AnyOptimizer,
+    loss: AnyLoss | None,
+    metric: AnyMetric | None,
+) -> dict[str, BaseModel]:
+    """Return the parts of the config that determine results, by their names in keys of runs."""
+    # Loss and metric are left out at their defaults: keys are those of before there was a choice.
+    chosen = {"loss": loss, "metric": metric}
+    more = {k: v for k, v in chosen.items() if v is not None and v not in DEFAULTS}
+    return {"data": data, "model": model, "optimizer": optimizer, **more}
 
 
 @torch.no_grad()

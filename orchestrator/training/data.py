@@ -126,7 +126,7 @@ class Data:
         """
         parts = (self.train, self.held_out, self._test)
         whole = sum(tensor.nbytes for part in parts for tensor in part)
-        return whole + (self.train.x.nbytes * 9 // 16 if self.augment else 0)
+        return whole + (self.train.x.nbytes * 9 // 16 if self.border else 0)
 
     def test_hash(self) -> str:
         """Return the content hash of the sealed test data: only for keys of runs that open it."""
