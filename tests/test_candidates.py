@@ -13,7 +13,7 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.candidates import CandidateStage
-from orchestrator.stages.comparison import Comparison
+from orchestrator.stages.comparison import Comparison, ties
 from orchestrator.stages.comparison import noise as within
 from orchestrator.stages.dropout import Dropout
 from orchestrator.stages.lr_check import LRCheck
@@ -401,10 +401,9 @@ def test_a_tie_says_what_a_win_needed(difference: Difference, said: str) -> None
 
 def test_no_value_is_nearer_than_one_of_the_tie_and_not_in_it() -> None:
     """Where its own noise was not measured, it is as close as what the noise ties."""
-    stage = Momentum(name="momentum", facts=FACTS)
     wide = Difference(math.log(1.163), math.log(1.832), 2)
     nearer, further = (Difference(math.log(x), math.inf, 2) for x in (1.1, 1.3))
-    near, tied = stage._tied({0.95: wide, 0.97: nearer, 0.99: further})
+    near, tied = ties({0.95: wide, 0.97: nearer, 0.99: further}, margin=0.03)
     assert near == set()
     assert tied == (0.95, 0.97)
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.comparison import Comparison, percent
+from orchestrator.stages.comparison import Comparison, needed, percent, ties
 from orchestrator.stages.noise import LEAST_SEEDS, Difference
 from orchestrator.stages.stage import Stage, cycle, option
 
@@ -99,21 +99,24 @@ class CandidateStage(Stage):
         values = self.values(recipe, outcomes)
         many = len(values) - 1 > MANY
         for number, horizon in enumerate(self.horizons):
-            steps, last = self._steps(recipe, horizon), number == len(self.horizons) - 1
+            steps = self.facts.steps(horizon, recipe.batch_size)
             wanted = self._runs(recipe, values, steps, outcomes)
             if missing := [run for run in wanted if run not in known]:
                 return missing
-            if (last or not many) and (more := self._close(recipe, values, outcomes, steps)):
-                return more
+            last = number == len(self.horizons) - 1
+            if (last or not many) and (more := self._close(found, values, steps)):
+                # They measure noise, so they go to their ends: a hard seed that a pruner ends,
+                # since earlier seeds were better, would count as lost.
+                return [
+                    replace(self._run(recipe, value, steps, seed, outcomes), prunable=False)
+                    for value, seed in more
+                ]
             if number == 0 and found.longest == steps:
                 new = [v for v in self.further(recipe, found, steps) if v not in values]
                 if new:
                     return self._runs(recipe, new, steps, outcomes)
-            values = self._survivors(recipe, values, found, steps, many)
+            values = self._survivors(found, values, steps, many)
         return []
-
-    def _steps(self, recipe: Recipe, horizon: float) -> int:
-        return self.facts.steps(horizon, recipe.batch_size)
 
     def compared(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Comparison:
         """Return what the trials say so far."""
@@ -144,52 +147,35 @@ class CandidateStage(Stage):
         return self.trial(self.variant(recipe, value, outcomes), steps, replicate, label)
 
     def _close(
-        self, recipe: Recipe, values: Sequence[float], outcomes: Sequence[Outcome], steps: int
-    ) -> list[Run]:
-        """Return one more seed for the incumbent and the values that look better but not surely.
+        self, found: Comparison, values: Sequence[float], steps: int
+    ) -> list[tuple[float, int]]:
+        """Return one more seed, as (value, replicate), for those that are not sure yet.
 
-        If the incumbent was lost: for the values that may replace it, until they have three.
+        For the incumbent and the values that look better; if the incumbent was lost, for those that
+        may replace it, until they have three.
         """
-        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
-        if found.lost(incumbent):
+        if found.lost(found.incumbent):
             least = min(LEAST_SEEDS, self.most_seeds)
             heirs = [v for v in found.sound(steps) if v in values]
-            short = [(v, n) for v in heirs if (n := found.seeds(steps, v)) < least]
-            return [self._more(recipe, v, steps, n, outcomes) for v, n in short]
+            return [(v, n) for v in heirs if (n := found.seeds(steps, v)) < least]
         close = [
             v
             for v, d in found.at(steps).items()
             if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
         ]
-        done = found.seeds(steps, incumbent)
+        done = found.seeds(steps, found.incumbent)
         if not close or done >= self.most_seeds:
             return []
-        return [self._more(recipe, v, steps, done, outcomes) for v in (incumbent, *close)]
-
-    def _more(
-        self,
-        recipe: Recipe,
-        value: float,
-        steps: int,
-        replicate: int,
-        outcomes: Sequence[Outcome],
-    ) -> Run:
-        """Return one more seed of a value, which goes to its end.
-
-        It is there to measure noise: a hard seed that a pruner ends, since earlier seeds were
-        better, would count as lost.
-        """
-        return replace(self._run(recipe, value, steps, replicate, outcomes), prunable=False)
+        return [(v, done) for v in (found.incumbent, *close)]
 
     def _survivors(
-        self, recipe: Recipe, values: Sequence[float], found: Comparison, steps: int, many: bool
+        self, found: Comparison, values: Sequence[float], steps: int, many: bool
     ) -> list[float]:
         """Return who goes on to longer cycles: the incumbent and the best two that look better.
 
         Of many candidates the better half goes on (successive halving over complete cycles).
         """
-        incumbent = self.incumbent(recipe)
-        if found.lost(incumbent):
+        if found.lost(found.incumbent):
             return [v for v in found.sound(steps) if v in values][:2]
         ranked = sorted((d.mean, v) for v, d in found.at(steps).items() if v in values)
         if many:
@@ -197,7 +183,7 @@ class CandidateStage(Stage):
             best = [v for mean, v in ranked[:keep] if mean < math.inf]
         else:
             best = [v for mean, v in ranked[:2] if mean < 0]
-        return [incumbent, *best] if best else []
+        return [found.incumbent, *best] if best else []
 
     # --- the decision
 
@@ -208,7 +194,7 @@ class CandidateStage(Stage):
             reason = f"no answer: no {self.field} candidate finished on every seed"
             return self._decision(recipe, incumbent, reason, outcomes, answered=False)
         if found.lost(incumbent):
-            return self._without_incumbent(recipe, outcomes)
+            return self._without_incumbent(recipe, found, outcomes)
         diffs = found.at(found.longest)
         winners = [v for v, d in diffs.items() if d.better_by(self.margin)]
         if winners:
@@ -220,16 +206,18 @@ class CandidateStage(Stage):
                 f" {found.longest} steps)"
             )
             return self._decision(recipe, best, reason, outcomes)
-        near, tied = self._tied(diffs)
+        near, tied = ties(diffs, self.margin)
         chosen = incumbent
         if self.tie == "paper":
             chosen = max([incumbent, *(v for v in tied if v in near)])
         reason = self._tie_reason(self._named(recipe, chosen, outcomes), incumbent, tied, diffs)
         return self._decision(recipe, chosen, reason, outcomes, tied=tied)
 
-    def _without_incumbent(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+    def _without_incumbent(
+        self, recipe: Recipe, found: Comparison, outcomes: Sequence[Outcome]
+    ) -> Decision:
         """Return the best value that trained on every seed: the incumbent did not."""
-        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
+        incumbent = found.incumbent
         lost = f"was lost on {found.lost(incumbent)} of its runs"
         heirs = next((v for s in sorted(found.tables, reverse=True) if (v := found.sound(s))), [])
         if not heirs:
@@ -245,26 +233,10 @@ class CandidateStage(Stage):
         return self._decision(recipe, heirs[0], reason, outcomes)
 
     def _named(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
-        """Return field and value, and what else of the recipe goes with it."""
-        own, old = self.variant(recipe, value, outcomes), recipe.values()
-        more = [
-            f"{k} {v:.3g}"
-            for k, v in own.values().items()
-            if k == "max_lr" and k != self.field and v != old[k]
-        ]
-        return f"{self.field} {value:g}" + (f" ({', '.join(more)})" if more else "")
-
-    def _tied(self, diffs: dict[float, Difference]) -> tuple[set[float], tuple[float, ...]]:
-        """Return the values that are close to the incumbent, and all that are tied with it.
-
-        Where noise was not measured, and for the paper's rule, a tie needs closeness too: within
-        the margin, or no further off than a value that the noise ties.
-        """
-        near = {v for v, d in diffs.items() if d.mean < -math.log1p(-self.margin)}
-        within = {v for v, d in diffs.items() if math.isfinite(d.bound) and not d.worse_by(0)}
-        reach = max((diffs[v].mean for v in within), default=-math.inf)
-        unclear = {v for v, d in diffs.items() if math.isinf(d.bound) and d.mean <= reach}
-        return near, tuple(v for v in diffs if v in near | within | unclear)
+        """Return field and value, and the max_lr that goes with it where that is another."""
+        lr = self.variant(recipe, value, outcomes).max_lr
+        more = f" (max_lr {lr:.3g})" if self.field != "max_lr" and lr != recipe.max_lr else ""
+        return f"{self.field} {value:g}{more}"
 
     def _tie_reason(
         self,
@@ -281,20 +253,13 @@ class CandidateStage(Stage):
             return f"{self.field} {incumbent:g} stays: every other value is {how}"
         names = ", ".join(f"{v:g}" for v in sorted(tied))
         best = min(tied, key=lambda v: diffs[v].mean)
+        diff, bar = diffs[best], needed(diffs[best], self.margin)
         kept = head == f"{self.field} {incumbent:g}"
         rule = "the incumbent stays" if kept else "the largest stable one is taken"
         return (
-            f"{head}: a tie with {names} ({'best' if diffs[best].mean < 0 else 'nearest'}"
-            f" {best:g}: loss {percent(diffs[best].mean)}, {self._bar(diffs[best])}); {rule}"
+            f"{head}: a tie with {names} ({'best' if diff.mean < 0 else 'nearest'} {best:g}: loss"
+            f" {percent(diff.mean)}, {bar}); {rule}"
         )
-
-    def _bar(self, diff: Difference) -> str:
-        """Return what a difference had to be for a win."""
-        if math.isinf(diff.bound):
-            return "noise not measured"
-        if diff.mean < diff.needed(self.margin):
-            return f"a win needs {LEAST_SEEDS} seeds"
-        return f"a win needs {percent(diff.needed(self.margin))}"
 
     def _decision(
         self,

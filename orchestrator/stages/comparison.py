@@ -10,7 +10,7 @@ from itertools import chain
 from statistics import geometric_mean, mean
 from typing import Any
 
-from orchestrator.stages.noise import Difference, Losses, differences
+from orchestrator.stages.noise import LEAST_SEEDS, Difference, Losses, differences
 
 Table = Mapping[float, Losses]  # value -> replicate -> held-out loss at the end, inf if lost
 
@@ -99,6 +99,28 @@ def _against(diff: Difference | None, is_incumbent: bool) -> str:
     if diff is None:
         return "incumbent lost"
     return percent(diff.mean) if diff.mean < math.inf else "lost"
+
+
+def ties(diffs: Mapping[float, Difference], margin: float) -> tuple[set[float], tuple[float, ...]]:
+    """Return the values that are close to the incumbent, and all that are tied with it.
+
+    Close means within `margin`, a share: what the paper's rule of ties goes by. A value whose noise
+    was not measured is tied if it is close, or no further off than one that the noise ties.
+    """
+    near = {v for v, d in diffs.items() if d.mean < -math.log1p(-margin)}
+    within = {v for v, d in diffs.items() if math.isfinite(d.bound) and not d.worse_by(0)}
+    reach = max((diffs[v].mean for v in within), default=-math.inf)
+    unclear = {v for v, d in diffs.items() if math.isinf(d.bound) and d.mean <= reach}
+    return near, tuple(v for v in diffs if v in near | within | unclear)
+
+
+def needed(diff: Difference, margin: float) -> str:
+    """Return in words what a difference had to be for a win."""
+    if math.isinf(diff.bound):
+        return "noise not measured"
+    if diff.mean < diff.needed(margin):
+        return f"a win needs {LEAST_SEEDS} seeds"
+    return f"a win needs {percent(diff.needed(margin))}"
 
 
 def percent(log_ratio: float) -> str:
