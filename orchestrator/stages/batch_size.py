@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean, median
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-
-from orchestrator.curve import Floats, Outcome
+from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.lr_range import MARGIN, ramp, read, round_to
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
 from orchestrator.stages.stage import Stage, cycle, option
-
-LONG = 5.0  # seconds: a shorter trial's time is not known to `tolerance`
+from orchestrator.stages.timed import TimedTrials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +60,13 @@ class BatchSize(Stage):
         probe = measure("probe", recipe, self._sizes(recipe))
         if probe not in known:
             return [probe]
-        sizes = self._fitting(recipe, outcomes)
-        calibrate = measure("calibrate", recipe, sizes)
+        calibrate = measure("calibrate", recipe, self._fitting(recipe, outcomes))
         if calibrate not in known:
             return [calibrate]
-        if measured(outcomes, "calibrate") is None:
+        timed = self._read(outcomes)
+        if not timed.seconds:
             return []
-        sizes = self._screened(recipe, outcomes)
+        sizes = self._screened(recipe, timed)
         ramps = [
             self._ramp(recipe, size, replicate)
             for size in sizes
@@ -78,14 +75,13 @@ class BatchSize(Stage):
         ]
         if missing := [run for run in ramps if run not in known]:
             return missing
-        return self._timed(recipe, sizes, outcomes)
+        return self._timed(recipe, sizes, timed)
 
-    def _timed(
-        self, recipe: Recipe, sizes: Sequence[int], outcomes: Sequence[Outcome]
-    ) -> list[Run]:
-        known = {o.run for o in outcomes}
-        lrs = self._lrs(recipe, outcomes)
-        steps = self._steps(recipe, outcomes)
+    def _timed(self, recipe: Recipe, sizes: Sequence[int], timed: TimedTrials) -> list[Run]:
+        """Return trials that are missing, late ones once more, then a seed more of close sizes."""
+        known = {o.run for o in timed.outcomes}
+        lrs = self._lrs(recipe, timed)
+        steps = self._steps(recipe, timed)
         runs = [
             self._trial(recipe, size, lrs[size], steps[size], replicate)
             for replicate in range(self.seeds)
@@ -96,31 +92,26 @@ class BatchSize(Stage):
             return missing
         late = [
             replace(o.run, attempt=1, label=f"{o.run.label} again")
-            for o in outcomes
-            if o.run.timed
-            and o.run.kind == "train"
-            and o.run.attempt == 0
-            and not self._on_time(o, outcomes)
+            for o in timed.attempts
+            if o.run.attempt == 0 and not timed.on_time(o)
         ]
         if again := [run for run in late if run not in known]:
             return again
-        losses = self._losses(outcomes)
-        best = self._best(losses)
-        done = max((len(by) for by in losses.values()), default=0)
-        if best is None or done >= self.most_seeds:
+        done = max((len(by) for by in timed.losses.values()), default=0)
+        if timed.best is None or done >= self.most_seeds:
             return []
-        diffs = differences(losses, best)
-        close = [s for s in lrs if s == best or not diffs[s].worse_by(0)]
+        diffs = differences(timed.losses, timed.best)
+        close = [s for s in lrs if s == timed.best or not diffs[s].worse_by(0)]
         if len(close) < 2:
             return []
-        return [self._trial(recipe, int(s), lrs[int(s)], steps[int(s)], done) for s in close]
+        return [self._trial(recipe, size, lrs[size], steps[size], done) for size in close]
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the best size at equal time; among ties the one that `tie` prefers."""
-        losses = self._losses(outcomes)
-        best = self._best(losses)
-        evidence = {"rows": self._rows(recipe, outcomes)}
-        if best is None:
+        timed = self._read(outcomes)
+        lrs = self._lrs(recipe, timed)
+        evidence = {"rows": timed.rows(lrs, self.target)}
+        if timed.best is None:
             reason = f"batch_size {recipe.batch_size} stays: no timed trial finished"
             reason += _limit(outcomes)
             return Decision(
@@ -128,15 +119,15 @@ class BatchSize(Stage):
                 incumbent_kept=True, evidence=evidence,
             )  # fmt: skip
         near = -math.log1p(-self.margin)
-        diffs = differences(losses, best)
+        diffs = differences(timed.losses, timed.best)
         tied = [int(s) for s, d in diffs.items() if d.mean <= near and not d.worse_by(0)]
-        pool = sorted({int(best), *tied})
-        chosen = int(best)
+        pool = sorted({timed.best, *tied})
+        chosen = timed.best
         if self.tie == "paper":
             chosen = pool[-1]
         elif recipe.batch_size in pool:
             chosen = recipe.batch_size
-        lr = self._lrs(recipe, outcomes)[chosen]
+        lr = lrs[chosen]
         others = [s for s in pool if s != chosen]
         return Decision(
             stage=self.name,
@@ -145,49 +136,46 @@ class BatchSize(Stage):
             incumbent_kept=chosen == recipe.batch_size,
             interval=(float(pool[0]), float(pool[-1])) if others else None,
             tied_with=tuple(map(float, others)),
-            reason=self._reason(chosen, lr, others, losses, outcomes),
+            reason=self._reason(chosen, lr, others, timed),
             evidence=evidence,
         )
 
-    def _reason(
-        self,
-        chosen: int,
-        lr: float,
-        others: Sequence[int],
-        losses: dict[float, dict[int, float]],
-        outcomes: Sequence[Outcome],
-    ) -> str:
-        loss = mean(losses[chosen].values())
+    def _read(self, outcomes: Sequence[Outcome]) -> TimedTrials:
+        return TimedTrials(outcomes, self.facts, self.tolerance, self.end_loss)
+
+    def _reason(self, chosen: int, lr: float, others: Sequence[int], timed: TimedTrials) -> str:
+        loss = mean(timed.losses[chosen].values())
         head = f"batch_size {chosen} (max_lr {lr:.3g}): held-out loss {loss:.3g}"
         if others:
             rule = "the largest is taken" if self.tie == "paper" else "the incumbent goes first"
             text = f"{head} at equal time, a tie with {', '.join(map(str, others))}; {rule}"
         else:
-            text = f"{head}, the lowest of {len(losses)} sizes at equal time"
-        return text + self._disagreement(outcomes) + self._disturbance(outcomes) + _limit(outcomes)
+            text = f"{head}, the lowest of {len(timed.losses)} sizes at equal time"
+        return text + self._disagreement(timed) + self._disturbance(timed) + _limit(timed.outcomes)
 
-    def _disturbance(self, outcomes: Sequence[Outcome]) -> str:
+    def _disturbance(self, timed: TimedTrials) -> str:
         """Say so where the clock could not be trusted."""
-        trials = self._trials(outcomes)
-        late = sum(not self._on_time(o, outcomes) for o in trials)
+        late = sum(not timed.on_time(o) for o in timed.trials)
         if not late:
             return ""
-        return f"; but {late} of {len(trials)} trials missed the planned time: something else ran"
+        return (
+            f"; but {late} of {len(timed.trials)} trials missed the planned time: something else"
+            " ran"
+        )
 
-    def _disagreement(self, outcomes: Sequence[Outcome]) -> str:
+    def _disagreement(self, timed: TimedTrials) -> str:
         """Say so where loss and metric prefer different sizes, as the paper found."""
         metrics: dict[int, list[float]] = {}
-        for o in self._trials(outcomes):
+        for o in timed.trials:
             if math.isfinite(o.metric) and math.isfinite(o.held_out_loss):
                 metrics.setdefault(o.run.batch_size, []).append(o.metric)
-        best = self._best(self._losses(outcomes))
-        if not metrics or best is None:
+        if not metrics or timed.best is None:
             return ""
         sign = 1 if self.facts.larger_is_better else -1
         by_metric = max(metrics, key=lambda s: sign * mean(metrics[s]))
-        if by_metric == best:
+        if by_metric == timed.best:
             return ""
-        return f" (by loss {best:g} leads, by {self.facts.metric} {by_metric})"
+        return f" (by loss {timed.best:g} leads, by {self.facts.metric} {by_metric})"
 
     def _sizes(self, recipe: Recipe) -> list[int]:
         """Return the sizes to try: the candidates and the incumbent, at most the training data."""
@@ -199,21 +187,19 @@ class BatchSize(Stage):
         return sorted({recipe.batch_size, *sizes})
 
     def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
-        fits = (measured(outcomes, "probe") or {}).get("fits", {})
+        fits = measured(outcomes, "probe", "fits")
         end = _too_large(outcomes)
         own = recipe.batch_size  # it has trained before, whatever an estimate says
         known = bool(fits)  # else the probe failed: then the runs will tell
-        return [
-            s for s in self._sizes(recipe) if s == own or (fits.get(str(s), not known) and s < end)
-        ]
+        return [s for s in self._sizes(recipe) if s == own or (fits.get(s, not known) and s < end)]
 
-    def _screened(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
+    def _screened(self, recipe: Recipe, timed: TimedTrials) -> list[int]:
         """Return the sizes that are trained: of the default ones the `most` that gain speed.
 
         Left out one by one is the size that sees the fewest examples per second more than the next
         smaller one; the smallest and the incumbent stay.
         """
-        sizes, seconds = self._fitting(recipe, outcomes), self._seconds(outcomes)
+        sizes, seconds = self._fitting(recipe, timed.outcomes), timed.seconds
         while not self.candidates and len(sizes) > self.most:
             gains = {
                 size: size / seconds[size] * seconds[smaller] / smaller
@@ -235,131 +221,26 @@ class BatchSize(Stage):
         )
         return replace(run, label=f"batch size {size} {run.label}")
 
-    def _lrs(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, float]:
+    def _lrs(self, recipe: Recipe, timed: TimedTrials) -> dict[int, float]:
         """Return max_lr per size: what its ramps say, with the same margin as in the range test."""
         lrs = {recipe.batch_size: recipe.max_lr or math.nan}
-        for size in self._screened(recipe, outcomes):
-            ramps = [o for o in outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
+        for size in self._screened(recipe, timed):
+            ramps = [o for o in timed.outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]
             if size not in lrs and readings:
                 lrs[size] = round_to(self.lr_margin * median(r.max_lr for r in readings))
         return lrs
 
-    def _seconds(self, outcomes: Sequence[Outcome]) -> dict[int, float]:
-        table = (measured(outcomes, "calibrate") or {}).get("seconds_per_step", {})
-        return {int(size): float(seconds) for size, seconds in table.items()}
-
-    def _steps(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[int, int]:
+    def _steps(self, recipe: Recipe, timed: TimedTrials) -> dict[int, int]:
         """Return the steps per size that take as long as `share` of the incumbent's final run."""
-        seconds = self._seconds(outcomes)
         own = self.facts.steps(self.share, recipe.batch_size)
-        budget = own * seconds[recipe.batch_size]
-        return {size: max(10, round(budget / s)) for size, s in seconds.items()}
+        budget = own * timed.seconds[recipe.batch_size]
+        return {size: max(10, round(budget / s)) for size, s in timed.seconds.items()}
 
     def _trial(self, recipe: Recipe, size: int, lr: float, steps: int, replicate: int) -> Run:
         at_size = replace(recipe, batch_size=size).at_lr(lr)
         label = f"batch size {size} seed {replicate}"
         return cycle(at_size, steps, replicate, label, timed=True)
-
-    def _trials(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the timed trials, of repeated ones the last attempt."""
-        last: dict[Run, Outcome] = {}
-        for o in outcomes:
-            if o.run.kind == "train":
-                last[replace(o.run, attempt=0)] = o
-        return list(last.values())
-
-    def _losses(self, outcomes: Sequence[Outcome]) -> dict[float, dict[int, float]]:
-        losses: dict[float, dict[int, float]] = {}
-        for o in self._trials(outcomes):
-            losses.setdefault(o.run.batch_size, {})[o.run.replicate] = self.end_loss(o)
-        return losses
-
-    @staticmethod
-    def _best(losses: dict[float, dict[int, float]]) -> float | None:
-        """Return the size with the lowest mean over the replicates that all sound sizes have."""
-        sound = {s: by for s, by in losses.items() if all(map(math.isfinite, by.values()))}
-        if not sound:
-            return None
-        shared = set.intersection(*(set(by) for by in sound.values()))
-        return min(sound, key=lambda s: mean(sound[s][r] for r in shared))
-
-    def _on_time(self, o: Outcome, outcomes: Sequence[Outcome]) -> bool:
-        """Whether a finished trial took the planned time.
-
-        Within `tolerance`; a short one also within three times the spread of the calibration's
-        rounds (half an interquartile range: three of them hold 95 % of what is normal).
-
-        Against the median of all trials, which are made in turn: a machine that has become slower
-        for all of them leaves the comparison fair.
-        """
-        if o.state != "finished":
-            return True
-        seconds = self._seconds(outcomes)
-        slowness = {
-            trial.run: trial.result.seconds / (trial.run.steps * seconds[trial.run.batch_size])
-            for trial in outcomes
-            if trial.run.timed and trial.run.kind == "train" and trial.state == "finished"
-        }
-        allowed = self.tolerance
-        if o.result.seconds < LONG:
-            spread = (measured(outcomes, "calibrate") or {}).get("spread", {})
-            allowed = max(allowed, 3 * spread.get(str(o.run.batch_size), 0.0))
-        return abs(slowness[o.run] / median(slowness.values()) - 1) <= allowed
-
-    def _rows(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        seconds, lrs = self._seconds(outcomes), self._lrs(recipe, outcomes)
-        memory = (measured(outcomes, "probe") or {}).get("bytes", {})
-        target, rows = self._target(outcomes), []
-        for size, by in sorted(self._losses(outcomes).items()):
-            trials = [o for o in self._trials(outcomes) if o.run.batch_size == size]
-            finished = [o for o in trials if math.isfinite(o.held_out_loss)]
-            row: dict[str, Any] = {
-                "batch_size": int(size),
-                "max_lr": lrs.get(int(size)),
-                "steps": trials[0].run.steps,
-                "examples per second": round(size / seconds[int(size)]),
-                "seconds": mean(o.result.seconds for o in trials),
-                "on time": f"{sum(self._on_time(o, outcomes) for o in trials)} of {len(trials)}",
-                "seeds": len(by),
-                "held_out_loss": mean(o.held_out_loss for o in finished) if finished else None,
-            }
-            if self.facts.metric:
-                metrics = [o.metric for o in finished if math.isfinite(o.metric)]
-                row[self.facts.metric] = mean(metrics) if metrics else None
-            if target is not None:
-                times = [t for o in finished if (t := self._reached(o, target)) is not None]
-                name = f"seconds to {self.facts.metric or 'loss'} {target:.3g}"
-                row[name] = mean(times) if times and len(times) == len(finished) else None
-            if need := memory.get(str(int(size))):
-                row["memory in MiB"] = round_to(need / 2**20)
-            rows.append(row)
-        return rows
-
-    def _course(self, o: Outcome) -> Floats:
-        """Return the measure by which time to target is told, larger is better: (points,)."""
-        if not self.facts.metric:
-            return -o.curve.held_out_loss
-        return o.curve.metric if self.facts.larger_is_better else -o.curve.metric
-
-    def _target(self, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the target: as configured, or the mean end of the worst size that trained."""
-        if self.target is not None:
-            return self.target
-        ends: dict[int, list[float]] = {}
-        for o in self._trials(outcomes):
-            if math.isfinite(self.end_loss(o)) and math.isfinite(end := self._course(o)[-1]):
-                ends.setdefault(o.run.batch_size, []).append(float(end))
-        if not ends:
-            return None
-        worst = min(map(mean, ends.values()))
-        return worst if self.facts.metric and self.facts.larger_is_better else -worst
-
-    def _reached(self, o: Outcome, target: float) -> float | None:
-        """Return the training seconds after which the target was first reached, None if never."""
-        sign = 1 if self.facts.metric and self.facts.larger_is_better else -1
-        there = np.flatnonzero(self._course(o) >= sign * target)
-        return float(o.curve.seconds[there[0]]) if there.size else None
 
 
 def _too_large(outcomes: Sequence[Outcome]) -> float:

@@ -141,11 +141,11 @@ class Final(Stage):
         """Return the runs of one recipe: as long as the incoming recipe's final run takes."""
         steps = self.facts.steps(1, recipe.batch_size)
         if own.batch_size != recipe.batch_size:
-            seconds = (measured(outcomes, "calibrate") or {}).get("seconds_per_step")
-            if seconds is None:  # not calibrated: equal examples are the next best
+            seconds = measured(outcomes, "calibrate", "seconds_per_step")
+            if not seconds:  # not calibrated: equal examples are the next best
                 steps = self.facts.steps(1, own.batch_size)
             else:
-                ratio = seconds[str(recipe.batch_size)] / seconds[str(own.batch_size)]
+                ratio = seconds[recipe.batch_size] / seconds[own.batch_size]
                 steps = max(10, round(steps * ratio))
         role = "confirms" if first == CONFIRM else "tests"
         return [

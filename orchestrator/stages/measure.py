@@ -28,7 +28,8 @@ def measure(kind: Literal["probe", "calibrate"], recipe: Recipe, sizes: Sequence
     )
 
 
-def measured(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any] | None:
-    """Return what the latest finished run of `kind` measured, None without one."""
+def measured(outcomes: Sequence[Outcome], kind: str, what: str) -> dict[int, Any]:
+    """Return `what` the latest finished run of `kind` measured, by batch size; {} without one."""
     done = [o for o in outcomes if o.run.kind == kind and o.state == "finished"]
-    return dict(done[-1].result.measured) if done else None
+    table = done[-1].result.measured.get(what, {}) if done else {}
+    return {int(size): value for size, value in table.items()}
