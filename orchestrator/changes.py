@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 MOST = 60  # characters of a value
+FEW = 8  # lines that are told one by one
 # Settings that change no result: how a study is shown, restarted, placed and cut short.
 UNIMPORTANT = ("fresh", "quiet", "runs", "executor", "dry_run", "budget")
-
 BESIDE = ("tracking", "storage")  # and these only where records are kept
+HASHES = {
+    "train_hash": "the training data changed",
+    "held_out_hash": "the held-out data changed",
+    "test_hash": "the test data changed",
+}
+_CODE = re.compile(r'(?P<part>\w+)\.source: ("\w{16}"|-) -> ("\w{16}"|-)')
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
@@ -30,14 +36,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         elif a != b or (key in old) != (key in new):
             lines.append(f"{where}: {_shown(old, key)} -> {_shown(new, key)}")
     return lines
-
-
-HASHES = {
-    "train_hash": "the training data changed",
-    "held_out_hash": "the held-out data changed",
-    "test_hash": "the test data changed",
-}
-_CODE = re.compile(r'(?P<part>\w+)\.source: ("\w{16}"|-) -> ("\w{16}"|-)')
 
 
 def surroundings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -67,6 +65,12 @@ def since(file: Path, config: Mapping[str, Any]) -> list[str]:
     """Return in what `config` differs from the one that an earlier command wrote to `file`."""
     old = kept(file)
     return differences(_important(old), _important(config)) if old else []
+
+
+def some(lines: Sequence[str]) -> str:
+    """Return lines as a sentence's part, the first `FEW` of them."""
+    rest = f", and {len(lines) - FEW} more" if len(lines) > FEW else ""
+    return ", ".join(lines[:FEW]) + rest
 
 
 def of_training(lines: Sequence[str]) -> list[str]:

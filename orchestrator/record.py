@@ -45,6 +45,18 @@ class StageRecord:
         """Training examples that all its runs saw."""
         return sum(o.result.examples for o in self.outcomes)
 
+    def without_answer(self) -> tuple[Status, str]:
+        """Return status and reason of a study that ends with this stage, which gave no answer.
+
+        The reason tells why its first failed run failed. The stage does not know that: a crash of
+        every run is to it a loss like any other.
+        """
+        reason, failed = self.decision.reason, [o for o in self.outcomes if o.state == "failed"]
+        if failed:
+            cure = " (a smaller recipe.batch_size may fit)" if failed[0].out_of_memory else ""
+            reason += f"; {len(failed)} runs failed: {failed[0].reason}{cure}"
+        return "failed" if len(failed) == len(self.outcomes) > 0 else "undecided", reason
+
     def summary(self) -> dict[str, Any]:
         """Return this stage's entry of summary.json."""
         d = self.decision

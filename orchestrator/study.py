@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml  # comes with Hydra
 
-from orchestrator import audit, changes, executors, results, signals, system
+from orchestrator import audit, changes, executors, results, signals, system, tracking
 from orchestrator.config import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
@@ -41,7 +41,6 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.serving import is_served, served
 from orchestrator.stages.stage import Stage
 from orchestrator.storage import Storage, disconnect, open_storage
-from orchestrator.tracking import Tracker
 from orchestrator.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class _Study:
             formats={"summary": SCHEMA, **about(objective, "formats", {})},
             sole=config.storage.name != "url",  # a database may be shared with other machines
         )
-        self.tracker = _tracker(config, objective, folder)
+        self.tracker = tracking.build(config, objective, folder)
         self.watch = Watch(self.terminal, self.tracker, objective.facts.start_loss)
         self.pace = self.watch.pace = self._pace()
         self.executor = executors.build(
@@ -150,7 +149,7 @@ class _Study:
                 continue
             needed = {f for s in self.stages[number + 1 :] for f in getattr(s, "needs", ())}
             if not decision.answered and not self._goes_on(decision, needed):
-                return self._without_answer(), self._why_not(decision)
+                return self.records[-1].without_answer()
         return "complete", self.pace.said
 
     def _stage(self, number: int, stage: Stage, recipe: Recipe) -> Decision | None:
@@ -190,7 +189,7 @@ class _Study:
         for outcome in record.outcomes:
             if outcome.key not in self.watch.ended:
                 self.tracker.known(decision.stage, outcome, record.clues.get(outcome.key, ""))
-        self.tracker.decided(decision, record.recipe.values())
+        self.tracker.decided(decision)
         log.info("%s: %s", decision.stage, decision.reason)
 
     def _audit(self, stage: str) -> None:
@@ -208,21 +207,6 @@ class _Study:
         return decision.kind == "lr_range" and all(
             getattr(self.recipe, field) is not None for field in needed
         )
-
-    def _without_answer(self) -> Status:
-        states = {o.state for o in self.records[-1].outcomes}
-        return "failed" if states == {"failed"} else "undecided"
-
-    def _why_not(self, decision: Decision) -> str:
-        """Return the reason of a decision without an answer, and why its first failed run failed.
-
-        The stage does not know that: a crash of every run is to it a loss like any other.
-        """
-        failed = [o for o in self.records[-1].outcomes if o.state == "failed"]
-        if not failed:
-            return decision.reason
-        cure = " (a smaller recipe.batch_size may fit)" if failed[0].out_of_memory else ""
-        return f"{decision.reason}; {len(failed)} runs failed: {failed[0].reason}{cure}"
 
     # --- before and after it
 
@@ -242,7 +226,7 @@ class _Study:
         )
         if changed:
             self.terminal.note(
-                f"settings differ from the study that was here ({_some(changed)}):"
+                f"settings differ from the study that was here ({changes.some(changed)}):"
                 " what they affect runs again, and its answer replaces the old one"
             )
         self.tracker.start(
@@ -346,25 +330,6 @@ def _database(config: Config, folder: Path) -> Iterator[Storage | None]:
         yield opened
     finally:
         disconnect(opened)
-
-
-def _tracker(config: Config, objective: Objective, folder: Path) -> Tracker:
-    if config.tracking.name == "none":
-        return Tracker()
-    from orchestrator.tracking.mlflow import MlflowTracker
-
-    return MlflowTracker(
-        config.study_name,
-        Path.cwd(),
-        folder.parent,
-        uri=config.tracking.uri,
-        metric=objective.facts.metric,
-    )
-
-
-def _some(lines: Sequence[str], most: int = 8) -> str:
-    rest = f", and {len(lines) - most} more" if len(lines) > most else ""
-    return ", ".join(lines[:most]) + rest
 
 
 def _versions(own: Mapping[str, str]) -> dict[str, str]:

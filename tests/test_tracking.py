@@ -338,7 +338,7 @@ def test_a_study_in_a_real_store(
     tracker = MlflowTracker("demo", tmp_path, runs, metric="accuracy")
     tracker.start(CONFIG, {"study": "demo", "device": "cpu"})
     train(tracker, "c", 2.0, 0.5)
-    tracker.decided(Decision("momentum", "momentum", "0.95 is best."), {"max_momentum": 0.95})
+    tracker.decided(Decision("momentum", "momentum", "0.95 is best."))
     summary = {
         "recipe": {"max_lr": 0.1, "schedule": "paper"},
         "final": {

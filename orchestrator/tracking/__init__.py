@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+    from orchestrator.objectives import Objective
 
 
 class Tracker:
@@ -39,8 +43,8 @@ class Tracker:
     def known(self, stage: str, outcome: Outcome, clue: str) -> None:
         """A trial was trained by an earlier command, which may have been killed before it told."""
 
-    def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
-        """A stage decided; `recipe` holds the recipe's values after it."""
+    def decided(self, decision: Decision) -> None:
+        """A stage decided."""
 
     def quiet(self, silent: bool) -> None:
         """While True, do nothing in the background: a timed run is on the clock."""
@@ -56,3 +60,18 @@ class Tracker:
 
         `model`: what a server needs of the trained network, see `serving.served`.
         """
+
+
+def build(config: Config, objective: Objective, folder: Path) -> Tracker:
+    """Return the tracker that `config` describes; `folder` is the study's."""
+    if config.tracking.name == "none":
+        return Tracker()
+    from orchestrator.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(
+        config.study_name,
+        Path.cwd(),
+        folder.parent,
+        uri=config.tracking.uri,
+        metric=objective.facts.metric,
+    )

@@ -123,9 +123,9 @@ class MlflowTracker(Tracker):
             **_describe(stage, outcome.run),
         }
 
-    def decided(self, decision: Decision, recipe: Mapping[str, Any]) -> None:
+    def decided(self, decision: Decision) -> None:
         """Add the decision's sentence to the parent's description."""
-        self._put("decided", stage=decision.stage, reason=decision.reason, recipe=dict(recipe))
+        self._put("decided", stage=decision.stage, reason=decision.reason)
 
     def quiet(self, silent: bool) -> None:
         """While True, do nothing in the background; returns when the thread rests (3 s at most)."""
