@@ -100,11 +100,6 @@ class Crew:
         self._workers.add(worker)
         return worker
 
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of all workers."""
-        return [worker.pid for worker in self._workers]
-
     def done(self, worker: Worker) -> None:
         """Say that a worker has nothing more to do."""
         self._idle.append(worker)

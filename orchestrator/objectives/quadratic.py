@@ -49,7 +49,6 @@ class QuadraticObjective:
 
     device = "fake clock"
     fake_clock = True  # a study on it lasts as long as its runs say
-    versions: Mapping[str, str] = {}
     notes = ("The objective is a noisy quadratic model, not a network.",)
 
     def __init__(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.measure import measure, measured
-from orchestrator.stages.noise import differences
+from orchestrator.stages.noise import Difference, differences
 from orchestrator.stages.stage import Stage, cycle, option
 
 # Replicates that no other stage uses: the first round chooses, the second one reports.
@@ -163,42 +163,24 @@ class Final(Stage):
     def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
         """Return the better of the recipe and `range_test_only` on held-out data, and why."""
         recipes = self._recipes(recipe)
-        simple = recipes.get("range_test_only", recipe)
         if recipe.after("lr_range") is None:
             return recipe, "no range test in this plan to compare with"
+        if "range_test_only" not in recipes:
+            return recipe, "not compared with the range test's recipe, as there are no baselines"
+        simple = recipes["range_test_only"]
         if simple == recipe:
-            compared = "range_test_only" in recipes
-            return recipe, (
-                "no later stage changed the range test's recipe"
-                if compared
-                else "not compared with the range test's recipe, as there are no baselines"
-            )
+            return recipe, "no later stage changed the range test's recipe"
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):
             runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
             losses[number] = {o.run.replicate: self.end_loss(o) for o in outcomes if o.run in runs}
         diff = differences(losses, 0).get(1)
-        if diff is None:
-            finished = losses[1] and all(math.isfinite(x) for x in losses[1].values())
-            if finished:
-                return recipe, "the range test's recipe alone did not train"
-            return simple, "neither recipe trained on fresh seeds"
-        if not math.isfinite(diff.mean):
-            return simple, "the tuned recipe failed on a fresh seed: range test and defaults stand"
-        change = f"{100 * math.expm1(diff.mean):+.1f} %"
-        noise = f"noise ± {100 * math.expm1(diff.bound):.0f} %" if math.isfinite(diff.bound) else ""
-        if diff.better_by(0):
-            return recipe, f"held-out loss {change} against range test and defaults, {noise}"
-        if diff.mean < 0:
-            return recipe, (
-                f"held-out loss {change} against range test and defaults on fresh seeds, as in the"
-                f" stages, though within {noise or 'noise that was not measured'}: a tie by"
-                " itself, so what they chose stands"
-            )
-        return simple, (
-            f"no stage beat range test and defaults on fresh seeds (held-out loss {change},"
-            f" {noise or 'noise not measured'}), so the simpler recipe stands"
-        )
+        if diff is not None:
+            wins, why = _verdict(diff)
+            return recipe if wins else simple, why
+        if losses[1] and all(math.isfinite(x) for x in losses[1].values()):
+            return recipe, "the range test's recipe alone did not train"
+        return simple, "neither recipe trained on fresh seeds"
 
     def _reason(self, why: str, evidence: dict[str, Any]) -> str:
         name, score = self.facts.metric, evidence["test_metric"]
@@ -240,6 +222,26 @@ class Final(Stage):
                         row[f"test_{self.facts.metric}"] = metric
                 rows.append(row)
         return rows
+
+
+def _verdict(tuned: Difference) -> tuple[bool, str]:
+    """Return whether the tuned recipe is the answer and why; `tuned`: it against the simple one."""
+    if not math.isfinite(tuned.mean):
+        return False, "the tuned recipe failed on a fresh seed: range test and defaults stand"
+    change = f"{100 * math.expm1(tuned.mean):+.1f} %"
+    noise = f"noise ± {100 * math.expm1(tuned.bound):.0f} %" if math.isfinite(tuned.bound) else ""
+    if tuned.better_by(0):
+        return True, f"held-out loss {change} against range test and defaults, {noise}"
+    if tuned.mean < 0:
+        return True, (
+            f"held-out loss {change} against range test and defaults on fresh seeds, as in the"
+            f" stages, though within {noise or 'noise that was not measured'}: a tie by"
+            " itself, so what they chose stands"
+        )
+    return False, (
+        f"no stage beat range test and defaults on fresh seeds (held-out loss {change},"
+        f" {noise or 'noise not measured'}), so the simpler recipe stands"
+    )
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
