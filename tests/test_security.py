@@ -28,8 +28,8 @@ from orchestrator.report import elements, html
 from orchestrator.report.terminal import Terminal
 from orchestrator.storage import journal
 from orchestrator.study import run_study
+from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Unavailable
-from orchestrator.tracking.store import Store
 
 SOURCES = sorted(Path(own.__file__).parent.rglob("*.py"))
 
@@ -371,4 +371,4 @@ def test_mlflow_reports_nothing_to_its_makers_unless_the_user_says_so(
     if users is None:
         monkeypatch.delenv(name)
     with pytest.raises(Unavailable, match=found):
-        Store.open("s", "sqlite:///x.db", here)
+        Client.open("s", "sqlite:///x.db", here)

@@ -1,7 +1,7 @@
 """MLflow: one experiment per study name, a parent run per study run, a child run per trial.
 
 `MlflowTracker` turns calls into events and is back at once; the `Outbox` hands them to a `Store`
-(`store.py`) in a thread of its own.
+(`store.py`) in a thread of its own, and that speaks to MLflow through a `Client` (`client.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
 from orchestrator.tracking import Tracker
+from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Event, Outbox
 from orchestrator.tracking.store import BY_PROGRESS, Store, flat
 
@@ -49,7 +50,7 @@ class MlflowTracker(Tracker):
             _warn_of_old_store(folder)
         self._metric = metric
         self._outbox = Outbox(
-            lambda: Store.open(study, chosen, runs / ".mlartifacts"),
+            lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study),
             spool=runs / study / "tracking.spool.jsonl",
         )
 
