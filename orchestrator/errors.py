@@ -28,7 +28,7 @@ class StorageError(Exception):
 
 
 @contextmanager
-def storing(what: str) -> Iterator[None]:
+def storing(what: str = "the study's trials") -> Iterator[None]:
     """Within it, whatever goes wrong becomes a StorageError that says so of `what`, in one line."""
     try:
         yield

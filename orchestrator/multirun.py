@@ -18,6 +18,7 @@ from pathlib import Path
 from orchestrator.compose import compose, parse, sweep
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
+from orchestrator.redact import hidden
 
 LONGEST = 80  # characters of a study's name
 
@@ -60,7 +61,7 @@ def run(todo: Sequence[Job], do: Callable[[Config, Sequence[str]], int]) -> int:
         try:
             codes.append(do(job.config, job.arguments))
         except ConfigError as error:
-            print(*error.lines, sep="\n", file=sys.stderr)
+            print(*map(hidden, error.lines), sep="\n", file=sys.stderr)
             codes.append(2)
         if codes[-1] > 2:  # interrupted: the others are not wanted either
             break

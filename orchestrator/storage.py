@@ -34,7 +34,7 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
             database = optuna.storages.get_storage(url)
             optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
             return database
-    with storing("the study's trials"):
+    with storing():
         return journal(folder / "optuna.journal")
 
 

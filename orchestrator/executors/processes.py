@@ -110,7 +110,7 @@ class ProcessExecutor(InlineExecutor):
             return  # told before its worker died
         flight.points.append(point)
         self._watcher.point(flight.job.run, flight.job.key, point)
-        with storing("the study's trials"):
+        with storing():
             flight.trial.report(point.held_out_loss, point.step)
 
     def _dead(self, stage: str, worker: Worker) -> Outcome | None:

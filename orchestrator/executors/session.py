@@ -49,7 +49,7 @@ class TrialSession:
         self._watch(point)
         if self._pruner is not None:
             self._pruner.observe(self._trial.number, point)
-        with storing("the study's trials"):
+        with storing():
             self._trial.report(point.held_out_loss, point.step)
         if self._run.stopped_by(loss := point.held_out_loss):
             raise StopRun(
@@ -61,17 +61,17 @@ class TrialSession:
 
     def save(self, state: bytes) -> None:
         """Keep a checkpoint. Raises StorageError if it cannot be written."""
-        with storing(f"{self._checkpoint}"):
+        with storing(str(self._checkpoint)):
             write_sealed(self._checkpoint, state)
 
     def load(self) -> bytes | None:
         """Return the checkpoint, None without one; a damaged one is set aside."""
-        with storing(f"{self._checkpoint}"):
+        with storing(str(self._checkpoint)):
             return read_sealed(self._checkpoint)
 
     def save_model(self, state: bytes) -> None:
         """Keep the trained model. Raises StorageError if it cannot be written."""
-        with storing(f"{self._model}"):
+        with storing(str(self._model)):
             write_atomically(self._model, state)
 
 

@@ -209,7 +209,7 @@ def _split(raw: Raw, options: DataConfig) -> tuple[Part, Part]:
             f"data.train_examples={count}: choose 1 to {total - held:,}"
             f" ({total:,} are there, {held:,} of them held out)"
         )
-    order = _order(pool.y, options.seed)
+    order = order_of(pool.y, options.seed)
     if raw.groups is not None:
         return _split_groups(pool, raw.groups, order, held, wanted)
     return pool.take(order[total - count :]), pool.take(order[:held])
@@ -245,16 +245,19 @@ def _split_groups(
     return pool.take(rest[len(rest) - wanted if wanted else 0 :]), pool.take(order[inside][:held])
 
 
-def _order(y: Tensor, seed: int) -> NDArray[np.int64]:
-    """Return the order in which examples are taken: stratified by class where there are classes."""
-    classes = y.dim() == 1 and not y.is_floating_point()
+def order_of(y: Tensor, seed: int) -> NDArray[np.int64]:
+    """Return the order in which examples are taken, of targets on the CPU.
+
+    Stratified by class where they are classes: whole numbers of shape (n,).
+    """
+    classes = y.dim() == 1 and not y.is_floating_point() and not y.is_complex()
     return stratified_order(y if classes else torch.zeros(len(y)), seed)
 
 
 def _first(wanted: int | None, part: Part, key: str, seed: int) -> NDArray[np.int64]:
     if wanted is not None and wanted > len(part):
         raise DataError(f"data.{key}={wanted}: choose 1 to {len(part):,}, there are no more")
-    return _order(part.y, seed)[:wanted]
+    return order_of(part.y, seed)[:wanted]
 
 
 def _resized(raw: Raw, size: int | None) -> Raw:

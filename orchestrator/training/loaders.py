@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from orchestrator.training.data import stratified_order
+from orchestrator.training.data import order_of
+from orchestrator.training.evaluate import PIECE
 
 Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nests of them
-PIECE = 512  # examples evaluated at once
 
 
 def check_repeatable(batches: object, name: str) -> None:
@@ -105,10 +105,7 @@ def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     x, y = (torch.cat(column) for column in columns)
     if not len(x) == len(y) > 0:
         raise ValueError(f"held_out has {len(x)} inputs for {len(y)} targets")
-    whole = y.dim() == 1 and not y.is_floating_point() and not y.is_complex()
-    order = torch.from_numpy(
-        stratified_order(y.cpu() if whole else torch.zeros(len(y), dtype=torch.int64), seed)[:count]
-    ).to(y.device)
+    order = torch.from_numpy(order_of(y.cpu(), seed)[:count]).to(y.device)
     parts = -(-len(order) // PIECE)  # of about one size: batch norm wants more than one example
     return [(x[part.to(x.device)], y[part]) for part in order.chunk(parts)]
 
