@@ -288,9 +288,11 @@ class _Study:
                 files = results.write(record, self.folder)
             except OSError as error:  # a full disk: the trials are kept, the answer comes again
                 log.exception("the results cannot be written")
-                why = f"the results cannot be written: {error}; make room, then the same command"
-                reason = record.reason or f"{why} writes them"
-                record = replace(record, status="failed", reason=reason)
+                why = (
+                    f"the results cannot be written: {error}; make room, then the same command"
+                    " writes them"
+                )
+                record = replace(record, status="failed", reason=record.reason or why)
             self.terminal.finished(record, self.folder)
         finally:
             try:

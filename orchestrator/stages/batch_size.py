@@ -75,9 +75,9 @@ class BatchSize(Stage):
         ]
         if missing := [run for run in ramps if run not in known]:
             return missing
-        return self._timed(recipe, sizes, timed)
+        return self._more_trials(recipe, sizes, timed)
 
-    def _timed(self, recipe: Recipe, sizes: Sequence[int], timed: TimedTrials) -> list[Run]:
+    def _more_trials(self, recipe: Recipe, sizes: Sequence[int], timed: TimedTrials) -> list[Run]:
         """Return trials that are missing, late ones once more, then a seed more of close sizes."""
         known = {o.run for o in timed.outcomes}
         lrs = self._lrs(recipe, timed)
