@@ -14,7 +14,7 @@ from orchestrator.stages.final import Final
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Stage, walk
 from orchestrator.stages.weight_decay import WeightDecay
 from orchestrator.testing import StageConformance, replay
 
@@ -284,6 +284,19 @@ def test_a_metric_that_is_never_a_number_takes_no_answer_away() -> None:
     sizes, _ = replay(BatchSize(name="batch_size", facts=facts), RECIPE, QuadraticObjective())
     assert {row["f1"] for row in sizes.evidence["rows"]} == {None}
     assert not [key for row in sizes.evidence["rows"] for key in row if "nan" in key]
+
+
+def test_a_lost_calibration_leaves_the_batch_size_of_many_default_ones() -> None:
+    """More sizes than are tried, and no speed known to choose them by: the incumbent stays."""
+    facts = replace(FACTS, train_examples=50_000)
+    decision, outcomes = walk(
+        BatchSize(name="batch_size", facts=facts),
+        RECIPE,
+        lambda runs: [Outcome(r, "k", "failed", Curve.of([]), Result(), "boom") for r in runs],
+    )
+    assert len(outcomes[0].run.batch_sizes) == 8
+    assert decision.values == {"batch_size": RECIPE.batch_size}
+    assert decision.reason.endswith("stays: no timed trial finished")
 
 
 def test_only_the_last_round_opens_the_sealed_test() -> None:

@@ -64,7 +64,7 @@ class BatchSize(Stage):
         if calibrate not in known:
             return [calibrate]
         timed = self._read(outcomes)
-        if not timed.seconds:
+        if not timed.seconds:  # the calibration failed
             return []
         sizes = self._screened(recipe, timed)
         ramps = [
@@ -200,7 +200,7 @@ class BatchSize(Stage):
         smaller one; the smallest and the incumbent stay.
         """
         sizes, seconds = self._fitting(recipe, timed.outcomes), timed.seconds
-        while not self.candidates and len(sizes) > self.most:
+        while not self.candidates and seconds and len(sizes) > self.most:
             gains = {
                 size: size / seconds[size] * seconds[smaller] / smaller
                 for smaller, size in pairwise(sizes)
