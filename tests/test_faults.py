@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -52,9 +53,10 @@ REAL = QuadraticObjective.__call__
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures, and no waiting for the disk: what is tested here does not need them."""
+    """No figures, no waiting for the disk, no garbage collection: nothing here needs them."""
     monkeypatch.setattr(html, "write", lambda record, folder: [])
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(gc, "collect", int)
     monkeypatch.setattr(job, "SIGNAL_SECONDS", 0.0)  # no DataLoader in this process
 
 

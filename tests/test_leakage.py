@@ -71,7 +71,7 @@ def test_permuted_test_labels_change_no_decision(monkeypatch: pytest.MonkeyPatch
         return Result(measured={"seconds_per_step": seconds, "spread": dict.fromkeys(seconds, 0.0)})
 
     monkeypatch.setitem(DO, "calibrate", pinned)
-    monkeypatch.setattr("orchestrator.stages.batch_size.BatchSize._on_time", lambda *_: True)
+    monkeypatch.setattr("orchestrator.stages.timed.TimedTrials.on_time", lambda *_: True)
     ours = a_study("ours", blobs(Path("a.npz")))
     order = np.random.default_rng(1).permutation(100)
     theirs = a_study("theirs", blobs(Path("b.npz"), order))

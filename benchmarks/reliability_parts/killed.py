@@ -12,7 +12,7 @@ from orchestrator.recipe import Run
 def pin() -> None:
     """Let a calibration give the same seconds per step always, and every trial be on time."""
     from orchestrator.objectives import training
-    from orchestrator.stages.batch_size import BatchSize
+    from orchestrator.stages.timed import TimedTrials
     from orchestrator.training import checkpoint
 
     def calibrate(setup: Any, run: Run, session: Any) -> Result:
@@ -20,7 +20,7 @@ def pin() -> None:
         return Result(measured={"seconds_per_step": seconds, "spread": dict.fromkeys(seconds, 0.0)})
 
     training.DO["calibrate"] = calibrate
-    BatchSize._on_time = lambda *_: True  # type: ignore[method-assign]
+    TimedTrials.on_time = lambda *_: True  # type: ignore[method-assign]
     checkpoint.INTERVAL_SECONDS = 0.5
 
 
