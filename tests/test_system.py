@@ -42,6 +42,21 @@ machine.Machine().sample()
 sys.exit(cli.run(["+study=quadratic", "quiet=true"]))
 """
 
+# The same with real training, after every module of ours was imported there.
+TRAINING = """
+import importlib, os, pkgutil, sys
+import orchestrator
+for module in ("pty", "termios", "tty", "pwd", "grp"):
+    sys.modules[module] = None
+for module in pkgutil.walk_packages(orchestrator.__path__, "orchestrator."):
+    importlib.import_module(module.name)
+from orchestrator import __main__ as cli
+small = "model=mlp plan=[lr_range,final] stages.final.epochs=2 stages.final.seeds=1 threads=1"
+small += " recipe.batch_size=64 tracking=none quiet=true"
+sys.exit(cli.run(small.split()))
+"""
+NOT_IN_A_NAME = set('<>:"|?*\\')  # of a file on Windows
+
 
 @pytest.mark.parametrize("lacking", [WINDOWS, MAC], ids=["windows", "mac"])
 def test_a_study_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> None:
@@ -55,6 +70,23 @@ def test_a_study_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> 
         )
         assert done.returncode == 0, done.stderr
     assert Path("runs/quadratic/recipe.yaml").is_file()
+    assert [p for p in Path("runs").rglob("*") if NOT_IN_A_NAME & set(p.name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", [WINDOWS, MAC], ids=["windows", "mac"])
+def test_training_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> None:
+    """Every module can be imported there, and a network is trained; names of files are plain."""
+    first = "import torch, torchvision, sklearn.datasets, pyarrow.parquet, mlflow\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", first + lacking + TRAINING],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("runs/study/model.pt").is_file()
+    assert [p for p in Path("runs").rglob("*") if NOT_IN_A_NAME & set(p.name)] == []
 
 
 def test_a_process_that_ended_does_not_live() -> None:
