@@ -110,7 +110,10 @@ class Trainer:
         self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
         torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
-        self._autocast = setup.autocast()
+        # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
+        self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
+        self._forward, self._mean = setup.forward, setup.task.mean
+        self._micro = min(run.batch_size, setup.micro_batch_size or run.batch_size)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make(self.model, setup.optimizer, run.weight_decay)
         # A ramp asks where the weights themselves break: an average would show it too late.
@@ -137,14 +140,16 @@ class Trainer:
         """
         parameters, longest = self._parameters, self.setup.optimizer.max_grad_norm
         groups, at, steps = self.optimizer.param_groups, self.run.schedule.at, self.run.steps
+        total, update = self.total, self.optimizer.step
+        batches, backward = self.batches, self._backward
         for step in range(self.step, self.step + count):
             set_rates(groups, *at(step / steps))
             for parameter in parameters:  # zero_grad does this too, at ten times the cost
                 parameter.grad = None
-            self.total += self.gradient()
+            total += backward(*next(batches))
             if longest is not None:
                 nn.utils.clip_grad_norm_(parameters, longest)
-            self.optimizer.step()
+            update()
             if self.average:
                 self.average.update(step)
             self.step = step + 1
@@ -153,20 +158,22 @@ class Trainer:
 
     def gradient(self) -> Tensor:
         """Add the gradient of the next batch's mean loss, return that loss, without smoothing."""
-        x, y = next(self.batches)
-        size, micro = len(y), self.setup.micro_batch_size
-        if micro is None or size <= micro:
-            return self._backward(x, y, 1.0)
-        pieces = zip(torch.split(x, micro), torch.split(y, micro), strict=True)
-        shares = [self._backward(a, b, len(b) / size) for a, b in pieces]
+        return self._backward(*next(self.batches))
+
+    @property
+    def _backward(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return self._backward_whole if self._micro == self.run.batch_size else self._backward_pieces
+
+    def _backward_pieces(self, x: Tensor, y: Tensor) -> Tensor:
+        pieces = zip(torch.split(x, self._micro), torch.split(y, self._micro), strict=True)
+        shares = [self._backward_whole(a, b, len(b) / len(y)) for a, b in pieces]
         return torch.stack(shares).sum()
 
-    def _backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
-        smoothing = self.setup.optimizer.label_smoothing
+    def _backward_whole(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
         with self._autocast:
-            scores = self.setup.forward(self.model, x)
-            loss = self.setup.task.mean(scores, y, smoothing)
-            plain = self.setup.task.mean(scores.detach(), y) if smoothing else loss.detach()
+            scores = self._forward(self.model, x)
+            loss = self._mean(scores, y, self._smoothing)
+            plain = self._mean(scores.detach(), y) if self._smoothing else loss.detach()
         torch.autograd.backward(loss if share == 1 else loss * share)
         return plain if share == 1 else plain * share
 
