@@ -184,8 +184,7 @@ class _Study:
     def _tell(self, record: StageRecord) -> None:
         """Tell everybody what a stage has decided, and the tracker what it may not know yet."""
         decision = record.decision
-        last = decision.stage == self.stages[-1].name
-        self.terminal.decided(decision, None if last else self.pace.left())
+        self.terminal.decided(decision, self.pace.left())
         for outcome in record.outcomes:
             if outcome.key not in self.watch.ended:
                 self.tracker.known(decision.stage, outcome, record.clues.get(outcome.key, ""))
@@ -252,7 +251,6 @@ class _Study:
             self.earlier.budget_seconds,
             shut=limit is not None and self.earlier.used_up == limit,
             test_examples=about(self.objective, "test_examples", 0),
-            prunes=self.config.prunes,
             before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
         )
 

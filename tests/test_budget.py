@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,16 @@ def test_a_budget_too_small_for_a_range_test_gives_no_answer() -> None:
     assert "the budget is over" in record.reason
 
 
+@dataclass(frozen=True, kw_only=True)
 class Slow(Stage):
     """A stage of one round of two runs."""
 
     kind = "slow"
     gives = ("weight_decay",)
+    replicates: tuple[int, ...] = (0, 1)
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        return [] if outcomes else [cycle(recipe, 100, r, "") for r in range(2)]
+        return [] if outcomes else [cycle(recipe, 100, r, "") for r in self.replicates]
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         return Decision(self.name, self.kind, f"{len(outcomes)} runs", {"weight_decay": 0.1})
@@ -148,6 +151,30 @@ def test_a_round_that_is_cut_leaves_what_has_ended() -> None:
     assert decision.reason == "1 runs; the budget ended it early"
     with pytest.raises(OutOfTime):
         pace.point()
+
+
+def test_a_stage_that_is_cut_before_a_run_of_its_own_decides_nothing() -> None:
+    """What it knows is another stage's run, which it shares: it was left out, not ended early."""
+    now, objective = [0.0], QuadraticObjective()
+    stage = Slow(name="slow", facts=objective.facts)
+    later = replace(stage, name="later", replicates=(1, 2))
+    known: dict[Run, Outcome] = {}
+    pace = Pace([stage, later], objective.facts, lambda: now[0], known.get, max_seconds=100)
+    recipe = Recipe(max_lr=0.1, min_lr=0.01)
+
+    def run_round(runs: list[Run]) -> list[Outcome]:
+        known.update({run: execute(objective, run) for run in runs})
+        now[0] += 80
+        for run in runs:
+            pace.run_ended(known[run])
+        return [known[run] for run in runs]
+
+    pace.walk(stage, recipe, run_round)
+    decision, outcomes = pace.walk(later, recipe, run_round)
+    assert [o.run.replicate for o in outcomes] == [1]
+    assert decision is not None
+    assert decision.reason == "nothing is decided: the budget is over (100 s)"
+    assert "later left out" in pace.said
 
 
 def test_a_slow_first_run_does_not_end_the_range_test() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.plan import plan_study
 from orchestrator.plan.estimate import Range, likeliest, play, plays
 from orchestrator.plan.prices import Prices, learnt, probe
-from orchestrator.plan.worlds import World
+from orchestrator.plan.worlds import KINDS, World
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import planned
@@ -124,12 +125,27 @@ def test_the_likeliest_range_holds_the_most(
 
 
 def test_a_world_says_the_same_of_the_same_run() -> None:
-    """Outcomes depend on the world's seed and the run alone; the incumbent is in the middle."""
-    world, run = World(3, FACTS, PRICES), cycle(RECIPE, 100, 0, "")
-    assert world.outcome(run, RECIPE).held_out_loss == world.outcome(run, RECIPE).held_out_loss
-    assert World(4, FACTS, PRICES).outcome(run, RECIPE).held_out_loss != pytest.approx(
-        world.outcome(run, RECIPE).held_out_loss
+    """Outcomes depend on the world's seed and the run alone."""
+    world, run = World(3, FACTS, PRICES, RECIPE), cycle(RECIPE, 100, 0, "")
+    assert world.outcome(run).held_out_loss == world.outcome(run).held_out_loss
+    assert World(4, FACTS, PRICES, RECIPE).outcome(run).held_out_loss != pytest.approx(
+        world.outcome(run).held_out_loss
     )
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_candidates_differ_in_a_world_as_they_were_measured_to(kind: int) -> None:
+    """On average by the effect of their kind of study; paired seeds by the noise of one field."""
+    effect = KINDS[kind]["max_momentum"]
+    gaps = []
+    for number in range(100):
+        world = World(kind + len(KINDS) * number, FACTS, PRICES, RECIPE)
+        own, other = (cycle(replace(RECIPE, max_momentum=m), 100, 0, "") for m in (0.9, 0.95))
+        gaps.append(math.log(world.outcome(other).held_out_loss))
+        gaps[-1] -= math.log(world.outcome(own).held_out_loss)
+    expected = math.hypot(effect.spread, math.sqrt(2) * effect.noise)
+    assert mean(gaps) == pytest.approx(effect.loss[1], abs=4 * expected / 10)
+    assert stdev(gaps) == pytest.approx(expected, rel=0.4)
 
 
 def test_the_plan_lies_around_what_the_study_takes() -> None:
@@ -162,11 +178,10 @@ def test_what_is_known_costs_nothing() -> None:
     objective = QuadraticObjective()
     stages = config.build_stages(objective.facts)
     prices = Prices(objective.facts, {64: 0.0023, 128: 0.0036})
-    world = World(0, objective.facts, prices)
+    world = World(0, objective.facts, prices, config.build_recipe())
     whole = play(stages, config.build_recipe(), world)
     ramps = [
-        world.outcome(run, config.build_recipe(), first=number == 0)
-        for number, run in enumerate(whole.runs["lr_range"])
+        world.outcome(run, first=number == 0) for number, run in enumerate(whole.runs["lr_range"])
     ]
     there = {o.run: o for o in ramps}
     rest = play(stages, config.build_recipe(), world, there.get)

@@ -17,8 +17,6 @@ from orchestrator.config import Config
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
-from orchestrator.plan.estimate import Range
-from orchestrator.plan.pace import Pace
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
@@ -43,11 +41,11 @@ def a_study(**changes: Any) -> tuple[StudyRecord, str]:
 
 
 def test_nothing_is_left_after_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An estimate made before a machine that was not quiet may be too long: not then."""
-    monkeypatch.setattr(Pace, "left", lambda self: Range(13.0, 18.0))
-    _, shown = a_study(plan=["lr_range", "final"])
+    """A stage's line ends with the time that is left, the last one's does not."""
+    monkeypatch.setattr("orchestrator.plan.pace.TELL_AFTER", 0.0)
+    _, shown = a_study(plan=["lr_range", "weight_decay", "final"])
     told = {line.split()[0]: line for line in shown.splitlines() if "runs, " in line}
-    assert "; 13 s to 18 s left)" in told["lr_range"]
+    assert " left)" in told["weight_decay"]
     assert "left" not in told["final"]
 
 

@@ -19,7 +19,7 @@ from orchestrator.stages.stage import Stage, walk
 
 log = logging.getLogger(__name__)
 Known = Callable[[Run], Outcome | None]
-WORLDS = 30
+WORLDS = 40
 LEFT_OUT = 0.1  # of the worlds at either end of a stage's range
 RATIO = 1.6  # high over low of the likeliest range: a wider one helps nobody to plan
 
@@ -76,9 +76,7 @@ def play(stages: Sequence[Stage], recipe: Recipe, world: World, known: Known = _
     for stage in stages:
         played.runs[stage.name], played.seconds[stage.name] = [], 0.0
         try:
-            decision, _ = walk(
-                stage, recipe, _Rounds(stage.name, recipe, world, known, told, played)
-            )
+            decision, _ = walk(stage, recipe, _Rounds(stage.name, world, known, told, played))
         except Exception as error:
             log.info("stage %s cannot be played: %s: %s", stage.name, type(error).__name__, error)
             played.runs[stage.name], played.seconds[stage.name] = [], 0.0
@@ -92,7 +90,6 @@ class _Rounds:
     """Runs the rounds of a stage in a world, and keeps the bill. `told`: all outcomes so far."""
 
     stage: str
-    recipe: Recipe
     world: World
     known: Known
     told: dict[str, Outcome]
@@ -108,7 +105,7 @@ class _Rounds:
         return self.told[key]
 
     def _imagined(self, run: Run) -> Outcome:
-        made = self.world.outcome(run, self.recipe, first=not self.told)
+        made = self.world.outcome(run, first=not self.told)
         self.played.runs[self.stage].append(run)
         self.played.seconds[self.stage] += self.world.prices.of(run, progress(made))
         return made
@@ -120,11 +117,10 @@ def plays(
     prices: Prices,
     *,
     known: Known = _nothing,
-    prunes: bool = True,
     worlds: int = WORLDS,
 ) -> list[Play]:
     """Play the stages in so many worlds; the same ones each time."""
-    made = (World(seed, prices.facts, prices, prunes) for seed in range(worlds))
+    made = (World(seed, prices.facts, prices, recipe) for seed in range(worlds))
     return [play(stages, recipe, world, known) for world in made]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.curve import Outcome
 from orchestrator.objectives import Objective, about
-from orchestrator.plan.estimate import Known, Play, Range, plays
+from orchestrator.plan.estimate import Known, Play, Range, likeliest, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.final import Final
@@ -37,9 +37,9 @@ class Pace:
     """The clock of one command on one study.
 
     `clock` gives seconds; `spent` are those of earlier commands, `shut`: they used up this very
-    budget. `known` finds the outcome of a run that need not be trained. `prunes`: lost runs are
-    stopped. `test_examples`: size of the sealed test, which the final runs are measured on.
-    `before`: the seconds that this command has taken already.
+    budget. `known` finds the outcome of a run that need not be trained. `test_examples`: size of
+    the sealed test, which the final runs are measured on. `before`: the seconds that this command
+    has taken already.
     """
 
     stages: Sequence[Stage]
@@ -49,7 +49,6 @@ class Pace:
     max_seconds: float | None = None
     spent: float = 0.0
     shut: bool = False
-    prunes: bool = True
     test_examples: int = 0
     before: float = 0.0
 
@@ -89,7 +88,6 @@ class Pace:
                 recipe,
                 prices,
                 known=self.known,
-                prunes=self.prunes,
                 worlds=WORLDS,
             )
             self._played = self.elapsed
@@ -108,6 +106,7 @@ class Pace:
         """
         so_far: list[Outcome] = []
         now: list[Run] = []
+        before = {o.run for o in self._seen}  # by other stages: a run may serve several
 
         def within(runs: list[Run]) -> Sequence[Outcome]:
             now[:] = runs
@@ -125,11 +124,14 @@ class Pace:
                 decision = replace(decision, reason=f"{decision.reason}; for the budget {how}")
             return decision, outcomes
         except OutOfTime:
-            so_far += [o for run in now if (o := self._ended.get(run) or self.known(run))]
-            return self._early(stage, recipe, so_far), tuple(so_far)
+            half = [o for run in now if (o := self._ended.get(run) or self.known(run))]
+            self._seen += half
+            so_far += half
+            own = any(len(o.curve) and o.run not in before for o in so_far)
+            return self._early(stage, recipe, so_far if own else ()), tuple(so_far)
 
     def _early(self, stage: Stage, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision | None:
-        """Return what a stage says before it has all it asked for."""
+        """Return what a stage says before it has all it asked for; no `outcomes`: nothing."""
         self._cuts[stage.name] = "decided early"
         try:
             decision = stage.decide(recipe, outcomes) if outcomes else None
@@ -214,7 +216,7 @@ class Pace:
         if not self._plays:
             return None
         coming = [stage.name for stage in self.stages[self._at :]]
-        there = Range.of(sum(p.seconds.get(name, 0.0) for name in coming) for p in self._plays)
+        there, _ = likeliest(sum(p.seconds.get(name, 0.0) for name in coming) for p in self._plays)
         since, most = self.elapsed - self._since, max(0.0, self.remaining)
         low, high = (min(most, max(0.0, s - since)) for s in (there.low, there.high))
         return Range(low, high)
@@ -269,7 +271,7 @@ class Pace:
 
     def _cost(self, stage: Stage, recipe: Recipe, prices: Prices) -> float:
         """Return the seconds that a stage may take."""
-        told = plays([stage], recipe, prices, known=self.known, prunes=self.prunes, worlds=WORLDS)
+        told = plays([stage], recipe, prices, known=self.known, worlds=WORLDS)
         return max(play.total for play in told)
 
     def _prices(self) -> Prices | None:
