@@ -1,11 +1,12 @@
 """What speed costs: our training loop beside others, and the orchestrator beside its training.
 
-    python benchmarks/speed.py --cifar PATH                # everything, about half an hour
+    python benchmarks/speed.py --cifar PATH                # everything, about 45 minutes
     python benchmarks/speed.py loop startup --quick        # two parts, small: does it run?
 
 Parts: loop (examples per second beside a hand-written PyTorch loop, Lightning and fastai), startup
 (from the command to the first training step), overhead (a whole study against its training),
-scaling (trials, points per curve, workers), profile (where the seconds of a study go). Writes
+scaling (trials, points per curve, workers), profile (where the seconds of a study go), plan (what
+dry runs of ten seeds tell, beside what the studies take; a quarter of an hour). Writes
 results/speed_<part>.json and puts the tables together in results/speed.md.
 
 Lightning and fastai are in the extra `bench`; without them their rows are left out. Times hold only
@@ -26,6 +27,7 @@ PARTS = {
     "overhead": "A whole study against its training",
     "scaling": "Cost of a trial against their number, points and workers",
     "profile": "Where the seconds of a study go",
+    "plan": "What a plan tells against what the study takes",
 }
 
 

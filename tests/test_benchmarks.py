@@ -59,6 +59,7 @@ def test_the_speed_benchmark_runs(tmp_path: Path) -> None:
     results = {part: json.loads((tmp_path / f"speed_{part}.json").read_text()) for part in parts}
     assert {row["contender"] for row in results["loop"]["rows"]} >= {"orchestrator"}
     assert results["profile"]["missing"] == []
+    assert all(row["took"] > 0 for row in results["plan"]["rows"])
     assert "## Where the seconds" in (tmp_path / "speed.md").read_text()
 
 
@@ -84,6 +85,23 @@ def test_a_missed_goal_says_by_how_much() -> None:
         "| a | at most 1 | 1.2 | no, by 20 % |",
         "| b | at least 0.98 | 0.99 | yes |",
     ]
+
+
+def test_a_plan_is_held_to_its_range() -> None:
+    """A study outside the told range counts against it, whatever the range of all courses."""
+    plan = import_module("speed_parts.plan")
+    told = {"low": 20.0, "high": 30.0, "likely": 0.8, "least": 10.0, "most": 50.0, "dry_run": 5.0}
+    left = [{"stage": "momentum", "low": 8.0, "high": 12.0, "took": 11.0}]
+    rows = [
+        {**told, "study": "digits", "seed": 1, "took": 25.0, "inside": True, "left": left},
+        {**told, "study": "digits", "seed": 2, "took": 31.0, "inside": False, "left": []},
+    ]
+    share, width = plan._goals(rows)
+    assert (share["measured"], share["held"]) == (0.5, False)
+    assert (width["measured"], width["held"]) == (1.5, True)
+    table = plan.table({"rows": rows, "goals": [share, width]})
+    assert "| digits | 2 | 20 to 30 | 80 % | 10 to 50 | 31.0 | no | 5.0 |" in table
+    assert "| digits | 1 | momentum | 8 to 12 | 11 |" in table
 
 
 def test_airbench_in_the_units_of_a_mean_loss() -> None:

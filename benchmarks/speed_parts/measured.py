@@ -34,26 +34,37 @@ def measure(
     the last lines if the command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "measured.json"
-    file.unlink(missing_ok=True)
     flag = ["--first-step"] if first_step else []
-    command = [sys.executable, "-m", "speed_parts.measured", str(file), *flag, "--", *overrides]
-    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     started = time.time()
-    done = run_process(
-        command, cwd=folder, env=environment, stdout=PIPE, stderr=STDOUT, text=True, timeout=timeout
-    )
+    found = in_process("speed_parts.measured", folder, [*flag, "--", *overrides], timeout)
     wall = time.time() - started
-    if done.returncode not in (0, 1) or not file.exists():
-        tail = "\n".join(done.stdout.splitlines()[-20:])
-        raise RuntimeError(f"orchestrator {' '.join(overrides)}: exit {done.returncode}\n{tail}")
-    found: dict[str, Any] = json.loads(file.read_text())
     return {
         **found,
         "wall": wall,
         "since_start": {name: at - started for name, at in found["first"].items()},
     }
+
+
+def in_process(
+    module: str, folder: Path, arguments: Sequence[str], timeout: float
+) -> dict[str, Any]:
+    """Run `python -m MODULE FILE ARGUMENTS` in `folder`, return what it wrote to the file.
+
+    Raises RuntimeError with the last lines if the command fails.
+    """
+    file = folder / "measured.json"
+    file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, str(file), *arguments]
+    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = run_process(
+        command, cwd=folder, env=environment, stdout=PIPE, stderr=STDOUT, text=True, timeout=timeout
+    )
+    if done.returncode not in (0, 1) or not file.exists():
+        tail = "\n".join(done.stdout.splitlines()[-20:])
+        raise RuntimeError(f"orchestrator {' '.join(arguments)}: exit {done.returncode}\n{tail}")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def main() -> None:
