@@ -25,6 +25,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies draw none: that takes most of the time of a small one."""
+    monkeypatch.setattr("orchestrator.report.html.drawings", lambda _: {})
+
+
 @pytest.fixture(scope="session")
 def cifar10_folder() -> Path:
     """The folder with CIFAR-10 as Parquet files that ORCHESTRATOR_CIFAR10 names; skips without."""

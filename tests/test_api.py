@@ -22,7 +22,9 @@ PLAN = "plan=[lr_range,momentum,final]"
 
 
 @pytest.fixture(autouse=True)
-def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_process_of_its_own(
+    here: Path, without_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

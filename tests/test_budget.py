@@ -24,7 +24,7 @@ from orchestrator.stages.stage import Stage, cycle
 from orchestrator.study import run_study
 from orchestrator.testing import execute
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("here", "without_figures")
 PLAN = ["lr_range", "weight_decay", "final"]
 
 

@@ -346,6 +346,7 @@ def test_another_network_gets_nothing_meant_for_the_studys_own(here: Path) -> No
 # --- flags
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_quiet_prints_the_answer_only(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--quiet: the closing lines and nothing before them, which `show` prints too."""
     assert cli.run(["--quiet", "+study=quadratic", "plan=[lr_range,final]"]) == 0

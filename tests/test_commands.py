@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +176,11 @@ def test_init_writes_a_study_that_runs_at_once(
         "mystudy.py",
         *(f"conf/{group}/mystudy.yaml" for group in ("study", "model", "data")),
     }
-    began = time.process_time()
     command = [sys.executable, "-m", "orchestrator", "+study=mystudy", "tracking=none"]
     command += ["plan=[lr_range,final]", "stages.final.epochs=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((here / "runs/mystudy/summary.json").read_text())["status"] == "complete"
-    assert time.process_time() - began < 60
 
 
 @pytest.mark.parametrize(

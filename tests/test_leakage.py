@@ -19,7 +19,7 @@ from orchestrator.stages.stage import walk
 from orchestrator.study import run_study
 from orchestrator.testing import execute
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("here", "without_figures")
 PLAN = ["lr_range", "momentum", "weight_decay", "dropout", "batch_size", "lr_check", "final"]
 
 

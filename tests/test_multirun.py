@@ -17,7 +17,9 @@ from orchestrator.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_process_of_its_own(
+    here: Path, without_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

@@ -19,12 +19,14 @@ from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
+from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import cycle
 from orchestrator.storage import journal
 from orchestrator.study import run_study
 
-pytestmark = pytest.mark.usefixtures("here")
+DRAWINGS = html.drawings  # for the one test that looks at the figures
+pytestmark = pytest.mark.usefixtures("here", "without_figures")
 
 
 def a_study(**changes: Any) -> tuple[StudyRecord, str]:
@@ -54,8 +56,9 @@ def trials(stage: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=f"s/{stage}", storage=storage).trials
 
 
-def test_a_study_goes_from_nothing_to_a_tested_recipe() -> None:
+def test_a_study_goes_from_nothing_to_a_tested_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages decide, the files are there, and summary.json says what the terminal says."""
+    monkeypatch.setattr(html, "drawings", DRAWINGS)
     record, shown = a_study()
     assert record.status == "complete"
     assert [s.decision.kind for s in record.stages] == [

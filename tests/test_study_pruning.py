@@ -19,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("here", "without_figures")
 COMPLETE, PRUNED = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 
 
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of so small a study."""
-    monkeypatch.setattr("orchestrator.report.html.drawings", lambda _: {})
-
-
 PRUNERS = sorted((Path(__file__).parent.parent / "conf/pruner").glob("*.yaml"))
 SHORT = {
     "plan": ["momentum", "final"],

@@ -19,7 +19,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.lr_range import MARGIN, ramp, read, round_to
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
-from orchestrator.stages.stage import Stage, cycle, option
+from orchestrator.stages.stage import Stage, cycle, option, schedule_of
 from orchestrator.stages.timed import TimedTrials
 
 
@@ -213,7 +213,7 @@ class BatchSize(Stage):
 
     def _ramp(self, recipe: Recipe, size: int, replicate: int) -> Run:
         """Return a linear ramp for `size`, up to four times the square-root rule's lr."""
-        guess = (recipe.max_lr or math.nan) * math.sqrt(size / recipe.batch_size)
+        guess = schedule_of(recipe).max_lr * math.sqrt(size / recipe.batch_size)
         steps = max(self.least_steps, self.facts.steps(self.ramp_share, size))
         at_size = replace(recipe, batch_size=size)
         run = ramp(
@@ -223,7 +223,7 @@ class BatchSize(Stage):
 
     def _lrs(self, recipe: Recipe, timed: TimedTrials) -> dict[int, float]:
         """Return max_lr per size: what its ramps say, with the same margin as in the range test."""
-        lrs = {recipe.batch_size: recipe.max_lr or math.nan}
+        lrs = {recipe.batch_size: schedule_of(recipe).max_lr}
         for size in self._screened(recipe, timed):
             ramps = [o for o in timed.outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]

@@ -18,7 +18,7 @@ from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import CYCLED
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.lr_range import MARGIN, Reading, ramp, read, round_to
-from orchestrator.stages.stage import option
+from orchestrator.stages.stage import option, schedule_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,8 @@ class Momentum(CandidateStage):
 
     def _scaled(self, recipe: Recipe, value: float) -> float:
         """Return the incumbent's max_lr at equal lr / (1 - momentum); Adam's steps do not grow."""
-        if recipe.optimizer != "sgd":
-            return self.incumbent_lr(recipe)
-        return self.incumbent_lr(recipe) * (1 - value) / (1 - recipe.max_momentum)
+        lr = schedule_of(recipe).max_lr
+        return lr if recipe.optimizer != "sgd" else lr * (1 - value) / (1 - recipe.max_momentum)
 
     def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:
         """Return the ramps that end at three times the mark of the first, as the range test's do.
@@ -122,10 +121,3 @@ class Momentum(CandidateStage):
         lr = self.lr_margin * median(marks)
         larger = value > recipe.max_momentum
         return round_to(min(lr, self._scaled(recipe, value)) if larger else lr)
-
-    @staticmethod
-    def incumbent_lr(recipe: Recipe) -> float:
-        """Return max_lr. Raises ValueError while it is unset."""
-        if recipe.max_lr is None:
-            raise ValueError("the recipe has no max_lr yet: a range test comes before momentum")
-        return recipe.max_lr
