@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe
+from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.stages import suggest
 from orchestrator.stages.lr_range import LRRange, ramp, read
 from orchestrator.stages.stage import cycle

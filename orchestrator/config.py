@@ -48,16 +48,6 @@ if TYPE_CHECKING:
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "OwnConfig",
-    "TrainingConfig",
-]
-
 PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from trainings import a_run, objective, train
 
-from orchestrator.config import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.training import compiled
 from orchestrator.training.loop import Forward, eager
 

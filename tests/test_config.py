@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from orchestrator.config import Config, ConfigError
+from orchestrator.config import Config
 from orchestrator.curve import Outcome
+from orchestrator.errors import ConfigError
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import STAGES

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from orchestrator.config import DataConfig, OwnConfig
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig
 from orchestrator.training import cifar10
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import DataError, load, stratified_order

@@ -8,8 +8,8 @@ import pytest
 import torch
 from trainings import a_run, objective, train
 
-from orchestrator.config import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import memory
 

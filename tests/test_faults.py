@@ -31,11 +31,12 @@ import torch
 from orchestrator import __main__ as cli
 from orchestrator import files, lock, signals, storage
 from orchestrator.changes import surroundings
-from orchestrator.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from orchestrator.config import Config
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.executors import job
 from orchestrator.executors import session as sessions
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.objectives.training import TrainingObjective
@@ -44,6 +45,7 @@ from orchestrator.record import StudyRecord
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
+from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.study import run_study
 
 pytestmark = pytest.mark.usefixtures("here")

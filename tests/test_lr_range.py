@@ -267,8 +267,9 @@ def test_a_ramp_of_the_training_objective_evaluates_no_more_than_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted: the held-out examples that really go through the network, a third each."""
-    from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig
+    from orchestrator.fitting import OptimizerConfig
     from orchestrator.objectives.training import TrainingObjective
+    from orchestrator.sections import DataConfig, ModelConfig
     from orchestrator.testing import execute
     from orchestrator.training import loop
 

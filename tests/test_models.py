@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import ModelConfig, OwnConfig
 from orchestrator.errors import ConfigError
+from orchestrator.options import OwnConfig
+from orchestrator.sections import ModelConfig
 from orchestrator.training.data import Data, Part
 from orchestrator.training.models import (
     NETWORKS,

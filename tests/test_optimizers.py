@@ -12,10 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 from trainings import objective
 
-from orchestrator.config import Config, OwnConfig
+from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.fitting import AdamWConfig, AnyOptimizer, OptimizerConfig, OwnOptimizerConfig
 from orchestrator.objectives import StopRun
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule

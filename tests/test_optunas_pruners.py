@@ -10,8 +10,9 @@ import numpy as np
 import optuna
 import pytest
 
-from orchestrator.config import Config, ConfigError
+from orchestrator.config import Config
 from orchestrator.curve import Curve, Outcome, Point, Result, State
+from orchestrator.errors import ConfigError
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator import own
-from orchestrator.config import OwnConfig
 from orchestrator.errors import ConfigError
+from orchestrator.options import OwnConfig
 
 
 def net(width: int, num_classes: int = 10) -> dict[str, int]:

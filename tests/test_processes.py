@@ -16,8 +16,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from test_inline import COMPARING, ROUNDS, Nobody, a_run, an_executor
 from test_study import a_study, trials
 
-from orchestrator.config import Config, ConfigError
+from orchestrator.config import Config
 from orchestrator.curve import Outcome, Point
+from orchestrator.errors import ConfigError
 from orchestrator.executors.crew import Crew, cores
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job

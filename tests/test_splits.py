@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from orchestrator.config import DataConfig, OwnConfig
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import DataError, load
 

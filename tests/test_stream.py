@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.config import DataConfig, OwnConfig, TrainingConfig
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import batches, checkpoint, memory, stream
 from orchestrator.training.data import load

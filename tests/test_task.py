@@ -13,12 +13,14 @@ from torch.utils.data import TensorDataset
 from trainings import objective
 
 from orchestrator import checks
-from orchestrator.config import Config, ModelConfig, OwnConfig, TrainingConfig
+from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnMetricConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.sections import ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training.task import Task, TaskError
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import DataConfig, ModelConfig, OwnConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import run_seed
 from orchestrator.schedules import Schedule
+from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import checkpoint
 from orchestrator.training.batches import Inputs, batches

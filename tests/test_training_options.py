@@ -12,20 +12,16 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    OwnConfig,
-    TrainingConfig,
-)
+from orchestrator.config import Config
 from orchestrator.errors import ConfigError
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives import StopRun
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import Recipe
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
+from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe

@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
 from orchestrator.curve import Result
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.testing import FakeSession
 
 DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)

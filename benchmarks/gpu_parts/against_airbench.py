@@ -19,7 +19,7 @@ from speed_parts.contest import free_cudnn
 
 from gpu_parts.airbench import Recipe94, Triangle, accuracy, network, normalised, train
 from gpu_parts.place import objective
-from orchestrator.config import OptimizerConfig
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Run
 from orchestrator.testing import FakeSession

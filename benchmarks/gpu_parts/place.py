@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig, OwnConfig
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
+from orchestrator.sections import DataConfig, ModelConfig
 
 
 def device(options: argparse.Namespace) -> str:

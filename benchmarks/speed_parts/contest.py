@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.config import DataConfig, ModelConfig, OptimizerConfig
 from orchestrator.curve import Point
+from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe, Run
+from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.stages.stage import cycle
 from orchestrator.training.loop import Setup
 from speed_parts.feed import Feed
