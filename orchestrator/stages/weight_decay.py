@@ -166,29 +166,29 @@ def next_value(diffs: Mapping[float, Difference], incumbent: float, margin: floa
     beyond the noise and by more than `margin`, a share.
     """
     losses = {incumbent: 0.0, **{v: d.mean for v, d in diffs.items()}}
-    ranked = sorted(losses, key=lambda v: losses[v])
-    if len(ranked) < 2:
+    best, *others = sorted(losses, key=lambda v: losses[v])
+    if not others:
         return None
-    best = ranked[0]
-    bound = (diffs.get(best) or diffs[ranked[1]]).bound
+    bound = (diffs.get(best) or diffs[others[0]]).bound
 
     def ahead(value: float) -> bool:
         return losses[value] - losses[best] > max(bound, -math.log1p(-margin))
 
     order = sorted(losses)
-    lower, upper = (order[i] for i in (0, -1))
     place = order.index(best)
-    near = sorted(order[max(0, place - 1) : place] + order[place + 1 : place + 2], key=losses.get)  # type: ignore[arg-type]
-    if best in (lower, upper) and ahead(near[0]):
+    # The neighbours, the better one first; at the edge there is one.
+    near = sorted(
+        order[max(0, place - 1) : place] + order[place + 1 : place + 2], key=lambda v: losses[v]
+    )
+    if len(near) == 1 and ahead(near[0]):
         new = _beyond(best, near[0])
-        return new if new is not None and new not in losses else None
-    others = near[1:] or [v for v in ranked if v not in (best, near[0])]
-    pairs = [(near[0], others), (near[1], near[:1])] if len(near) > 1 else [(near[0], others)]
-    for partner, rest in pairs:
+        return None if new in losses else new
+    rest = near[1:] or [v for v in others if v != near[0]]
+    for partner, worse in [(near[0], rest), *((v, near[:1]) for v in near[1:])]:
         low, high = sorted((best, partner))
-        if low > 0 and high / low >= APART and all(map(ahead, rest)):
+        if low > 0 and high / low >= APART and all(map(ahead, worse)):
             new = round_to(math.sqrt(low * high), 1)
-            return new if new not in losses else None
+            return None if new in losses else new
     return None
 
 
