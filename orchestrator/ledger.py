@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.changes import differences, surroundings
 from orchestrator.curve import Curve, Outcome, Result, State
-from orchestrator.errors import ConfigError, storing
+from orchestrator.errors import ConfigError, StorageError, storing
 from orchestrator.recipe import Run
 from orchestrator.system import lives
 
@@ -256,9 +256,10 @@ class Ledger:
         Where the storage is gone it stays open, and the next command closes it.
         """
         try:
-            self.study(stage).tell(trial, state=TrialState.FAIL)
-        except Exception as error:  # the study is ending anyway: its reason must come through
-            log.warning("trial %d stays open: %s", trial.number, error)
+            with storing(f"trial {trial.number} stays open"):
+                self.study(stage).tell(trial, state=TrialState.FAIL)
+        except StorageError as error:  # the study is ending anyway: its reason must come through
+            log.warning("%s", error)
 
 
 def _sealed(key: str, stored: dict[str, Any]) -> str:
