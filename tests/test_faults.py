@@ -401,7 +401,7 @@ def test_a_storage_that_goes_away_stops_the_study(monkeypatch: pytest.MonkeyPatc
         nonlocal calls
         calls += 1
         if calls == 2:
-            with sqlite3.connect("trials.db") as database:
+            with closing(sqlite3.connect("trials.db")) as database:
                 database.execute("drop table trial_intermediate_values")
         return REAL(self, run, session)
 
