@@ -58,6 +58,19 @@ def test_a_busy_machine_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     assert "trial: the machine is quiet after 3 s" in caplog.text
 
 
+def test_a_machine_that_stayed_quiet_is_not_looked_at_again() -> None:
+    """While the last repeat ran nobody else did; where somebody did, it is looked at afresh."""
+    machine = Machine(0.0, 0.01, 0.5, 0.0)
+    quiet = machine.quiet()
+    assert quiet.wait("first")
+    machine.sleep(8)  # the first repeat
+    assert quiet.wait("second")
+    assert machine.slept == 1 + 8
+    machine.sleep(8)
+    assert quiet.wait("third")
+    assert machine.slept == 1 + 8 + 8 + 1
+
+
 def test_it_is_given_up_after_half_a_minute_once_for_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -39,6 +39,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "TrialSession.save": "checkpoints",
         "TrialSession.save_model": "checkpoints",
     },
+    "orchestrator.executors.quiet": {"Quiet.wait": "waiting for a quiet machine"},
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
     "orchestrator.ledger": {
         "Ledger.__init__": "Optuna: trials",

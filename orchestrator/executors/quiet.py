@@ -48,20 +48,23 @@ class Quiet:
         self._sleep = sleep
         self._most = most_seconds
         self._waited = 0.0  # since the machine was quiet
+        self._last: Ticks | None = None  # when it was last looked at
 
     def wait(self, label: str, worth: float = math.inf) -> bool:
         """Return once the machine is quiet (True), or when that has taken too long (False).
 
         Too long: `most_seconds`, or `worth` if that is less, the seconds of the run that is to be
         repeated. Having given up, later calls look only once, until one finds the machine quiet
-        again: a round of repeats on a busy machine waits once, and says so once. True where the
-        load is not known.
+        again: a round of repeats on a busy machine waits once, and says so once. Where it has been
+        quiet since the last look, that is enough. True where the load is not known.
         """
         most = min(self._most, worth)
         if most <= 0:
             return True
         look = min(LOOK_SECONDS, most)
-        share = self._share(look)
+        share = self._since_last()
+        if share is None or share > SHARE:  # then perhaps by workers of our own
+            share = self._share(look)
         while share is not None and share > SHARE and self._waited < most:
             if not self._waited:
                 log.warning(
@@ -83,14 +86,26 @@ class Quiet:
         self._waited = 0.0
         return True
 
+    def _since_last(self) -> float | None:
+        """Return the others' share since the last look, None where that was only just."""
+        before, now = self._last, self._look()
+        if before is None or now is None or now.total - before.total < LOOK_SECONDS:
+            return None
+        self._last = now
+        return _others(before, now)
+
     def _share(self, seconds: float) -> float | None:
         """Return the share of all processor time that others take, over one look."""
         before = self._look()
         if before is None:
             return None
         self._sleep(seconds)
-        after = self._look()
-        if after is None or after.total <= before.total:
-            return None
-        others = after.busy - before.busy - (after.ours - before.ours)
-        return max(0.0, others / (after.total - before.total))
+        self._last = self._look()
+        return _others(before, self._last) if self._last else None
+
+
+def _others(before: Ticks, after: Ticks) -> float | None:
+    if after.total <= before.total:
+        return None
+    others = after.busy - before.busy - (after.ours - before.ours)
+    return max(0.0, others / (after.total - before.total))
