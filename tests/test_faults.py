@@ -123,6 +123,30 @@ def test_a_batch_size_without_memory_is_left_out_with_all_larger_ones(
     assert "out of memory" in study_log()
 
 
+def test_a_batch_size_that_has_memory_for_its_first_seed_only_is_left_out_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 64 the second seed fails: 64 has no part in the decision, and nothing is made again."""
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        if run.kind == "train" and run.batch_size == 64 and run.replicate == 1:
+            raise MemoryError
+        return REAL(self, run, session)
+
+    disturbed(monkeypatch, call)
+    record = a_study(
+        plan=["batch_size", "final"],
+        recipe={"max_lr": 0.05, "batch_size": 8},
+        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 64]}},
+    )
+    decision, runs = record.stages[0].decision, [o.run for o in record.stages[0].outcomes]
+    assert decision.values["batch_size"] in (8, 16)
+    assert 64 not in decision.tied_with
+    assert "64 and larger ran out of memory" in decision.reason
+    assert [row["batch_size"] for row in decision.evidence["rows"]] == [8, 16]
+    assert [run.batch_sizes for run in runs if run.kind == "calibrate"] == [(8, 16, 64)]
+
+
 def test_a_calibration_without_memory_is_repeated_without_the_largest_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

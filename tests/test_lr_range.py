@@ -214,7 +214,7 @@ def test_ramps_that_disagree_give_no_answer() -> None:
 
     decision, _ = answer(loss)
     assert not decision.answered
-    assert decision.reason.startswith("no answer: the ramps disagree: they fell by 60 %, 1 %, ")
+    assert decision.reason.startswith("no answer: the ramps disagree: they fell by 60 %, 15 %, 1 %")
 
 
 def test_the_quadratic_that_cannot_learn_gets_no_answer() -> None:

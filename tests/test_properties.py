@@ -1,31 +1,22 @@
 """Properties of the pure rooms, on whatever hypothesis makes up."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from curves import curve, outcome
+from curves import curve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import clues
-from orchestrator.curve import Outcome
 from orchestrator.pruners.clue import CluePruner
-from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.schedules import CYCLED, VARIANTS, Schedule
-from orchestrator.stages.dropout import Dropout
-from orchestrator.stages.momentum import Momentum
 from orchestrator.stages.noise import differences
-from orchestrator.stages.stage import Stage
 from orchestrator.stages.suggest import RULES, smooth
-from orchestrator.stages.weight_decay import WeightDecay
 
 CHANCE = math.log(10)
-FACTS = Facts(2000, 500, CHANCE, final_epochs=10, dropout=0.2)
-RECIPE = Recipe(max_lr=0.1, min_lr=0.01)
 
 rates = st.floats(1e-8, 1e3)
 momenta = st.floats(0, 0.999)
@@ -169,60 +160,6 @@ def test_the_unit_of_the_loss_does_not_matter(table: Any, unit: float) -> None:
     assert found.keys() == again.keys()
     for value, one in found.items():
         assert again[value].mean == pytest.approx(one.mean, rel=1e-6, abs=1e-9)
-
-
-# --- decisions
-
-STAGES: tuple[Stage, ...] = (
-    Momentum(name="momentum", facts=FACTS),
-    WeightDecay(name="weight_decay", facts=FACTS),
-    Dropout(name="dropout", facts=FACTS),
-)
-pools = st.lists(any_loss, min_size=8, max_size=24)
-
-
-def play(stage: Stage, pool: Sequence[float], random: Any = None) -> tuple[Any, Any]:
-    """Take a stage to its decision; each run's loss depends on the run alone."""
-    outcomes: list[Outcome] = []
-    for _ in range(50):
-        runs = stage.propose(RECIPE, outcomes)
-        if not runs:
-            break
-        done = [outcome(run, pool[_number(run) % len(pool)]) for run in runs]
-        if random is not None:
-            random.shuffle(done)
-        outcomes += done
-    else:
-        raise AssertionError("never ends")
-    return stage.decide(RECIPE, outcomes), {o.run for o in outcomes}
-
-
-def _number(run: Run) -> int:
-    text = repr((run.weight_decay, run.schedule, run.dropout, run.replicate, run.steps))
-    return sum(text.encode())
-
-
-@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
-@given(pool=pools, random=st.randoms(use_true_random=False))
-def test_a_decision_is_sound_and_knows_no_order(stage: Stage, pool: Any, random: Any) -> None:
-    """Finite, one of the values tried, within its interval; the same in any order of a round."""
-    decision, runs = play(stage, pool)
-    again, same = play(stage, pool, random)
-    assert (again.values, again.answered, again.incumbent_kept) == (
-        decision.values, decision.answered, decision.incumbent_kept,
-    )  # fmt: skip
-    assert set(again.tied_with) == set(decision.tied_with)
-    assert same == runs
-    for value in decision.values.values():
-        assert value is None or math.isfinite(value)
-    assert "nan" not in decision.reason.lower().split()
-    if decision.interval:
-        assert decision.interval[0] <= decision.interval[1]
-        assert all(math.isfinite(v) for v in decision.interval)
-    after = RECIPE.with_(decision)
-    assert 0 <= after.max_momentum < 1
-    assert 0 <= after.weight_decay < 1
-    assert after.dropout is None or 0 <= after.dropout < 1
 
 
 # --- the pruner

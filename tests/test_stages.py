@@ -14,7 +14,7 @@ from orchestrator.stages.final import Final
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
-from orchestrator.stages.stage import Stage, walk
+from orchestrator.stages.stage import Stage
 from orchestrator.stages.weight_decay import WeightDecay
 from orchestrator.testing import StageConformance, replay
 
@@ -51,13 +51,6 @@ class TestLRCheck(StageConformance):
 
     def make(self) -> Stage:
         return LRCheck(name="lr_check", facts=QuadraticObjective().facts)
-
-
-class TestBatchSize(StageConformance):
-    """The batch-size stage keeps the promises of a stage."""
-
-    def make(self) -> Stage:
-        return BatchSize(name="batch_size", facts=QuadraticObjective().facts)
 
 
 class TestFinal(StageConformance):
@@ -161,6 +154,24 @@ def test_the_lr_check_goes_on_while_each_step_is_clearly_better() -> None:
     assert min(o.run.schedule.max_lr for o in outcomes) == 0.0125
 
 
+@pytest.mark.parametrize(
+    ("loss", "counts_as"),
+    [
+        (0.5, 0.5),
+        (0.0, 1e-12 * FACTS.chance_loss),  # else a candidate without any loss would count as lost
+        (-0.5, -0.5),
+        (2.4, math.inf),
+        (math.nan, math.inf),
+    ],
+)
+def test_the_loss_that_a_run_is_judged_by(loss: float, counts_as: float) -> None:
+    """No better than chance is lost; 0 is next to nothing, as it has no logarithm."""
+    stage = Momentum(name="momentum", facts=FACTS)
+    made = outcome(stage.propose(RECIPE, [])[0], 0.5)
+    ended = replace(made.curve, held_out_loss=np.array([*made.curve.held_out_loss[:-1], loss]))
+    assert stage.end_loss(replace(made, curve=ended)) == counts_as
+
+
 def test_when_every_candidate_is_lost_there_is_no_answer() -> None:
     """No finished run: not answered, and nothing is made up."""
     decision, _ = decide(Momentum(name="momentum", facts=FACTS), RECIPE, lambda run: math.nan)
@@ -176,63 +187,6 @@ def test_range_test_finds_a_rate_near_the_best_of_the_quadratic() -> None:
     assert low <= decision.values["max_lr"] <= high
     assert 0.03 < decision.values["max_lr"] < 0.3
     assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
-
-
-def test_batch_sizes_are_compared_at_equal_time() -> None:
-    """Every timed trial takes the same seconds on the fake clock, to within half a step."""
-    objective = QuadraticObjective()
-    stage = BatchSize(name="batch_size", facts=objective.facts)
-    _, outcomes = replay(stage, RECIPE, objective)
-    timed = [o for o in outcomes if o.run.timed and o.run.kind == "train"]
-    seconds = [o.result.seconds for o in timed]
-    assert len({o.run.batch_size for o in timed}) >= 3
-    assert max(seconds) - min(seconds) < 2 * objective.step_seconds(64)
-
-
-def test_batch_sizes_that_do_not_fit_are_left_out() -> None:
-    """What the memory probe refuses is never trained."""
-    objective = QuadraticObjective(Quadratic(largest_batch=40))
-    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(16, 32, 128))
-    decision, outcomes = replay(stage, replace(RECIPE, batch_size=32), objective)
-    trained = {o.run.batch_size for o in outcomes if o.run.kind in ("train", "ramp")}
-    assert trained == {16, 32}
-    assert decision.values["batch_size"] in (16, 32)
-
-
-def test_a_probe_that_fails_leaves_out_no_batch_size() -> None:
-    """What fits is not known then; the runs themselves tell."""
-    from orchestrator.testing import execute
-
-    objective = QuadraticObjective()
-    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(16, 32))
-    outcomes: list[Outcome] = []
-    while runs := stage.propose(RECIPE, outcomes):
-        found = [execute(objective, run) for run in runs]
-        outcomes += [
-            replace(o, state="failed", result=Result()) if o.run.kind == "probe" else o
-            for o in found
-        ]
-    assert {o.run.batch_size for o in outcomes if o.run.kind == "train"} == {16, 32, 64}
-
-
-def late_once(o: Outcome) -> Outcome:
-    """Return the outcome of one timed first attempt as if something had disturbed it."""
-    if o.run.kind == "train" and (o.run.batch_size, o.run.replicate, o.run.attempt) == (32, 0, 0):
-        return replace(o, result=replace(o.result, seconds=2 * o.result.seconds))
-    return o
-
-
-def test_a_trial_that_took_too_long_is_repeated_once() -> None:
-    """A disturbed timing gives a new attempt, which counts instead."""
-    from orchestrator.testing import execute
-
-    objective = QuadraticObjective()
-    stage = BatchSize(name="batch_size", facts=objective.facts, candidates=(32,))
-    outcomes: list[Outcome] = []
-    while runs := stage.propose(RECIPE, outcomes):
-        outcomes += [late_once(execute(objective, run)) for run in runs]
-    again = [o.run for o in outcomes if o.run.attempt == 1]
-    assert {(r.batch_size, r.replicate) for r in again} == {(32, 0)}
 
 
 def tuned(weight_decay: float) -> Recipe:
@@ -284,19 +238,6 @@ def test_a_metric_that_is_never_a_number_takes_no_answer_away() -> None:
     sizes, _ = replay(BatchSize(name="batch_size", facts=facts), RECIPE, QuadraticObjective())
     assert {row["f1"] for row in sizes.evidence["rows"]} == {None}
     assert not [key for row in sizes.evidence["rows"] for key in row if "nan" in key]
-
-
-def test_a_lost_calibration_leaves_the_batch_size_of_many_default_ones() -> None:
-    """More sizes than are tried, and no speed known to choose them by: the incumbent stays."""
-    facts = replace(FACTS, train_examples=50_000)
-    decision, outcomes = walk(
-        BatchSize(name="batch_size", facts=facts),
-        RECIPE,
-        lambda runs: [Outcome(r, "k", "failed", Curve.of([]), Result(), "boom") for r in runs],
-    )
-    assert len(outcomes[0].run.batch_sizes) == 8
-    assert decision.values == {"batch_size": RECIPE.batch_size}
-    assert decision.reason.endswith("stays: no timed trial finished")
 
 
 def test_only_the_last_round_opens_the_sealed_test() -> None:

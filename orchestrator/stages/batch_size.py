@@ -60,12 +60,10 @@ class BatchSize(Stage):
         probe = measure("probe", recipe, self._sizes(recipe))
         if probe not in known:
             return [probe]
-        calibrate = measure("calibrate", recipe, self._fitting(recipe, outcomes))
-        if calibrate not in known:
-            return [calibrate]
-        timed = self._read(outcomes)
-        if not timed.seconds:  # the calibration failed
-            return []
+        timed, sizes = self._read(outcomes), self._fitting(recipe, outcomes)
+        if not timed.seconds.keys() >= set(sizes):
+            calibrate = measure("calibrate", recipe, sizes)
+            return [] if calibrate in known else [calibrate]  # [] where it has failed
         sizes = self._screened(recipe, timed)
         ramps = [
             self._ramp(recipe, size, replicate)
@@ -101,7 +99,7 @@ class BatchSize(Stage):
         if timed.best is None or done >= self.most_seeds:
             return []
         diffs = differences(timed.losses, timed.best)
-        close = [s for s in lrs if s == timed.best or not diffs[s].worse_by(0)]
+        close = [s for s in lrs if s == timed.best or (s in diffs and not diffs[s].worse_by(0))]
         if len(close) < 2:
             return []
         return [self._trial(recipe, size, lrs[size], steps[size], done) for size in close]
@@ -113,7 +111,7 @@ class BatchSize(Stage):
         evidence = {"rows": timed.rows(lrs, self.target)}
         if timed.best is None:
             reason = f"batch_size {recipe.batch_size} stays: no timed trial finished"
-            reason += _limit(outcomes)
+            reason += _limit(timed)
             return Decision(
                 self.name, self.kind, reason, {"batch_size": recipe.batch_size},
                 incumbent_kept=True, evidence=evidence,
@@ -151,7 +149,7 @@ class BatchSize(Stage):
             text = f"{head} at equal time, a tie with {', '.join(map(str, others))}; {rule}"
         else:
             text = f"{head}, the lowest of {len(timed.losses)} sizes at equal time"
-        return text + self._disagreement(timed) + self._disturbance(timed) + _limit(timed.outcomes)
+        return text + self._disagreement(timed) + self._disturbance(timed) + _limit(timed)
 
     def _disturbance(self, timed: TimedTrials) -> str:
         """Say so where the clock could not be trusted."""
@@ -188,7 +186,7 @@ class BatchSize(Stage):
 
     def _fitting(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[int]:
         fits = measured(outcomes, "probe", "fits")
-        end = _too_large(outcomes)
+        end = self._read(outcomes).too_large
         own = recipe.batch_size  # it has trained before, whatever an estimate says
         known = bool(fits)  # else the probe failed: then the runs will tell
         return [s for s in self._sizes(recipe) if s == own or (fits.get(s, not known) and s < end)]
@@ -222,14 +220,17 @@ class BatchSize(Stage):
         return replace(run, label=f"batch size {size} {run.label}")
 
     def _lrs(self, recipe: Recipe, timed: TimedTrials) -> dict[int, float]:
-        """Return max_lr per size: what its ramps say, with the same margin as in the range test."""
+        """Return max_lr of each size that there is memory for.
+
+        What its ramps say, with the same margin as in the range test.
+        """
         lrs = {recipe.batch_size: schedule_of(recipe).max_lr}
         for size in self._screened(recipe, timed):
             ramps = [o for o in timed.outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]
             if size not in lrs and readings:
                 lrs[size] = round_to(self.lr_margin * median(r.max_lr for r in readings))
-        return lrs
+        return {size: lr for size, lr in lrs.items() if size < timed.too_large}
 
     def _steps(self, recipe: Recipe, timed: TimedTrials) -> dict[int, int]:
         """Return the steps per size that take as long as `share` of the incumbent's final run."""
@@ -243,15 +244,7 @@ class BatchSize(Stage):
         return cycle(at_size, steps, replicate, label, timed=True)
 
 
-def _too_large(outcomes: Sequence[Outcome]) -> float:
-    """Return the smallest size that ran out of memory, inf if none did.
-
-    A calibration, which holds all its sizes at once, counts as its largest.
-    """
-    return min((o.run.batch_size for o in outcomes if o.out_of_memory), default=math.inf)
-
-
-def _limit(outcomes: Sequence[Outcome]) -> str:
+def _limit(timed: TimedTrials) -> str:
     """Say so where memory was the limit."""
-    end = _too_large(outcomes)
+    end = timed.too_large
     return f"; {end} and larger ran out of memory" if math.isfinite(end) else ""

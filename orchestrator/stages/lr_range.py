@@ -182,7 +182,8 @@ class LRRange(Stage):
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the median of the linear ramps' readings, or why there is none."""
         ramps = [o for o in outcomes if o.curve.lr.size]
-        linear = [o for o in ramps if o.run.schedule.name == "range_test"][-self.ramps :]
+        last = [o for o in outcomes if o.run.schedule.name == "range_test"][-self.ramps :]
+        linear = [o for o in last if o.curve.lr.size]
         readings = [read(o, self.facts.start_loss) for o in linear]
         good = [r for r in readings if r is not None and not self._fault(r)]
         evidence = self._evidence(ramps, [r for r in readings if r is not None])
@@ -302,12 +303,14 @@ class LRRange(Stage):
         if not linear:
             return self._why_no_bracket(outcomes[-1])
         readings = [read(o, self.facts.start_loss) for o in linear]
-        fell = [0.0 if r is None else 100 * max(0.0, r.drop) for r in readings]
+        fell = sorted(
+            (0.0 if r is None else 100 * max(0.0, r.drop) for r in readings), reverse=True
+        )
         if _most(r is not None and r.at_end for r in readings):
             return self._nothing_broke(linear[0].run.schedule.max_lr)
         if _most(self._weak(r) for r in readings):
             return (
-                f"the ramps fell too little, by {max(fell):.0f} % of chance loss at most where"
+                f"the ramps fell too little, by {fell[0]:.0f} % of chance loss at most where"
                 f" {100 * self.least_drop:.0f} % are needed: allow more steps ({self.more_steps})"
             )
         return (
@@ -327,9 +330,11 @@ class LRRange(Stage):
                 f" between {curve.held_out_loss.min():.4g} and {curve.held_out_loss.max():.4g}"
                 f" ({self._known}): does this model learn from these data at all?"
             )
+        loss = curve.held_out_loss[0]
+        found = f"{loss:.3g}" if math.isfinite(loss) else "not finite"
         return (
-            f"it diverges at once: at lr {curve.lr[0]:.2g} held-out loss was"
-            f" {curve.held_out_loss[0]:.3g} ({self._known}): scale the inputs (in a regression the"
+            f"it diverges at once: at lr {curve.lr[0]:.2g} held-out loss was {found}"
+            f" ({self._known}): scale the inputs (in a regression the"
             " targets too), or lower start_lr"
         )
 

@@ -13,6 +13,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.schedules import Schedule
 
 T = TypeVar("T")
+LEAST = 1e-12
 MOST_ROUNDS = 50  # of one stage: one that asks for more does not converge
 
 
@@ -51,9 +52,14 @@ class Stage(ABC):
         """
 
     def end_loss(self, outcome: Outcome) -> float:
-        """Return the held-out loss at the end, inf for a run that ended no better than chance."""
-        loss = outcome.held_out_loss
-        return loss if loss < self.facts.chance_loss else math.inf
+        """Return the held-out loss at the end, inf for a run that ended no better than chance.
+
+        Losses are compared as logarithms, so 0 becomes next to nothing (`LEAST` of chance).
+        """
+        loss, chance = outcome.held_out_loss, self.facts.chance_loss
+        if not loss < chance:
+            return math.inf
+        return max(loss, LEAST * chance) if loss >= 0 else loss
 
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:

@@ -37,15 +37,28 @@ class TimedTrials:
         """Seconds per step by batch size, {} before the calibration."""
         return measured(self.outcomes, "calibrate", "seconds_per_step")
 
-    @property
+    @cached_property
+    def too_large(self) -> float:
+        """The smallest size that ran out of memory, inf if none did.
+
+        A calibration, which holds all its sizes at once, counts as its largest.
+        """
+        return min((o.run.batch_size for o in self.outcomes if o.out_of_memory), default=math.inf)
+
+    @cached_property
     def attempts(self) -> list[Outcome]:
-        """The trials, every attempt at each."""
-        return [o for o in self.outcomes if o.run.kind == "train"]
+        """The trials of sizes that there is memory for on every seed, every attempt at each."""
+        trials = [o for o in self.outcomes if o.run.kind == "train"]
+        return [o for o in trials if o.run.batch_size < self.too_large]
 
     @cached_property
     def trials(self) -> list[Outcome]:
-        """The trials, of repeated ones the last attempt."""
-        last: dict[Run, Outcome] = {replace(o.run, attempt=0): o for o in self.attempts}
+        """The trials, of repeated ones the last attempt that finished, if one did."""
+        last: dict[Run, Outcome] = {}
+        for o in self.attempts:
+            first = replace(o.run, attempt=0)
+            if o.state == "finished" or first not in last:
+                last[first] = o
         return list(last.values())
 
     @cached_property
@@ -71,8 +84,8 @@ class TimedTrials:
         Within `tolerance`; a short one also within three times the spread of the calibration's
         rounds (half an interquartile range: three of them hold 95 % of what is normal).
 
-        Against the median of all trials, which are made in turn: a machine that has become slower
-        for all of them leaves the comparison fair.
+        As the calibration measured in turn with the other sizes, or else as slow as the median of
+        all trials: a machine that has become slower for all of them leaves the comparison fair.
         """
         if o.state != "finished":
             return True
@@ -80,16 +93,17 @@ class TimedTrials:
         if o.result.seconds < LONG:
             spread = measured(self.outcomes, "calibrate", "spread")
             allowed = max(allowed, 3 * spread.get(o.run.batch_size, 0.0))
-        return abs(self._slowness[o.run] / median(self._slowness.values()) - 1) <= allowed
+        slowness = self._slowness(o)
+        return min(abs(slowness - 1), abs(slowness / self._usual - 1)) <= allowed
+
+    def _slowness(self, o: Outcome) -> float:
+        """Return time over planned time."""
+        return o.result.seconds / (o.run.steps * self.seconds[o.run.batch_size])
 
     @cached_property
-    def _slowness(self) -> dict[Run, float]:
-        """Time over planned time of the finished trials."""
-        return {
-            o.run: o.result.seconds / (o.run.steps * self.seconds[o.run.batch_size])
-            for o in self.attempts
-            if o.state == "finished"
-        }
+    def _usual(self) -> float:
+        """The median slowness of all trials that finished."""
+        return median(self._slowness(o) for o in self.trials if o.state == "finished")
 
     # --- the table
 
