@@ -99,7 +99,7 @@ def database(server: Server) -> dict[str, str]:
 
 
 def test_the_answer_is_that_of_the_journal(server: Server) -> None:
-    """Where trials are kept decides nothing; and a second command only tells it again."""
+    """A second command tells it again, fresh=true finds it again; no file holds the password."""
     journal = a_study(study_name="journal")
     record = a_study(study_name="database", storage=database(server))
     assert record.status == "complete", record.reason
@@ -107,6 +107,10 @@ def test_the_answer_is_that_of_the_journal(server: Server) -> None:
     assert not Path("runs/database/optuna.journal").exists()
     again = a_study(study_name="database", storage=database(server))
     assert decisions(again) == decisions(journal)
+    fresh = a_study(study_name="database", storage=database(server), fresh=True)
+    assert decisions(fresh) == decisions(journal)
+    written = [p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()]
+    assert not [text for text in written if quote(PASSWORD, safe="").encode() in text]
 
 
 def test_a_killed_server_ends_the_study_and_it_goes_on(
