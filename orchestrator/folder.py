@@ -17,15 +17,15 @@ from orchestrator.redact import Formatter
 @contextmanager
 def owned(config: Config, folder: Path, database: storage.Storage | None) -> Iterator[None]:
     """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with writable(folder):
             old = folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(lock.owned(folder))
+            stack.enter_context(lock.held(folder))
             if config.fresh:
                 _set_aside(config.study_name, folder, old, database)
                 folder.mkdir(exist_ok=True)
-                held.enter_context(lock.owned(folder) if old else nullcontext())
+                stack.enter_context(lock.held(folder) if old else nullcontext())
         yield
 
 

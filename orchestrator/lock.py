@@ -34,7 +34,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Hold the study in `folder` (it must exist) within the context.
 
     Raises ConfigError, which says who holds it, where and since when, if another process does;

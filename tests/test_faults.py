@@ -519,7 +519,7 @@ def test_a_second_process_is_told_who_holds_the_study() -> None:
     Path("runs/s").mkdir(parents=True)
     code = (
         "import time; from pathlib import Path; from orchestrator import lock;"
-        "held = lock.owned(Path('runs/s')); held.__enter__(); print('held', flush=True);"
+        "held = lock.held(Path('runs/s')); held.__enter__(); print('held', flush=True);"
         "time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
@@ -534,7 +534,7 @@ def test_a_second_process_is_told_who_holds_the_study() -> None:
 def test_two_owners_in_one_process_are_refused_too() -> None:
     """Two threads of one program are two owners."""
     Path("runs/s").mkdir(parents=True)
-    with lock.owned(Path("runs/s")), pytest.raises(ConfigError, match="since 20"):
+    with lock.held(Path("runs/s")), pytest.raises(ConfigError, match="since 20"):
         a_study()
 
 
@@ -543,14 +543,14 @@ def test_a_fork_does_not_hold_the_lock_for_its_parent() -> None:
     folder = Path("runs/s")
     folder.mkdir(parents=True)
     (reading, writing), (waiting, ready) = os.pipe(), os.pipe()
-    with lock.owned(folder):
+    with lock.held(folder):
         child = os.fork()
         if child == 0:
             os.write(ready, b"x")
             os.read(reading, 1)
             os._exit(0)
         os.read(waiting, 1)
-    with lock.owned(folder):
+    with lock.held(folder):
         pass
     os.write(writing, b"x")
     os.waitpid(child, 0)
