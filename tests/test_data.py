@@ -20,7 +20,8 @@ from orchestrator.options import OwnConfig
 from orchestrator.sections import DataConfig
 from orchestrator.training import cifar10
 from orchestrator.training.batches import Inputs
-from orchestrator.training.data import DataError, load, stratified_order
+from orchestrator.training.data import DataError, load
+from orchestrator.training.splits import stratified_order
 
 LABELS = np.arange(60) % 3
 

@@ -1,4 +1,4 @@
-"""Data as tensors: stratified splits that only the seed decides, and a sealed test part."""
+"""Data as tensors: what a source gives, what a study has of it, and a sealed test part."""
 
 from __future__ import annotations
 
@@ -139,13 +139,13 @@ def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy
     `loss`: its name, or "own", decides what targets may be. Raises DataError, one line, when the
     data are not there, not usable, or fewer than asked for.
     """
-    from orchestrator.training import targets
+    from orchestrator.training import splits, targets
 
     options = config if isinstance(config, DataConfig) else DataConfig(name="arrays")
     raw, classes = targets.prepared(_read(config, cache), loss)
     raw = _resized(raw, options.image_size)
-    train, held_out = _split(raw, options)
-    test = raw.test.take(_first(options.test_examples, raw.test, "test_examples", options.seed))
+    train, held_out = splits.split(raw, options)
+    test = splits.some(raw.test, options.test_examples, "test_examples", options.seed)
     mean, std = _statistics(train.x)
     return Data(
         train=train,
@@ -172,92 +172,6 @@ def _read(config: DataConfig | OwnConfig, cache: Path) -> Raw:
         return cifar10.load(config, cache)
     files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
     return files[config.name](config) if config.name in files else sources.digits()
-
-
-def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
-    """Return a random order of which every prefix holds each class in its share, within one.
-
-    The i-th of the n examples of a class (shuffled) goes to the place (i + 1/2) / n of the whole;
-    ties between classes are broken at random.
-    """
-    rng = np.random.default_rng(seed)
-    labels = y.numpy()
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((rng.random(len(labels)), place))
-
-
-def _split(raw: Raw, options: DataConfig) -> tuple[Part, Part]:
-    """Return training and held-out part: the last and the first of one stratified order.
-
-    From both ends, so that another size of one part neither moves the other nor reshuffles.
-    """
-    if raw.held_out is not None:
-        return _split_given(raw, raw.held_out, options)
-    pool = raw.train
-    total, wanted, held = len(pool), options.train_examples, options.held_out_examples
-    if held is None:  # a sixth of the data used
-        held = max(1, round((wanted / 5) if wanted else (total / 6)))
-        held = min(held, max(1, total - (wanted or 1)))
-    if held >= total:
-        raise DataError(f"data.held_out_examples={held}: choose 1 to {total - 1}, of {total:,}")
-    count = total - held if wanted is None else wanted
-    if count > total - held:
-        raise DataError(
-            f"data.train_examples={count}: choose 1 to {total - held:,}"
-            f" ({total:,} are there, {held:,} of them held out)"
-        )
-    order = order_of(pool.y, options.seed)
-    if raw.groups is not None:
-        return _split_groups(pool, raw.groups, order, held, wanted)
-    return pool.take(order[total - count :]), pool.take(order[:held])
-
-
-def _split_given(raw: Raw, held_out: Part, options: DataConfig) -> tuple[Part, Part]:
-    """Return training and held-out part as the user split them, perhaps fewer of each."""
-    most = _first(options.train_examples, raw.train, "train_examples", options.seed)
-    some = _first(options.held_out_examples, held_out, "held_out_examples", options.seed)
-    return raw.train.take(most), held_out.take(some)
-
-
-def _split_groups(
-    pool: Part, groups: NDArray[np.int64], order: NDArray[np.int64], held: int, wanted: int | None
-) -> tuple[Part, Part]:
-    """Return training and held-out part with no group in both.
-
-    Groups come in the order of their first example in `order`, and are held out, each whole, until
-    there are `held` examples; what is over is used on neither side.
-    """
-    kind = np.unique(groups, return_inverse=True)[1][order]
-    first = np.unique(kind, return_index=True)[1]
-    kinds = np.argsort(first)
-    sizes = np.cumsum(np.bincount(kind)[kinds])
-    out = kinds[: int(np.searchsorted(sizes, held)) + 1]
-    inside = np.isin(kind, out)
-    rest = order[~inside]
-    if len(rest) < (wanted or 1):
-        raise DataError(
-            f"groups: with {len(out)} of {len(kinds)} groups held out, {len(rest):,} examples are"
-            f" left to train on, {wanted or 1:,} are needed"
-        )
-    return pool.take(rest[len(rest) - wanted if wanted else 0 :]), pool.take(order[inside][:held])
-
-
-def order_of(y: Tensor, seed: int) -> NDArray[np.int64]:
-    """Return the order in which examples are taken, of targets on the CPU.
-
-    Stratified by class where they are classes: whole numbers of shape (n,).
-    """
-    classes = y.dim() == 1 and not y.is_floating_point() and not y.is_complex()
-    return stratified_order(y if classes else torch.zeros(len(y)), seed)
-
-
-def _first(wanted: int | None, part: Part, key: str, seed: int) -> NDArray[np.int64]:
-    if wanted is not None and wanted > len(part):
-        raise DataError(f"data.{key}={wanted}: choose 1 to {len(part):,}, there are no more")
-    return order_of(part.y, seed)[:wanted]
 
 
 def _resized(raw: Raw, size: int | None) -> Raw:

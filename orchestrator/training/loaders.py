@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from orchestrator.training.data import order_of
 from orchestrator.training.evaluate import PIECE
+from orchestrator.training.splits import order_of
 
 Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nests of them
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from orchestrator.options import OwnConfig, one_of, shown
 from orchestrator.own import build
 from orchestrator.sections import DataConfig
-from orchestrator.training.data import DataError, Part, Raw, stratified_order
+from orchestrator.training.data import DataError, Part, Raw
+from orchestrator.training.splits import stratified_order
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MORE = ("x_val", "y_val", "groups")  # held out as they are; which training examples belong together
