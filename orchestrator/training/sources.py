@@ -163,12 +163,7 @@ def _targets(y: Tensor, name: str) -> Tensor:
         shape = tuple(y.shape)
         raise DataError(f"y_{name}: need targets of shape (n, ...), got {y.dtype} of shape {shape}")
     if y.is_floating_point():
-        y = y.float().contiguous()
-        bad = ~torch.isfinite(y.reshape(len(y), -1)).all(1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise DataError(f"y_{name}: NaN or infinite values, first in example {first}")
-        return y
+        return _finite(y.float(), f"y_{name}")
     if y.dim() == 2 and y.shape[1] == 1:
         y = y[:, 0]
     return y.long().contiguous()
@@ -194,9 +189,14 @@ def _inputs(x: Tensor, name: str) -> Tensor:
     if whole and x.dim() == 2:
         return x.long().contiguous()
     if x.dtype != torch.uint8 or x.dim() == 2:
-        x = x.float()
-        bad = ~torch.isfinite(x.flatten(1)).all(1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise DataError(f"x_{name}: NaN or infinite values, first in example {first}")
+        return _finite(x.float(), f"x_{name}")
     return x.contiguous()
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    """Return the values of shape (n, ...). Raises DataError for NaN and inf among them."""
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        first = int(bad.nonzero()[0, 0])
+        raise DataError(f"{name}: NaN or infinite values, first in example {first}")
+    return values.contiguous()
