@@ -146,8 +146,3 @@ class Browser:
         params: dict[str, Any] = {"clip": {**clip, "scale": 1}} if clip else {}
         data = self.call("Page.captureScreenshot", captureBeyondViewport=True, **params)["data"]
         path.write_bytes(base64.b64decode(data))
-
-    def pdf(self, path: Path) -> None:
-        """Write the page as it would be printed."""
-        data = self.call("Page.printToPDF", printBackground=False)["data"]
-        path.write_bytes(base64.b64decode(data))

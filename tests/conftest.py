@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def command_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands start in an empty folder, and what they do to their process is undone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import doctest
 import importlib
 import json
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,7 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 PLAN = "plan=[lr_range,momentum,final]"
 
 
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own(
-    here: Path, without_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("command_line", "without_figures")
 
 
 def test_the_answer_is_the_command_lines(capsys: pytest.CaptureFixture[str]) -> None:

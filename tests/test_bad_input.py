@@ -23,9 +23,8 @@ QUADRATIC = "+study=quadratic"  # nothing to load: what is wrong is wrong in the
 
 
 @pytest.fixture(autouse=True)
-def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what a command does to its process, start it in an empty folder, train nothing."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def _accepted(command_line: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained."""
     ran = SimpleNamespace(status="complete")
     monkeypatch.setattr(study._Study, "run", lambda *_: ran)  # whoever comes here was accepted
 

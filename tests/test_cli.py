@@ -24,12 +24,7 @@ from tests import records
 STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
 
 
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what a command does to its process, and start it in an empty folder."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["orchestrator"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+pytestmark = pytest.mark.usefixtures("command_line")
 
 
 def user_conf(here: Path, name: str, text: str) -> None:

@@ -18,11 +18,7 @@ from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
 from tests import records
 
-
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what a command does to its process, and start it in an empty folder."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("command_line")
 
 
 def keep(name: str, record: StudyRecord | None = None, **changes: Any) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +14,7 @@ from orchestrator import multirun, study
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 
-
-@pytest.fixture(autouse=True)
-def _a_process_of_its_own(
-    here: Path, without_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("command_line", "without_figures")
 
 
 def jobs(*arguments: str) -> list[multirun.Job]:
