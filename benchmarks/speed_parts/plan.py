@@ -62,7 +62,7 @@ def _goals(rows: Sequence[dict[str, Any]]) -> list[bench.Goal]:
         own = [row["inside"] for row in rows if row["study"] == study]
         what = f"share of {len(own)} {study} studies inside the told range"
         goals.append(bench.Goal(what, sum(own) / len(own), INSIDE, least=True))
-    widest = max(row["high"] / row["low"] for row in rows)
+    widest = round(max(row["high"] / row["low"] for row in rows), 3)
     return [*goals, bench.Goal("high / low of the told range", widest, RATIO)]
 
 

@@ -7,9 +7,11 @@ one length: what is told is the likeliest range, with the share of the worlds th
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from orchestrator.curve import Outcome
 from orchestrator.plan.prices import Prices, progress
@@ -42,12 +44,15 @@ class Range:
 def likeliest(values: Iterable[float], ratio: float = RATIO) -> tuple[Range, float]:
     """Return the range, at most `ratio` times as high as low, that holds most values, and how many.
 
-    How many: their share. Of several ranges the one with the smallest low. Values are positive.
+    How many: their share. Of several ranges the one with the smallest low. What the ratio leaves is
+    shared out at both ends as far as there are values: they are a sample. Values are positive.
     """
     ordered = sorted(values)
     held = [[v for v in ordered if low <= v <= ratio * low] for low in ordered]
     best = max(held, key=len)
-    return Range(best[0], best[-1]), len(best) / len(ordered)
+    slack = math.sqrt(ratio * best[0] / best[-1])
+    found = Range(max(ordered[0], best[0] / slack), min(ordered[-1], best[-1] * slack))
+    return found, len(best) / len(ordered)
 
 
 @dataclass
@@ -87,25 +92,45 @@ def play(stages: Sequence[Stage], recipe: Recipe, world: World, known: Known = _
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Runs the rounds of a stage in a world, and keeps the bill. `told`: all outcomes so far."""
+    """Runs the rounds of a stage in a world, and keeps the bill. `told`: all outcomes so far.
+
+    `levels`: by steps and replicate, how far the log losses that are there lie above the world's.
+    """
 
     stage: str
     world: World
     known: Known
     told: dict[str, Outcome]
     played: Play
+    levels: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __call__(self, runs: list[Run]) -> list[Outcome]:
-        return [self._outcome(run, run.key({})) for run in runs]
+        keys = [run.key({}) for run in runs]
+        for run, key in zip(runs, keys, strict=True):
+            if there := self.told.get(key) or self.known(run):
+                self.told[key] = there
+                self._compare(there)
+        return [self._outcome(run, key) for run, key in zip(runs, keys, strict=True)]
+
+    def _compare(self, there: Outcome) -> None:
+        """Note the level of a real run, so that what is made up beside it can be compared with it.
+
+        A stage's candidates meet an incumbent that an earlier stage has trained.
+        """
+        if there.run.kind == "train" and 0 < there.held_out_loss < math.inf:
+            own = self.world.outcome(there.run).held_out_loss
+            level = math.log(there.held_out_loss / own)
+            self.levels.setdefault((there.run.steps, there.run.replicate), level)
 
     def _outcome(self, run: Run, key: str) -> Outcome:
         if key not in self.told:
-            there = self.known(run)
-            self.told[key] = there or self._imagined(run)
+            self.told[key] = self._imagined(run)
         return self.told[key]
 
     def _imagined(self, run: Run) -> Outcome:
-        made = self.world.outcome(run, first=not self.told)
+        usual = fmean(self.levels.values()) if self.levels else 0.0
+        level = self.levels.get((run.steps, run.replicate), usual)
+        made = self.world.outcome(run, level, first=not self.told)
         self.played.runs[self.stage].append(run)
         self.played.seconds[self.stage] += self.world.prices.of(run, progress(made))
         return made

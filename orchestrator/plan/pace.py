@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.curve import Outcome
 from orchestrator.objectives import Objective, about
-from orchestrator.plan.estimate import Known, Play, Range, likeliest, plays
+from orchestrator.plan.estimate import Known, Play, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.final import Final
@@ -216,7 +216,7 @@ class Pace:
         if not self._plays:
             return None
         coming = [stage.name for stage in self.stages[self._at :]]
-        there, _ = likeliest(sum(p.seconds.get(name, 0.0) for name in coming) for p in self._plays)
+        there = Range.of(sum(p.seconds.get(name, 0.0) for name in coming) for p in self._plays)
         since, most = self.elapsed - self._since, max(0.0, self.remaining)
         low, high = (min(most, max(0.0, s - since)) for s in (there.low, there.high))
         return Range(low, high)

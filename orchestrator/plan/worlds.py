@@ -81,14 +81,17 @@ class World:
     prices: Prices
     recipe: Recipe
 
-    def outcome(self, run: Run, first: bool = False) -> Outcome:
-        """Return how a run might end. `first`: it is the first run of all."""
+    def outcome(self, run: Run, level: float = 0.0, first: bool = False) -> Outcome:
+        """Return how a run might end. `first`: it is the first run of all.
+
+        `level` is added to the log of a cycle's loss, which stays below chance.
+        """
         key = run.key({})
         if run.kind in ("probe", "calibrate"):
             return Outcome(run, key, "finished", Curve.of([]), Result(measured=self._measured(run)))
         if run.kind == "ramp":
             return self._ramp(run, key, first)
-        return self._cycle(run, key)
+        return self._cycle(run, key, level)
 
     def _measured(self, run: Run) -> dict[str, Any]:
         sizes = run.batch_sizes
@@ -103,10 +106,11 @@ class World:
 
     # --- cycles
 
-    def _cycle(self, run: Run, key: str) -> Outcome:
+    def _cycle(self, run: Run, key: str, level: float) -> Outcome:
         """A cycle ends near what its candidate is worth, seeds apart."""
         worse = sum(self._worse(run, field, by) for field, by in self._away(run).items())
-        loss = 0.2 * self.facts.start_loss * math.exp(min(worse, WORST))
+        loss = 0.2 * self.facts.start_loss * math.exp(min(worse, WORST) + level)
+        loss = min(loss, 0.99 * self.facts.chance_loss)
         lr, momentum = run.schedule.at(1.0)
         point = self._point(run, run.steps, lr, momentum, loss)
         seconds = point.seconds
