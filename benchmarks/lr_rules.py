@@ -32,7 +32,8 @@ from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe
 from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.stages import suggest
-from orchestrator.stages.lr_range import LRRange, ramp, read
+from orchestrator.stages.lr_range import LRRange
+from orchestrator.stages.ramps import ramp, read
 from orchestrator.stages.stage import cycle
 from orchestrator.testing import execute
 
@@ -126,13 +127,17 @@ def rounds(workload: Workload, objective: TrainingObjective) -> Iterator[dict[st
     (first,) = stage.propose(recipe, [])
     steps = first.steps
     for replicate in range(3):
-        row, reading = record("exponential", "exponential_ramp", stage.end_lr, steps, replicate)
+        row, reading = record(
+            "exponential", "exponential_ramp", first.schedule.max_lr, steps, replicate
+        )
         yield row
         if replicate == 0:
             bracket = reading
     if bracket is None or bracket.drop < stage.least_drop:
         steps *= 2
-        row, bracket = record("exponential again", "exponential_ramp", stage.end_lr, steps, 0)
+        row, bracket = record(
+            "exponential again", "exponential_ramp", first.schedule.max_lr, steps, 0
+        )
         yield row
     if bracket is None:
         return

@@ -40,10 +40,10 @@ class Clue:
 
 @np.errstate(all="ignore")
 def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | None:
-    """Loss not finite, or held-out loss above `above` x chance and rising over two points.
+    """Loss not finite, or held-out loss above `above` x the untrained one, rising over two points.
 
-    `chance_loss`: held-out loss of a model that knows nothing, in the curve's unit (nats). A train
-    loss below half of it says that the net learns: it may overfit beyond chance, but is not lost.
+    `chance_loss`: held-out loss of an untrained model, in the curve's unit (nats). A train
+    loss below half of it says that the net learns: it may overfit beyond that, but is not lost.
     """
     loss = curve.held_out_loss
     broken = ~np.isfinite(loss)
@@ -57,7 +57,7 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
     bad &= ~_learns(curve, chance_loss)[1:]
     if bad.any():
         at = int(np.argmax(bad)) + 1
-        limit = f"{above:g} x chance ({chance_loss:.3g})"
+        limit = f"{above:g} x the untrained loss ({chance_loss:.3g})"
         reason = f"held-out loss {loss[at]:.3g} is above {limit} and rising"
         return _clue(curve, "diverged", at - 1, at, reason)
     return None
@@ -67,9 +67,9 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
 def stuck(
     curve: Curve, chance_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
 ) -> Clue | None:
-    """`points` points in a row at chance or above once the share `after` of the run is done.
+    """`points` points in a row at the untrained loss once the share `after` of the run is done.
 
-    At chance means at least `near` x `chance_loss`, and a train loss above half of it (as in
+    At it means at least `near` x `chance_loss`, and a train loss above half of it (as in
     `diverged`).
     """
     at_chance = (curve.held_out_loss >= near * chance_loss) & (curve.progress >= after)
@@ -78,7 +78,8 @@ def stuck(
         if at_chance[end - points : end].all():
             low = curve.held_out_loss[end - points : end].min()
             reason = (
-                f"{points} points in a row at chance (held-out loss {low:.3g} of {chance_loss:.3g})"
+                f"{points} points in a row at the untrained loss (held-out loss {low:.3g} of"
+                f" {chance_loss:.3g})"
             )
             return _clue(curve, "stuck", end - points, end - 1, reason)
     return None

@@ -74,6 +74,11 @@ class Recipe:
     optimizer_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     history: tuple[tuple[str, Recipe], ...] = field(default=(), compare=False, repr=False)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether a step is bounded by lr, however large the gradient: all but SGD, as Adam's."""
+        return self.optimizer.rpartition(".")[2].lower() != "sgd"
+
     def with_(self, decision: Decision) -> Recipe:
         """Return the recipe with the fields that `decision` sets, its history one stage longer."""
         changed = replace(self, **decision.values)

@@ -58,7 +58,9 @@ def test_a_clue_says_where_and_why_with_numbers() -> None:
     clue = clues.diverged(curve([2.3, 1.0, 3.5, 4.2]), CHANCE)
     assert clue is not None
     assert (clue.first_step, clue.last_step) == (20, 30)
-    assert clue.reason == ("held-out loss 3.5 is above 1.3 x chance (2.3) and rising (steps 20-30)")
+    assert clue.reason == (
+        "held-out loss 3.5 is above 1.3 x the untrained loss (2.3) and rising (steps 20-30)"
+    )
 
 
 def test_chance_before_a_quarter_of_the_run_is_not_stuck() -> None:

@@ -83,6 +83,17 @@ def test_a_transformer_on_text(here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_vision_transformer_with_adamw(here: Path) -> None:
+    """timm's, on the digits: slow to begin, it gets a rate at which it learns."""
+    text = "_target_: timm.models.vision_transformer.VisionTransformer\n"
+    text += "img_size: 8\npatch_size: 2\nin_chans: 1\nembed_dim: 32\ndepth: 4\nnum_heads: 2\n"
+    options = ("+study=digits", "model=mine", "optimizer=adamw", "plan=[lr_range,final]")
+    summary = study(with_model(here, text), *options, "stages.final.seeds=2")
+    assert 5e-4 < summary["recipe"]["max_lr"] < 8e-3  # best: .002 to .004
+    assert summary["final"]["test_metric"]["mean"] > 0.6
+
+
+@pytest.mark.slow
 def test_torchvisions_resnet18(here: Path) -> None:
     """With batch norm, SGD, on the digits."""
     options = ("recipe.batch_size=32", "stages.final.epochs=2", "data.train_examples=600")

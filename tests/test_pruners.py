@@ -21,8 +21,8 @@ CHANCE = math.log(10)
     [
         ([2.3, 1.5, math.nan, 1.0], 2, "diverged: held-out loss is not finite"),
         ([2.3, 1.5, math.inf, 1.0], 2, "diverged: held-out loss is not finite"),
-        ([2.3, 2.9, 3.3, 3.9], 2, "diverged: held-out loss 3.3 is above 1.3 x chance"),
-        ([2.3] * 12, 5, "stuck: 3 points in a row at chance"),
+        ([2.3, 2.9, 3.3, 3.9], 2, "diverged: held-out loss 3.3 is above 1.3 x the untrained loss"),
+        ([2.3] * 12, 5, "stuck: 3 points in a row at the untrained loss"),
         ([2.3, 2.0, 1.5, 2.9, 1.2, 1.0], None, ""),
         ([2.3, 1.0, 2.2, 0.9, 0.8, 0.7], None, ""),
     ],
@@ -79,7 +79,7 @@ def test_a_run_far_behind_the_best_finished_one_is_pruned(
     assert stopped == pruned_at
     if pruned_at == 3:
         assert pruner.reason(number) == (
-            "behind: held-out loss is down to 2 from chance (2.3) at 30 % of the run,"
+            "behind: held-out loss is down to 2 from the untrained loss (2.3) at 30 % of the run,"
             " the best finished run was at 1: more than 2 x as far in logarithms"
         )
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from orchestrator import LRRangeResult, lr_range_test
-from orchestrator.stages.lr_range import POINTS
+from orchestrator.recipe import Recipe
+from orchestrator.stages.ramps import POINTS
 from orchestrator.training import loaders, range_loop, range_test
 
 CLASSES, FEATURES, BATCH = 3, 6, 16
@@ -199,6 +200,50 @@ def test_a_given_optimizer_is_used_as_it_is_set() -> None:
     assert max(first for first, _, _ in seen) == pytest.approx(
         max(float(r.lr[-1]) for r in found.ramps), rel=0.5
     )
+
+
+class OwnSGD(torch.optim.SGD):
+    """SGD under another name."""
+
+
+class Sign(torch.optim.Optimizer):
+    """Not one of torch's."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.001})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Go down by lr."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] * p.grad.sign()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        (None, {"momentum": 0.8, "weight_decay": 1e-3}, ("sgd", 0.8, 1e-3)),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.7}, ("sgd", 0.7, 0.0)),
+        (OwnSGD, {"lr": 0.1}, ("sgd", 0.0, 0.0)),
+        (torch.optim.Adam, {"lr": 0.1}, ("adam", 0.9, 0.0)),
+        (torch.optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.99)}, ("adamw", 0.8, 0.01)),
+        (torch.optim.RMSprop, {"lr": 0.1}, ("rmsprop", 0.0, 0.0)),
+        (Sign, {}, ("sign", 0.0, 0.0)),
+    ],
+)
+def test_the_stage_is_told_whose_ramps_it_reads(
+    kind: Any, options: dict[str, Any], told: tuple[str, float, float], monkeypatch: Any
+) -> None:
+    """The optimiser by its name in torch, its momentum (or first beta) and its weight decay."""
+    seen: list[Recipe] = []
+    walk = range_test.walk
+    monkeypatch.setattr(range_test, "walk", lambda s, r, go: (seen.append(r), walk(s, r, go))[1])
+    model = network()
+    given = {"optimizer": kind(model.parameters(), **options)} if kind else options
+    found = short(model, **given)
+    assert [(r.optimizer, r.max_momentum, r.weight_decay) for r in seen] == [told]
+    assert (found.ramps[0].lr[-1] > 0.2) == (told[0] == "sgd")  # the bracket of others ends at .1
 
 
 def test_evaluations_cost_at_most_half_of_the_training() -> None:

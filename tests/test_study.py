@@ -263,7 +263,7 @@ def lost(kind: str) -> Any:
     [
         ("nan", "diverged: held-out loss is not finite"),
         ("rising", "diverged: held-out loss"),
-        ("stuck", "stuck: 3 points in a row at chance"),
+        ("stuck", "stuck: 3 points in a row at the untrained loss"),
     ],
 )
 def test_each_kind_of_lost_run_is_pruned_with_its_reason(
@@ -286,7 +286,7 @@ def test_each_kind_of_lost_run_is_pruned_with_its_reason(
     [
         (1e200, "diverged: held-out loss is not finite"),
         (5.0, "diverged: held-out loss"),
-        (1e-9, "stuck: 3 points in a row at chance"),
+        (1e-9, "stuck: 3 points in a row at the untrained loss"),
     ],
 )
 def test_the_fake_objective_is_lost_for_real_in_each_way(max_lr: float, why: str) -> None:

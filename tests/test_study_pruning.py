@@ -172,4 +172,4 @@ def test_every_prune_has_its_reason_in_the_summary(monkeypatch: pytest.MonkeyPat
     assert len(rest) + 1 == summary()["stages"][0]["trials"]["pruned"]
     assert 0.3 < first["progress"] < 0.6
     assert "momentum 0.9" in first["run"]
-    assert first["reason"].startswith("stuck: 3 points in a row at chance")
+    assert first["reason"].startswith("stuck: 3 points in a row at the untrained loss")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import clues
-from orchestrator.curve import Curve, Point
+from orchestrator.curve import Curve, Outcome, Point
 from orchestrator.pruners.optunas import name_of, settings_of
 from orchestrator.pruners.peers import Peers
-from orchestrator.pruners.views import View, compared, view
+from orchestrator.pruners.views import View, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
@@ -32,9 +31,11 @@ class ClueRules:
     0.25
     """
 
-    above_chance: float = option(1.3, "stop when rising above this x chance loss", gt=1)
-    stuck_after: float = option(0.25, "share of the run after which chance is lost", ge=0, le=1)
-    stuck_points: int = option(3, "points in a row at chance that stop a run", ge=1)
+    above_chance: float = option(1.3, "stop when rising above this x the untrained loss", gt=1)
+    stuck_after: float = option(
+        0.25, "share of the run after which the untrained loss is lost", ge=0, le=1
+    )
+    stuck_points: int = option(3, "points in a row at the untrained loss that stop a run", ge=1)
     behind: float | None = option(
         2.0, "stop where the best finished run had fallen this x as far; null: never", gt=1
     )
@@ -42,11 +43,11 @@ class ClueRules:
 
 
 class CluePruner(optuna.pruners.BasePruner):
-    """Prunes a trial by its own curve: not finite, above chance and rising, or stuck at chance.
+    """Prunes a trial by its own curve: not finite, above the untrained loss and rising, or stuck.
 
     Needs no other trials, so it works in a stage of four candidates, where Optuna's median pruner
     can never act (it waits for five finished trials). It is also compared with the best finished
-    one of the same length (`rules.behind`): by how far the loss has fallen from chance so far, at
+    one of the same length (`rules.behind`): by how far the loss has fallen so far, at
     its lowest and in logarithms. That forgives what misleads in mid-run, the bump of a high
     learning rate, where loss against loss kills winners. `also`, a pruner of Optuna's, is asked
     where our rules let the trial go on. `reason` says who pruned and why.
@@ -69,7 +70,7 @@ class CluePruner(optuna.pruners.BasePruner):
     ...     trial.report(held_out_loss, step)
     ...     if trial.should_prune():
     ...         print(step, pruner.reason(trial.number))
-    20 diverged: held-out loss 4.1 is above 1.5 x chance (2.3) and rising (steps 10-20)
+    20 diverged: held-out loss 4.1 is above 1.5 x the untrained loss (2.3) and rising (steps 10-20)
     """
 
     def __init__(
@@ -106,15 +107,9 @@ class CluePruner(optuna.pruners.BasePruner):
         """Take one measurement of a trial, more than Optuna's own report can carry."""
         self._points[trial_number].append(point)
 
-    def compare_with(self, peers: Peers) -> None:
-        """Take the outcomes of a stage's completed rounds."""
-        self._peers = peers
-
-    def only_for(self, run: Run) -> CluePruner:
-        """Return a copy for the process that trains `run`: of the rounds it has what it needs."""
-        made = copy.copy(self)
-        made.compare_with(Peers(compared(self.also, self._peers, run)))
-        return made
+    def compare_with(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of a stage's completed rounds, in the order proposed."""
+        self._peers = Peers(outcomes)
 
     def start(self, trial_number: int, run: Run, place: int) -> None:
         """Say which run a trial is, and its place in its round (from 0)."""
@@ -190,8 +185,8 @@ class CluePruner(optuna.pruners.BasePruner):
         if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
             return ""  # this way round: NaN is nothing to compare with
         return (
-            f"behind: held-out loss is down to {lowest:.3g} from chance ({chance:.3g}) at"
-            f" {100 * point.progress:.0f} % of the run, the best finished run was at {best:.3g}:"
+            f"behind: held-out loss is down to {lowest:.3g} from the untrained loss ({chance:.3g})"
+            f" at {100 * point.progress:.0f} % of the run, the best finished run was at {best:.3g}:"
             f" more than {factor:g} x as far in logarithms"
         )
 

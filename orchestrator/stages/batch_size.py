@@ -16,9 +16,10 @@ from typing import ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.lr_range import MARGIN, ramp, read, round_to
+from orchestrator.stages.lr_range import MARGIN
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
+from orchestrator.stages.ramps import ramp, read, round_to
 from orchestrator.stages.stage import Stage, cycle, option, schedule_of
 from orchestrator.stages.timed import TimedTrials
 

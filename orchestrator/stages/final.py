@@ -102,7 +102,7 @@ class Final(Stage):
             recipes["range_test_only"] = first
         if self.baselines:
             size = min(UNTUNED.batch_size, self.facts.train_examples)
-            adam = recipe.optimizer != "sgd"
+            adam = recipe.adaptive
             lr, decay = UNTUNED_ADAM if adam else (UNTUNED_LR, UNTUNED.weight_decay)
             recipes["untuned"] = replace(
                 UNTUNED.at_lr(lr),

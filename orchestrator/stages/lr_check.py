@@ -14,7 +14,7 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
-from orchestrator.stages.lr_range import round_to
+from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import option
 
 

@@ -17,7 +17,8 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import CYCLED
 from orchestrator.stages.candidates import CandidateStage
-from orchestrator.stages.lr_range import MARGIN, Reading, ramp, read, round_to
+from orchestrator.stages.lr_range import MARGIN
+from orchestrator.stages.ramps import Reading, ramp, read, round_to
 from orchestrator.stages.stage import option, schedule_of
 
 
@@ -84,7 +85,7 @@ class Momentum(CandidateStage):
     def _scaled(self, recipe: Recipe, value: float) -> float:
         """Return the incumbent's max_lr at equal lr / (1 - momentum); Adam's steps do not grow."""
         lr = schedule_of(recipe).max_lr
-        return lr if recipe.optimizer != "sgd" else lr * (1 - value) / (1 - recipe.max_momentum)
+        return lr if recipe.adaptive else lr * (1 - value) / (1 - recipe.max_momentum)
 
     def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:
         """Return the ramps that end at three times the mark of the first, as the range test's do.

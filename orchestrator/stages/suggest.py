@@ -1,7 +1,7 @@
 """Suggestion rules for the LR range test, all with one signature, to be shown side by side.
 
 Each takes `lr` and `loss`, arrays of shape (points,), lr increasing, loss finite and smoothed, and
-`chance_loss`, the loss before training, in the loss's unit. Each returns a learning rate, or None
+`start_loss`, that before training, in the loss's unit. Each returns a learning rate, or None
 where its mark does not exist.
 """
 
@@ -37,39 +37,39 @@ def smooth(loss: Floats, half_width: int | None = None) -> Floats:
 
 
 def within_drop(
-    lr: Floats, loss: Floats, chance_loss: float, drop: float = 0.2, level: float = 0.1
+    lr: Floats, loss: Floats, start_loss: float, drop: float = 0.2, level: float = 0.1
 ) -> float | None:
     """Return the last lr whose loss stays near the minimum: the default rule, before its margin.
 
-    Near means within the smaller of `drop` x (chance - minimum) and `level` x minimum, without a
+    Near means within the smaller of `drop` x (start - minimum) and `level` x minimum, without a
     break from the minimum on.
     """
     low = int(np.argmin(loss))
-    limit = loss[low] + min(drop * (chance_loss - loss[low]), level * loss[low])
+    limit = loss[low] + min(drop * (start_loss - loss[low]), level * loss[low])
     last = low
     while last + 1 < len(loss) and loss[last + 1] <= limit:
         last += 1
     return float(lr[last])
 
 
-def smoothed_minimum(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
+def smoothed_minimum(lr: Floats, loss: Floats, start_loss: float) -> float | None:
     """Return the lr of the lowest loss."""
     return float(lr[np.argmin(loss)])
 
 
-def minimum_tenth(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
+def minimum_tenth(lr: Floats, loss: Floats, start_loss: float) -> float | None:
     """Return a tenth of the lr of the lowest loss (fastai's `minimum`)."""
     return float(lr[np.argmin(loss)]) / 10
 
 
-def steepest(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
+def steepest(lr: Floats, loss: Floats, start_loss: float) -> float | None:
     """Return the lr where loss falls fastest per unit of log lr (fastai's `steep`, Lightning)."""
     if len(lr) < 3:
         return None
     return float(lr[np.argmin(np.gradient(loss, np.log(lr)))])
 
 
-def valley(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
+def valley(lr: Floats, loss: Floats, start_loss: float) -> float | None:
     """Return the lr halfway down the longest valley: fastai's default rule.
 
     The valley is the longest falling subsequence of the losses; the mark lies at its middle, as in
@@ -88,7 +88,7 @@ def valley(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
     return float(lr[start[end] + int(third) + int(third / 2)])
 
 
-def longest_slide(lr: Floats, loss: Floats, chance_loss: float) -> float | None:
+def longest_slide(lr: Floats, loss: Floats, start_loss: float) -> float | None:
     """Return the lr at the end of the longest unbroken fall of the loss."""
     best, begin = (0, 0), 0
     for i in range(1, len(loss) + 1):

@@ -13,8 +13,8 @@ import numpy as np
 
 from orchestrator.curve import Floats, Outcome
 from orchestrator.recipe import Facts, Run
-from orchestrator.stages.lr_range import round_to
 from orchestrator.stages.measure import measured
+from orchestrator.stages.ramps import round_to
 
 LONG = 5.0  # seconds: a shorter trial's time is not known to `tolerance`
 

@@ -18,8 +18,8 @@ from orchestrator.schedules import Schedule
 from orchestrator.stages import suggest
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
-from orchestrator.stages.lr_range import ramp, read, round_to
 from orchestrator.stages.noise import Difference
+from orchestrator.stages.ramps import ramp, read, round_to
 from orchestrator.stages.stage import option
 
 PRESETS = {

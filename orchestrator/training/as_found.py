@@ -80,6 +80,19 @@ class OptimizerAsFound:
 
 
 @contextmanager
+def as_found(
+    model: nn.Module, optimizer: Optimizer
+) -> Iterator[tuple[ModelAsFound, OptimizerAsFound]]:
+    """Return a context after which both are what they were before."""
+    kept = ModelAsFound(model), OptimizerAsFound(optimizer)
+    try:
+        yield kept
+    finally:
+        for part in reversed(kept):
+            part.put_back()
+
+
+@contextmanager
 def randomness_as_found(
     device: torch.device, generators: Iterable[torch.Generator] = ()
 ) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -60,6 +60,23 @@ def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float) -> None:
             group["momentum"] = momentum
         elif "betas" in group:
             group["betas"] = (momentum, *group["betas"][1:])
+
+
+def momentum_of(group: Mapping[str, Any]) -> float | None:
+    """Return what a param group has of momentum, as `set_rates` sets it; None: nothing."""
+    if "momentum" in group:
+        return float(group["momentum"])
+    return float(group["betas"][0]) if "betas" in group else None
+
+
+def name_of(optimizer: Optimizer) -> str:
+    """Return what a recipe calls an optimiser: the class of torch that it is, in lower case.
+
+    A class of the user's own that inherits from torch's SGD is one; else it goes by its own name.
+    """
+    kinds = type(optimizer).__mro__
+    known = [k for k in kinds if k.__module__.startswith("torch.optim.") and k is not Optimizer]
+    return (known or kinds)[0].__name__.lower()
 
 
 def _groups(

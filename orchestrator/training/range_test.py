@@ -15,15 +15,13 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from orchestrator.recipe import Facts, Recipe
-from orchestrator.stages.lr_range import COST, LONGER, MARGIN, POINTS, LRRange
+from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
+from orchestrator.stages.ramps import COST, POINTS
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training import loaders
-from orchestrator.training.as_found import (
-    ModelAsFound,
-    OptimizerAsFound,
-    randomness_as_found,
-    seed_all,
-)
+from orchestrator.training.as_found import as_found, randomness_as_found, seed_all
+from orchestrator.training.loaders import Batch
+from orchestrator.training.optimizer import momentum_of, name_of
 from orchestrator.training.range_loop import Loss, RampLoop
 from orchestrator.training.range_result import LRRangeResult
 
@@ -41,7 +39,7 @@ def lr_range_test(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     start_lr: float = 1e-5,
-    end_lr: float = 10.0,
+    end_lr: float | None = None,
     steps: int | None = None,
     ramps: int = 3,
     margin: float = MARGIN,
@@ -52,7 +50,7 @@ def lr_range_test(
     One exponential ramp brackets the useful rates, then `ramps` short linear ramps measure, all
     from the weights that `model` has now; the order of the data and the dropout differ between
     them. Each is read on held-out loss. It trains for 4 x `steps` steps, fewer where ramps
-    break early, 9 x where the first says too little, and 21 x at the very most.
+    break early, more where they say too little: then they are made longer, and to other ends.
 
     `model`: on its device; batches are moved there, and called as `model(x)`.
     `loss(outputs, targets)`: a scalar tensor, the mean over the batch. It must stay above 0, as
@@ -68,8 +66,9 @@ def lr_range_test(
     with Nesterov `momentum` (give the one that your schedule has where its lr is highest) and
     `weight_decay` (coupled L2). Both play no part where an optimiser is given.
     `start_lr`, `end_lr`: of the bracket, which goes further once if it has to. lr is per step.
-    `steps`: of one ramp. None: an epoch, though 80 to 400, and 100 where `train` has no length. A
-    ramp that says too little is made longer once.
+    None: to 10 with SGD, to 0.1 with all others, whose steps do not grow with the gradient.
+    `steps`: of one ramp. None: an epoch, though 80 to 400, and 100 where `train` has no length.
+    Ramps that say too little are made up to four times as long.
     `margin`: max_lr as a share of the last good rate of the ramps.
 
     Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
@@ -97,57 +96,41 @@ def lr_range_test(
     _check(start_lr, end_lr, steps, ramps, margin)
     trained = _trained(model, optimizer)
     loaders.check_repeatable(train, "train")
+    own = optimizer or torch.optim.SGD(
+        trained, start_lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
+    )
     generators = [*loaders.generators_of(train), *loaders.generators_of(held_out)]
-    with randomness_as_found(trained[0].device, generators):
-        found = ModelAsFound(model)
-        own = optimizer or torch.optim.SGD(
-            trained, start_lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
+    with randomness_as_found(trained[0].device, generators), as_found(model, own) as found:
+        seed_all(seed, generators)
+        batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
+        length = steps or _steps(train)
+        subset = _subset(held_out, length * batch_size, seed)
+        loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
+        stage = _Alone(
+            name="lr_range_test",
+            facts=_facts(loop, length * batch_size),
+            start_lr=start_lr,
+            end_lr=end_lr,
+            least_steps=length,
+            most_steps=length,
+            ramps=ramps,
+            margin=margin,
         )
-        found_too = OptimizerAsFound(own)
-        try:
-            seed_all(seed, generators)
-            batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
-            length = steps or _steps(train)
-            _, most = held_out_share(LONGER * length * batch_size, POINTS, COST)
-            subset = loaders.frozen_subset(held_out, most, seed)
-            loop = RampLoop(model, loss, train, subset, own, found=(found, found_too), seed=seed)
-            facts = Facts(
-                train_examples=length * batch_size,
-                held_out_examples=loop.held_out_examples,
-                chance_loss=loop.loss_at_start(),
-                final_epochs=1,
-            )
-            stage = _Alone(
-                name="lr_range_test",
-                facts=facts,
-                start_lr=start_lr,
-                end_lr=end_lr,
-                least_steps=length,
-                most_steps=length,
-                ramps=ramps,
-                margin=margin,
-            )
-            recipe = Recipe(
-                max_momentum=momentum,
-                weight_decay=weight_decay,
-                batch_size=batch_size,
-                schedule="constant",
-            )
-            decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
-        finally:
-            found_too.put_back()
-            found.put_back()
-    return LRRangeResult.of(decision, facts.chance_loss)
+        recipe = _recipe(own, batch_size)
+        decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
+    return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
 class _Alone(LRRange):
     """The stage, outside a study."""
 
-    more_steps: ClassVar[str] = "steps"
+    way_out: ClassVar[str] = "allow more steps"
 
 
-def _check(start_lr: float, end_lr: float, steps: int | None, ramps: int, margin: float) -> None:
-    if not 0 < start_lr < end_lr < math.inf:
+def _check(
+    start_lr: float, end_lr: float | None, steps: int | None, ramps: int, margin: float
+) -> None:
+    if not (0 < start_lr < math.inf and (end_lr is None or start_lr < end_lr < math.inf)):
         raise ValueError(f"need 0 < start_lr < end_lr < inf, got {start_lr=}, {end_lr=}")
     if steps is not None and steps < 10:
         raise ValueError(f"a ramp needs 10 steps or more, got {steps=}")
@@ -173,3 +156,31 @@ def _steps(train: Iterable[Any]) -> int:
     """Return the length of a ramp: an epoch, within bounds."""
     length = loaders.length_of(train)
     return min(max(length, LEAST_STEPS), MOST_STEPS) if length else SOME_STEPS
+
+
+def _subset(held_out: Iterable[Any] | tuple[Tensor, Tensor], seen: int, seed: int) -> list[Batch]:
+    """Return as much of `held_out` as the longest ramp may use; a plain one trains on `seen`."""
+    _, most = held_out_share(LONGER * seen, POINTS, COST)
+    return loaders.frozen_subset(held_out, most, seed)
+
+
+def _facts(loop: RampLoop, seen: int) -> Facts:
+    return Facts(
+        train_examples=seen,
+        held_out_examples=loop.held_out_examples,
+        chance_loss=loop.loss_at_start(),
+        final_epochs=1,
+    )
+
+
+def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
+    """Return what the stage has to know: whose ramps they are, and at which momentum."""
+    group = optimizer.param_groups[0]
+    momentum = momentum_of(group) or 0.0
+    return Recipe(
+        max_momentum=momentum,
+        weight_decay=float(group.get("weight_decay", 0.0)),
+        batch_size=batch_size,
+        schedule="constant",
+        optimizer=name_of(optimizer),
+    )
