@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import bench
 
 HOME = Path(__file__).resolve().parents[2]
-FILES = ("tests/test_faults.py", "tests/test_crash.py", "tests/test_processes.py")
+FILES = tuple(f"tests/test_{name}.py" for name in ("faults", "crash", "processes", "honesty"))
 WRONG = "tests/test_bad_input.py"
 
 

@@ -28,12 +28,12 @@ SMALL = [  # a digits study that takes seconds
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Kill digits studies, ten times each, and one CIFAR-10 study if there are data."""
+    """Kill digits studies, fifty times in all, and one CIFAR-10 study if there are data."""
     rng = random.Random(0)
     if options.quick:
         return {"studies": [_study("digits", ["+study=digits", *SMALL], 1, 2, rng)]}
     studies = [
-        _study("digits", ["+study=digits", "model.dropout=.1", "data.augment=true"], 5, 10, rng)
+        _study("digits", ["+study=digits", "model.dropout=.1", "data.augment=true"], 5, 12, rng)
     ]
     if options.cifar:
         cifar = ["+study=cifar_laptop", f"data.path={options.cifar}", "model.dropout=.1"]

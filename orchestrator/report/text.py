@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.audit import MARGIN
 from orchestrator.curve import State
+from orchestrator.stages import comparison
 
 if TYPE_CHECKING:
     from orchestrator.plan import StudyPlan
@@ -58,10 +59,7 @@ def spread(stat: Mapping[str, Any] | None) -> str:
     count = f" (n = {n})" if n else ""
     if std is None or not math.isfinite(std):
         return number(mean) + count
-    if std == 0:
-        return f"{number(mean)} ± 0{count}"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(std))))
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}{count}"
+    return comparison.spread(mean, std) + count
 
 
 def duration(seconds: float) -> str:

@@ -128,6 +128,14 @@ def percent(log_ratio: float) -> str:
     return f"{100 * math.expm1(log_ratio):+.1f} %"
 
 
+def spread(mean: float, std: float) -> str:
+    """Return mean ± std over seeds, the mean with the decimals that the spread allows."""
+    if std == 0:
+        return f"{mean:.4g} ± 0"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(std))))
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+
+
 def noise(bound: float) -> str:
     """Return the half width of an interval of log ratios as a share, or as a factor above 2."""
     if not math.isfinite(bound):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.comparison import spread
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import Difference, differences
 from orchestrator.stages.stage import Stage, cycle, option
@@ -187,9 +188,8 @@ class Final(Stage):
         if not name or not score["n"]:  # a metric of the user's own may be NaN on every seed
             name, score = "loss", evidence["test_loss"]
         std, n = score["std"], score["n"]
-        spread = "" if std is None else f" ± {std:.2g}" if std < 10 else f" ± {std:.0f}"
-        seeds = f"{n} seeds" if n > 1 else "1 seed"
-        return f"test {name} {score['mean']:.4g}{spread} over {seeds}; {why}"
+        told = f"{score['mean']:.4g}" if std is None else spread(score["mean"], std)
+        return f"test {name} {told} over {n} seed{'s' * (n > 1)}; {why}"
 
     def _rows(
         self, recipe: Recipe, answer: Recipe, outcomes: Sequence[Outcome]
