@@ -27,6 +27,22 @@ class StorageError(Exception):
     """The study cannot go on where it is, and no run is to blame; the same command continues it."""
 
 
+# Of torch on a processor, CUDA's runtime, cuBLAS, cuDNN 8 and 9, and Apple's backend.
+NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "CUDA error: out of memory",
+    "ALLOC_FAILED", "ALLOCATION_FAILED", "backend out of memory",
+)  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; not only torch.OutOfMemoryError: libraries say it in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in str(error) for word in NO_MEMORY)
+    )
+
+
 @contextmanager
 def storing(what: str = "the study's trials") -> Iterator[None]:
     """Within it, whatever goes wrong becomes a StorageError that says so of `what`, in one line."""

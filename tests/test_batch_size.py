@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from curves import outcome
 
 from orchestrator.curve import Curve, Outcome, Result
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
@@ -71,8 +70,9 @@ def ending(loss: Callable[[Run], float], metric: Callable[[Run], float] = lambda
     def change(o: Outcome) -> Outcome:
         if o.run.kind != "train":
             return o
-        made = outcome(o.run, loss(o.run)).curve
-        return replace(o, curve=replace(made, metric=np.full(len(made), metric(o.run))))
+        end, points = loss(o.run), len(o.curve)
+        fell = replace(o.curve, held_out_loss=np.linspace(end + 1, end, points))
+        return replace(o, curve=replace(fell, metric=np.full(points, metric(o.run))))
 
     return change
 
@@ -188,6 +188,14 @@ def test_loss_and_metric_that_prefer_different_sizes_are_told(
     assert ("leads, by" in decision.reason) == (by_metric == 64)
 
 
+def test_of_losses_below_zero_the_lowest_is_taken() -> None:
+    """A loss of the user's own may be: it has no logarithm, so there are no ties."""
+    stage = BatchSize(name="batch_size", facts=FACTS, candidates=(32,))
+    decision, _ = play(stage, ending(lambda run: -1.0 if run.batch_size == 32 else -0.9))
+    assert decision.values["batch_size"] == 32
+    assert not decision.tied_with
+
+
 # --- memory, and what failed
 
 
@@ -210,6 +218,22 @@ def test_batch_sizes_that_do_not_fit_are_left_out() -> None:
     trained = {o.run.batch_size for o in outcomes if o.run.kind in ("train", "ramp")}
     assert trained == {16, 32}
     assert decision.values["batch_size"] in (16, 32)
+
+
+@pytest.mark.parametrize("estimated", [True, False])
+def test_the_table_says_where_memory_is_an_estimate(estimated: bool) -> None:
+    """On a processor it is one, on a GPU the probe has really trained."""
+
+    def probed(o: Outcome) -> Outcome:
+        if o.run.kind != "probe":
+            return o
+        needs = {str(b): b * 2**20 for b in o.run.batch_sizes}
+        table = {**o.result.measured, "bytes": needs, "estimated": estimated}
+        return replace(o, result=Result(measured=table))
+
+    decision, _ = play(BatchSize(name="batch_size", facts=FACTS, candidates=(32,)), probed)
+    column = "peak memory in MiB (estimated)" if estimated else "peak memory in MiB"
+    assert [row[column] for row in decision.evidence["rows"]] == [32, 64]
 
 
 def test_a_probe_that_fails_leaves_out_no_batch_size() -> None:

@@ -2,13 +2,17 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from trainings import a_run, objective, train
 
 from orchestrator.objectives.training import TrainingObjective
+from orchestrator.options import OwnConfig
 from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import memory
@@ -72,28 +76,52 @@ def test_the_random_state_of_the_device_is_left_alone(made: Any) -> None:
     assert torch.equal(state(), before)
 
 
-def test_a_batch_that_does_not_fit_is_told_and_leaves_the_device_usable(
-    made: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU by a real out-of-memory, with all but 64 MiB of it taken away."""
-    device = made()._setup.device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        taken = torch.cuda.memory_allocated() + 2**26
-        share = taken / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(share, device)
-    else:
-        monkeypatch.setattr(memory, "_available", lambda device: 3 * 2**20)
+class Greedy(nn.Module):
+    """Keeps 1 MiB of activations twice for each of the digits, in next to no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        many = (x.flatten(1).repeat(1, 4096) * self.scale).relu()
+        scores: Tensor = self.head(many.unflatten(1, (4096, 64)).mean(1))
+        return scores
+
+
+@contextmanager
+def little_memory(device: torch.device, rest: int) -> Iterator[None]:
+    """Leave this device `rest` bytes for a while: a GPU really, by one tensor in all the others."""
+    if device.type == "cpu":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory, "_available", lambda device: rest)
+            yield
+        return
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    taken = torch.empty(free - rest, dtype=torch.uint8, device=device)
     try:
-        big = DataConfig(train_examples=1200, held_out_examples=100, test_examples=50)
-        wide = ModelConfig(name="resnet9", width=0.0625 if device.type == "cpu" else 1.0)
-        tried = objective(big, wide, device=device.type)
-        probe = a_run(kind="probe", batch_size=1024, batch_sizes=(4, 1024))
-        assert tried(probe, FakeSession(probe)).measured["fits"] == {"4": True, "1024": False}
-        train(tried, a_run(batch_size=4, steps=2, points=1))
+        yield
     finally:
-        if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        del taken
+        torch.cuda.empty_cache()
+
+
+def test_a_batch_that_does_not_fit_is_told_and_leaves_the_device_usable(made: Any) -> None:
+    """With 1 GiB left, of which 1,024 digits need over 2: on a GPU by a real out-of-memory."""
+    data = DataConfig(train_examples=1100, held_out_examples=20, test_examples=20)
+    greedy = OwnConfig(_target_="tests.test_device.Greedy")
+    tried = objective(data, greedy, device=made()._setup.device.type)
+    small = a_run(batch_size=4, steps=2, points=1)
+    train(tried, small)  # a GPU's libraries take their own memory before it becomes little
+    with little_memory(tried._setup.device, 2**30):
+        probe = a_run(kind="probe", batch_size=1024, batch_sizes=(4, 1024))
+        found = tried(probe, FakeSession(probe)).measured
+        assert found["fits"] == {"4": True, "1024": False}
+        assert found["bytes"]["1024"] > 2**29 > 2**28 > found["bytes"]["4"] > 0
+        train(tried, small)
 
 
 def test_half_precision_trains_to_about_the_same_loss(made: Any) -> None:

@@ -9,7 +9,7 @@ import optuna
 
 from orchestrator import signals
 from orchestrator.curve import OUT_OF_MEMORY, Point
-from orchestrator.errors import storing
+from orchestrator.errors import out_of_memory, storing
 from orchestrator.files import read_sealed, write_atomically, write_sealed
 from orchestrator.objectives import StopRun
 from orchestrator.pruners import CluePruner
@@ -83,14 +83,4 @@ def checkpoint_file(folder: Path, key: str) -> Path:
 def reason_of(error: BaseException) -> str:
     """Return an error as the reason of a failed outcome, marked if memory ran out."""
     text = f"{type(error).__name__}: {error}"
-    return f"{OUT_OF_MEMORY}: {text}" if _no_memory(error) else text
-
-
-def _no_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch on a processor and some of its libraries say it in words."""
-    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(word in str(error) for word in words)
-    )
+    return f"{OUT_OF_MEMORY}: {text}" if out_of_memory(error) else text

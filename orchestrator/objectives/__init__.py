@@ -60,7 +60,8 @@ class Objective(Protocol):
         """Do the run, report `len(run.report_steps())` points, return what else was measured.
 
         kind "train" and "ramp": train `run.steps` steps by `run.schedule`. "probe": return
-        `measured={"fits": {batch_size: bool}, "bytes": {batch_size: int}}`. "calibrate": return
+        `measured={"fits": {batch_size: bool}, "bytes": {batch_size: int}, "estimated": bool}`, the
+        last one false or left out where the bytes are those of real training. "calibrate": return
         `measured={"seconds_per_step": {batch_size: float}, "spread": {batch_size: float}}`, the
         batch sizes measured in interleaved rounds. JSON keys of batch sizes are strings.
         """

@@ -112,7 +112,9 @@ class TimedTrials:
 
         None: what the worst size that trained reaches in the end.
         """
-        memory = measured(self.outcomes, "probe", "bytes")
+        memory, peak = measured(self.outcomes, "probe", "bytes"), "peak memory in MiB"
+        if any(o.result.measured.get("estimated") for o in self.outcomes if o.run.kind == "probe"):
+            peak += " (estimated)"
         target = self._worst_end if target is None else target
         rows = []
         for size, by in sorted(self.losses.items()):
@@ -136,7 +138,7 @@ class TimedTrials:
                 name = f"seconds to {self.facts.metric or 'loss'} {target:.3g}"
                 row[name] = mean(times) if times and len(times) == len(finished) else None
             if need := memory.get(int(size)):
-                row["memory in MiB"] = round_to(need / 2**20)
+                row[peak] = round_to(need / 2**20)
             rows.append(row)
         return rows
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.curve import Result
+from orchestrator.errors import out_of_memory
 from orchestrator.recipe import Run
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import Data
@@ -47,32 +48,44 @@ def place(data: Data, device: torch.device, resident: bool | Literal["auto"]) ->
 def probe(setup: Setup, run: Run) -> Result:
     """Return for each of `run.batch_sizes` whether it fits, and the bytes that training takes.
 
-    A batch larger than the training data never fits.
+    A batch larger than the training data never fits. `estimated`: whether the bytes were not
+    measured but worked out.
     """
-    need = _allocated if setup.device.type == "cuda" else _estimated
-    have = _available(setup.device)
+    have, cuda = _available(setup.device), setup.device.type == "cuda"
     fits, sizes = {}, {}
     for size in sorted(run.batch_sizes):
-        bytes_ = need(setup, run, size) if size <= len(setup.data.train) else 0
-        sizes[str(size)] = bytes_
-        fits[str(size)] = 0 < bytes_ * HEAD_ROOM <= have
-    return Result(measured={"fits": fits, "bytes": sizes})
+        sizes[str(size)] = need = _needed(setup, run, size, have)
+        fits[str(size)] = 0 < need * HEAD_ROOM <= have
+    return Result(measured={"fits": fits, "bytes": sizes, "estimated": not cuda})
+
+
+def _needed(setup: Setup, run: Run, size: int, have: int) -> int:
+    """Return the bytes that training takes: 0 without enough data, more than `have` without memory.
+
+    On CUDA nothing of what was tried is left on the device.
+    """
+    if size > len(setup.data.train):
+        return 0
+    cuda, need = setup.device.type == "cuda", have + 1
+    try:
+        need = _allocated(setup, run, size) if cuda else _estimated(setup, run, size)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    # Only now is the error gone, and with its traceback the frames that hold the step's tensors.
+    if cuda:
+        gc.collect()  # of what hangs in cycles
+        torch.cuda.empty_cache()
+    return need
 
 
 def _allocated(setup: Setup, run: Run, size: int) -> int:
-    """Return the peak of a real training step on CUDA; after out-of-memory, what there is and 1."""
+    """Return the peak of real training steps on CUDA. Raises what torch does without memory."""
     before = torch.cuda.memory_allocated(setup.device)
     torch.cuda.reset_peak_memory_stats(setup.device)
-    try:
-        trainer = Trainer(setup, replace(run, kind="train", batch_size=size, steps=10**9))
-        trainer.advance(2)  # the second has the momentum buffers too
-        peak = torch.cuda.max_memory_allocated(setup.device) - before
-        del trainer
-    except torch.OutOfMemoryError:
-        peak = _available(setup.device) + 1
-    gc.collect()  # the failed step's tensors hang on its traceback, in a cycle
-    torch.cuda.empty_cache()
-    return peak
+    trainer = Trainer(setup, replace(run, kind="train", batch_size=size, steps=10**9))
+    trainer.advance(2)  # the second has the momentum buffers too
+    return torch.cuda.max_memory_allocated(setup.device) - before
 
 
 def _estimated(setup: Setup, run: Run, size: int) -> int:
