@@ -44,6 +44,14 @@ def use_threads(count: int | None) -> int:
     return torch.get_num_threads()
 
 
+def seed_random(device: torch.device, seed: int) -> None:
+    """Seed torch's global random state as far as `device` draws from it."""
+    if device.type == "cpu":  # torch's own keeps a stack trace for each device there might be
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def private_random(device: torch.device) -> AbstractContextManager[None]:
     """Return a context after which torch's global random state is what it was before."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])

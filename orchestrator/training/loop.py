@@ -21,6 +21,7 @@ from orchestrator.training import checkpoint, models
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data import Data, Part
+from orchestrator.training.device import seed_random
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
@@ -61,7 +62,7 @@ class Setup:
 
     def network(self, replicate: int) -> nn.Module:
         """Return the network on the device as all runs of a replicate begin with it."""
-        torch.manual_seed(run_seed(self.seed, replicate, "weights"))
+        seed_random(self.device, run_seed(self.seed, replicate, "weights"))
         model = self.make_model().to(self.device)
         if self.inputs.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -109,7 +110,7 @@ class Trainer:
         self.seconds = self.evaluation_seconds = 0.0
         self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
-        torch.manual_seed(run_seed(setup.seed, run.replicate, "noise"))  # of dropout
+        seed_random(setup.device, run_seed(setup.seed, run.replicate, "noise"))  # of dropout
         # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
         self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
         self._forward, self._mean = setup.forward, setup.task.mean
