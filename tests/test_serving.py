@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import orchestrator
-from orchestrator.compose import compose
+from orchestrator.compose import compose, parse
 from orchestrator.config import Config
 from orchestrator.objectives.training import from_config
 from orchestrator.serving import served
@@ -94,7 +94,7 @@ def test_the_documented_command_serves_the_network(
     assert orchestrator.run_study(overrides=SMALL).status == "complete"
     images, _ = digits(3)
     got = asked(model_of_the_study(f"sqlite:///{here}/mlflow.db"), {"inputs": images.tolist()})
-    setup = from_config(Config.from_mapping(compose(SMALL)), here)._setup
+    setup = from_config(Config.from_mapping(compose(parse(SMALL))), here)._setup
     network, data = setup.make_model().eval(), setup.data
     network.load_state_dict(torch.load("runs/study/model.pt", weights_only=True))
     x = (torch.from_numpy(images) - data.mean) * data.scale / data.std
