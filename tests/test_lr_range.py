@@ -162,12 +162,13 @@ def test_an_edge_above_the_bracket_is_found() -> None:
     assert decision.values["max_lr"] == pytest.approx(40 * MARGIN, rel=0.2)
 
 
-def test_linear_ramps_that_do_not_break_go_further_once() -> None:
-    """An edge that the linear ramps see ten times higher than the bracket is still found."""
-    edges = {"exponential_ramp": 0.05, "range_test": 0.3}
+@pytest.mark.parametrize(("edge", "rounds"), [(0.3, 2), (1.0, 3), (9.0, 5)])
+def test_linear_ramps_that_do_not_break_go_further(edge: float, rounds: int) -> None:
+    """An edge that the linear ramps see at six times the bracket's, or more, is still found."""
+    edges = {"exponential_ramp": 0.05, "range_test": edge}
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
-    assert shapes(outcomes) == ["b"] + ["l"] * 6
-    assert decision.values["max_lr"] == pytest.approx(0.3 * MARGIN, rel=0.1)
+    assert shapes(outcomes) == ["b"] + ["l"] * 3 * rounds
+    assert decision.values["max_lr"] == pytest.approx(edge * MARGIN, rel=0.1)
 
 
 def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
@@ -184,6 +185,7 @@ def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
         for name in ("adamw", "sgd")
     )
     assert not sgd.answered
+    assert re.search("nothing broke up to lr .*: allow more steps .* set recipe.max_lr", sgd.reason)
     assert adam.values["max_lr"] == pytest.approx(MARGIN * 0.05, rel=0.3)
     assert adam.interval is not None
     assert "the linear ones broke nowhere up to lr" in adam.reason

@@ -34,7 +34,7 @@ from orchestrator.stages.stage import Stage, option
 # Of the last good lr, measured (benchmarks/lr_rules.py): twice the best rate loses everything, half
 # of it costs little, and `lr_check` finds what was left on the table.
 MARGIN = 0.4
-ROUNDS = 6  # of Adam's ramps at most, each further, after a bracket that hardly learnt
+ROUNDS = 6  # of ramps at most, each further, while none breaks
 LEARNT = 0.5  # of the untrained loss: a ramp that fell so far says something by its minimum
 END_LR, END_LR_ADAPTIVE = 10.0, 0.1  # of the bracket: Adam's rates are lower
 HAND_OFF = 3  # x the bracket's mark: where the linear ramps end
@@ -102,10 +102,10 @@ class LRRange(Stage):
     def _yet_further(
         self, recipe: Recipe, linear: Sequence[Outcome], bracket: Outcome
     ) -> list[Run]:
-        """Widen ramps of Adam again where the bracket had learnt too little to say where to end."""
+        """Widen the ramps again; those of Adam not if the bracket has learnt: it answers."""
         last = linear[-self.ramps :]
-        again = recipe.adaptive and len(linear) < ROUNDS * self.ramps
-        if not self._open(last) or not again or self._has_learnt(bracket):
+        answered = recipe.adaptive and self._has_learnt(bracket)
+        if not self._open(last) or answered or len(linear) >= ROUNDS * self.ramps:
             return []
         schedule = last[0].run.schedule
         return self._linear(recipe, round_to(HAND_OFF * schedule.max_lr), last[0].run.steps)
@@ -240,7 +240,7 @@ class LRRange(Stage):
         bracket = [o for o in ramps if o.run.schedule.name == "exponential_ramp"][-1]
         reading, end = read(bracket, self.facts.start_loss), linear[0].run.schedule.max_lr
         if reading is None or reading.at_end or not self._has_learnt(bracket):
-            return self._none(nothing_broke(end), evidence)
+            return self._none(f"{nothing_broke(end)}: {self.way_out}", evidence)
         max_lr = round_to(self.margin * reading.max_lr)
         said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
         return self._found(max_lr, (max_lr, round_to(self.margin * end)), said, evidence)

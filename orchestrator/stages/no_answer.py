@@ -36,7 +36,7 @@ class NoAnswer:
                 f" where {100 * self.least_drop:.0f} % are needed: {self.way_out}"
             )
         if most(open_):
-            return nothing_broke(linear[0].run.schedule.max_lr)
+            return f"{nothing_broke(linear[0].run.schedule.max_lr)}: {self.way_out}"
         return (
             "the ramps disagree: they fell by "
             + ", ".join(f"{share:.0f} %" for share in fell)
@@ -46,7 +46,7 @@ class NoAnswer:
     def _no_bracket(self, bracket: Outcome) -> str:
         curve, why = bracket.curve, problem(bracket, self.facts.start_loss, self.least_drop)
         if why == "open":
-            return nothing_broke(float(curve.lr[-1]))
+            return f"{nothing_broke(float(curve.lr[-1]))}: raise end_lr"
         if why == "flat":
             return (
                 f"held-out loss is flat: from lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} it stayed"
@@ -69,4 +69,4 @@ class NoAnswer:
 
 def nothing_broke(lr: float) -> str:
     """Say that no ramp broke up to this lr."""
-    return f"it never diverges, nothing broke up to lr {lr:.2g}: raise end_lr"
+    return f"it never diverges, nothing broke up to lr {lr:.2g}"
