@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -77,7 +78,8 @@ class Ledger:
         self._study = study
         self._pruner = pruner
         self._studies: dict[str, optuna.Study] = {}
-        self._known: dict[tuple[str, str], FrozenTrial] = {}  # by key, and pruner if pruned
+        # Outcomes by key, then by pruner, "" if not pruned: strings that Optuna holds anyway.
+        self._known: dict[str, dict[str, str]] = defaultdict(dict)
         self._before: dict[str, list[dict[str, Any]]] = {}  # stage: what earlier commands kept
         self._context, self._sole, self._damaged = context, sole, 0
         self._formats = {"ledger": FORMAT, **(formats or {})}
@@ -125,9 +127,13 @@ class Ledger:
         if stored is None:
             self._damaged += 1
             return None
-        pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
-        self._known[attrs["key"], pruner] = trial
+        self._keep(trial)
         return stored
+
+    def _keep(self, trial: FrozenTrial) -> None:
+        attrs = trial.user_attrs
+        pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
+        self._known[attrs["key"]][pruner] = attrs["outcome"]
 
     def why(self, stage: str, runs: Sequence[Run], settings: Sequence[str] = ()) -> str:
         """Return why nothing is known of `runs`, the first round of a stage that ran before.
@@ -175,13 +181,13 @@ class Ledger:
         has finished elsewhere since, the pruned outcome is found, so that a study repeats what it
         did; unless the run may not be pruned.
         """
-        trial = None
+        texts, text = self._known.get(key, {}), None
         if prunable and run.prunable:
-            trial = self._known.get((key, self._named(seen)))
-        trial = trial or self._known.get((key, ""))
-        if trial is None:
+            text = texts.get(self._named(seen))
+        text = text or texts.get("")
+        if text is None:
             return None
-        stored = json.loads(trial.user_attrs["outcome"])
+        stored = json.loads(text)
         return Outcome(
             run=run,
             key=key,
@@ -193,7 +199,7 @@ class Ledger:
 
     def known(self, key: str, run: Run) -> Outcome | None:
         """Return the outcome of the run with this key, whatever its pruner saw; None without."""
-        names = [name for known, name in self._known if known == key]
+        names = self._known.get(key, {})
         seen = (name.removeprefix(self._pruner).strip() for name in names)
         return next((found for s in seen if (found := self.find(key, run, s))), None)
 
@@ -240,7 +246,9 @@ class Ledger:
                 trial.set_user_attr("reason", outcome.reason)
             study, state = self.study(stage), STATES[outcome.state]
             values = None if outcome.state != "finished" else [outcome.value]
-            self._remember(study.tell(trial, values, state=state))
+            ended = study.tell(trial, values, state=state)
+        if outcome.state != "failed":
+            self._keep(ended)
 
     def abandon(self, stage: str, trial: optuna.Trial) -> None:
         """Close a trial whose run was interrupted; the next command trains it again.
@@ -257,7 +265,7 @@ class Ledger:
 def _sealed(key: str, stored: dict[str, Any]) -> str:
     """Return an outcome as JSON, with a checksum of itself and of the key that it belongs to."""
     text = json.dumps(stored, default=str)
-    return json.dumps({**json.loads(text), "seal": _digest(key, text)})
+    return f'{text[:-1]}, "seal": "{_digest(key, text)}"}}'
 
 
 def _unsealed(key: str, text: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Optuna's own pruners beside the clue rules: by config, and as they see a stage."""
 
+import hashlib
 import math
 import pickle
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from orchestrator.config import Config
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.errors import ConfigError
 from orchestrator.pruners import CluePruner
+from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 
@@ -52,10 +54,16 @@ def judged(
     pruner: CluePruner, peers: Sequence[Outcome], run: Run, end: float, place: int = 0
 ) -> tuple[int | None, str]:
     """Train a run as an executor does; return the per cent at which it was pruned, and why."""
-    pruner.compare_with(peers)
+    pruner.compare_with(Peers(peers))
     study = optuna.create_study(pruner=pruner)
     trial = study.ask()
     pruner.start(trial.number, run, place)
+    return reported(trial, pruner, run, end)
+
+
+def reported(
+    trial: optuna.Trial, pruner: CluePruner, run: Run, end: float
+) -> tuple[int | None, str]:
     for point in points(run, end):
         pruner.observe(trial.number, point)
         trial.report(point.held_out_loss, point.step)
@@ -100,7 +108,7 @@ def test_patience_stops_a_run_that_no_longer_improves_and_asks_what_it_wraps() -
 
     def at(also: dict[str, Any], peers: Sequence[Outcome]) -> int | None:
         pruner = pruner_of(also)
-        pruner.compare_with(peers)
+        pruner.compare_with(Peers(peers))
         trial = optuna.create_study(pruner=pruner).ask()
         pruner.start(trial.number, run, 0)
         for i, point in enumerate(points(run, 0.8)):
@@ -168,6 +176,48 @@ def test_a_verdict_depends_on_nothing_but_the_earlier_rounds() -> None:
         assert [judged(used, peers, *run) for run in reversed(runs)] == first[::-1]
         sent = pickle.loads(pickle.dumps(used))
         assert [judged(sent, peers, *run) for run in runs] == first
+
+
+@pytest.mark.parametrize("also", [None, MEDIAN, {"name": "wilcoxon", "n_startup_steps": 2}])
+def test_a_worker_is_sent_only_what_its_run_is_compared_with(also: dict[str, Any] | None) -> None:
+    """A thousand other runs of the stage change neither the verdict nor what is sent."""
+    run = a_run(3.0, replicate=3)
+    alike = [ended(a_run(0.1, seed), 0.3) for seed in range(4)]
+    alike += [ended(a_run(3.0, seed), 1.9) for seed in range(3)]
+    alike += [ended(a_run(0.1 * (i + 2), replicate=3), 0.31) for i in range(4)]
+    others = [ended(a_run(0.2, seed, steps=50), 0.3) for seed in range(1000)]
+    used, verdicts, sizes = pruner_of(also, behind=2.0), [], []
+    for peers in (alike, alike + others):
+        verdicts.append(judged(used, peers, run, 1.9))
+        sent = pickle.dumps(used.only_for(run))
+        sizes.append(len(sent))
+        copy = pickle.loads(sent)
+        study = optuna.create_study(pruner=copy)
+        trial = study.ask()
+        copy.start(trial.number, run, 0)
+        verdicts.append(reported(trial, copy, run, 1.9))
+    assert len(set(verdicts)) == 1
+    assert verdicts[0][0] is not None
+    assert sizes[0] == sizes[1]
+
+
+def test_outcomes_taken_round_by_round_are_those_taken_at_once() -> None:
+    """The best of them and the name of what was seen, which is kept with pruned trials."""
+    run = a_run(0.5)
+    rounds = [[ended(a_run(0.1 * i, seed), 0.3 + i / 10) for i in (5, 2, 4)] for seed in (0, 1)]
+    rounds.append([ended(a_run(0.7), 0.2, "pruned", 5), ended(a_run(0.8), math.nan)])
+    rounds.append([ended(a_run(0.9, steps=50), 0.1)])
+    all_of_them = [outcome for outcomes in rounds for outcome in outcomes]
+    grown = Peers()
+    for outcomes in rounds:
+        grown.add(outcomes)
+    for peers in (grown, Peers(all_of_them), pickle.loads(pickle.dumps(grown))):
+        seen = [(o.key, o.state, len(o.curve)) for o in all_of_them[:-1]]
+        assert peers.digest(run) == hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+        assert peers.digest(a_run(0.5, steps=70)) == ""
+        assert peers.best(run, 200) == pytest.approx(0.5)
+        assert peers.best(run, 100) == pytest.approx(math.sqrt(CHANCE * 0.5))
+        assert math.isnan(peers.best(a_run(0.5, replicate=7), 200))
 
 
 # --- config

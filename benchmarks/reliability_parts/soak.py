@@ -42,11 +42,11 @@ def run(i):
     return Run("train", Schedule("paper", .005, .05, .85, .9), 1e-3, 64, 100, i)
 made, marks = executor(), []
 for begin in range(0, trials, step):
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     for i in range(begin, begin + step, 4):
         made.run("a", [run(k) for k in range(i, i + 4)])
     marks.append({"trials": begin + step, "ms": 1000 * (time.perf_counter() - start) / step,
-                  "mib": memory()})
+                  "busy_ms": 1000 * (time.process_time() - busy) / step, "mib": memory()})
 start = time.perf_counter()
 again = executor()
 reopened = time.perf_counter() - start
@@ -74,7 +74,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout)
     first, last = found["marks"][1], found["marks"][-1]  # the first tenth still imports
     found["goals"] = [
-        bench.Goal("ms a trial, last tenth over second", last["ms"] / first["ms"], 1.5),
+        # Without the waits for the disk, which do not grow and differ by more than this.
+        bench.Goal(
+            "processor's ms a trial, last tenth over second",
+            last["busy_ms"] / first["busy_ms"],
+            1.1,
+        ),
         bench.Goal("MiB a thousand trials", (last["mib"] - first["mib"]) / trials * 1250, 20),
     ]
     return found
@@ -82,10 +87,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Return time and memory by tenth, then the goals."""
-    rows = [(m["trials"], m["ms"], m["mib"]) for m in result["marks"]]
+    rows = [(m["trials"], m["ms"], m.get("busy_ms"), m["mib"]) for m in result["marks"]]
     end = (
         f"Opening it again takes {result['reopen']:.2g} s, replaying all {result['replay']:.2g} s;"
         f" the journal has {result['journal_mib']:.2g} MiB."
     )
-    head = bench.markdown(("trials", "ms a trial", "MiB of the process"), rows)
+    columns = ("trials", "ms a trial", "of them of the processor", "MiB of the process")
+    head = bench.markdown(columns, rows)
     return f"{head}\n\n{end}\n\n{bench.goals(result['goals'])}"

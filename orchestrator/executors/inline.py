@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +21,7 @@ from orchestrator.executors.session import checkpoint_file
 from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
 from orchestrator.pruners import CluePruner
+from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 
 log = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ class InlineExecutor:
         self._checkpoints = checkpoints
         self._watcher = watcher
         self._quiet = quiet or Quiet()
-        self._outcomes: dict[str, list[Outcome]] = {}  # of each stage's rounds so far
+        self._earlier: dict[str, Peers] = defaultdict(Peers)  # of each stage's rounds so far
 
     def run(self, stage: str, runs: Sequence[Run]) -> list[Outcome]:
         """Return the outcomes of one round, in the order of `runs`.
@@ -67,18 +70,19 @@ class InlineExecutor:
         the stage needs something to decide by.
         """
         self._ledger.study(stage, self._pruner)
-        earlier = self._outcomes.setdefault(stage, [])
+        earlier = self._earlier[stage]
         if self._pruner is not None:
             self._pruner.compare_with(earlier)
         outcomes = self._all(stage, [self._job(run, place) for place, run in enumerate(runs)])
-        if not any(o.state == "finished" and o.run.kind == "train" for o in (*earlier, *outcomes)):
+        so_far = chain(earlier.outcomes, outcomes)
+        if not any(o.state == "finished" and o.run.kind == "train" for o in so_far):
             self._save_one(stage, outcomes)
-        earlier += outcomes
+        earlier.add(outcomes)
         return outcomes
 
     def audit(self, stage: str, pruned: Sequence[Outcome]) -> list[Audit]:
         """Let pruned runs of a stage that has decided go on to their ends, and judge the pruner."""
-        chance, earlier = self._objective.facts.chance_loss, self._outcomes[stage]
+        chance, earlier = self._objective.facts.chance_loss, self._earlier[stage].outcomes
         best = [best_loss(earlier, outcome.run.steps, chance) for outcome in pruned]
         ends = self._all(stage, [_audit(*parts) for parts in zip(pruned, best, strict=True)])
         audits = [Audit(*parts) for parts in zip(pruned, ends, best, strict=True)]
@@ -135,7 +139,7 @@ class InlineExecutor:
     def _first_attempt(self, stage: str, run: Run) -> float:
         """Return the seconds that the first attempt at a timed run took, inf if it is not there."""
         first = replace(run, attempt=0)
-        seen = (o.result.seconds for o in self._outcomes[stage] if o.run == first)
+        seen = (o.result.seconds for o in self._earlier[stage].outcomes if o.run == first)
         return next(seen, math.inf)
 
     def _open(self, stage: str, job: Job) -> optuna.Trial:

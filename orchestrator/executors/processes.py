@@ -86,7 +86,8 @@ class ProcessExecutor(InlineExecutor):
     def _send(self, worker: Worker, flight: Flight) -> None:
         self._flights[worker] = flight
         job = replace(flight.job, note=None)  # a function, and not the worker's business
-        worker.send((job, self._pruner, self._checkpoints))
+        pruner = self._pruner and self._pruner.only_for(job.run)
+        worker.send((job, pruner, self._checkpoints))
 
     def _take(self, stage: str, worker: Worker, message: object) -> Outcome | None:
         """Take what a worker says; return the outcome if its run has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import clues
-from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.curve import Curve, Point
 from orchestrator.pruners.optunas import name_of, settings_of
 from orchestrator.pruners.peers import Peers
-from orchestrator.pruners.views import View, view
+from orchestrator.pruners.views import View, compared, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
@@ -107,9 +108,15 @@ class CluePruner(optuna.pruners.BasePruner):
         """Take one measurement of a trial, more than Optuna's own report can carry."""
         self._points[trial_number].append(point)
 
-    def compare_with(self, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of a stage's completed rounds, in the order proposed."""
-        self._peers = Peers(outcomes)
+    def compare_with(self, peers: Peers) -> None:
+        """Take the outcomes of a stage's completed rounds."""
+        self._peers = peers
+
+    def only_for(self, run: Run) -> CluePruner:
+        """Return a copy for the process that trains `run`: of the rounds it has what it needs."""
+        made = copy.copy(self)
+        made.compare_with(Peers(compared(self.also, self._peers, run)))
+        return made
 
     def start(self, trial_number: int, run: Run, place: int) -> None:
         """Say which run a trial is, and its place in its round (from 0)."""

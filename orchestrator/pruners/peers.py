@@ -25,12 +25,28 @@ class Peers:
 
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
         # Asked at every report: looked up, so that a stage of thousands of runs costs no more each.
+        self.outcomes: list[Outcome] = []
         self._alike: dict[Shape, list[Outcome]] = defaultdict(list)
         self._same: dict[tuple[Shape, int], list[Outcome]] = defaultdict(list)
+        self._best: dict[tuple[Shape, int], Outcome] = {}
+        self._names: dict[Shape, hashlib._Hash] = {}
+        self.add(outcomes)
+
+    def __reduce__(self) -> tuple[type[Peers], tuple[list[Outcome]]]:
+        return Peers, (self.outcomes,)  # a hash in progress cannot be pickled
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of one more round."""
+        self.outcomes += outcomes
         for outcome in outcomes:
-            self._alike[_shape(outcome.run)].append(outcome)
-            self._same[_shape(outcome.run), outcome.run.replicate].append(outcome)
-        self._digests: dict[Shape, str] = {}
+            shape = _shape(outcome.run)
+            same = shape, outcome.run.replicate
+            self._alike[shape].append(outcome)
+            self._same[same].append(outcome)
+            best, loss = self._best.get(same), outcome.held_out_loss
+            if math.isfinite(loss) and (best is None or loss < best.held_out_loss):
+                self._best[same] = outcome
+            self._name(shape, outcome)
 
     def of(self, run: Run) -> list[Outcome]:
         """Return those that `run` may be compared with: same schedule, length and seed."""
@@ -42,19 +58,24 @@ class Peers:
 
     def best(self, run: Run, step: int) -> float:
         """Return the lowest loss up to `step` of the finished one that ended lowest, else NaN."""
-        ends = [o for o in self.of(run) if math.isfinite(o.held_out_loss)]
-        best = min(ends, key=lambda o: o.held_out_loss, default=None)
+        best = self._best.get((_shape(run), run.replicate))
         losses = best.curve.held_out_loss[best.curve.step <= step] if best else ()
         return float(min(losses, default=math.nan))
 
     def digest(self, run: Run) -> str:
         """Return a hash that names what `run` would be compared with, "" for nothing."""
-        shape = _shape(run)
-        if shape not in self._digests:
-            seen = [(o.key, o.state, len(o.curve)) for o in self.of_all_seeds(run)]
-            digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
-            self._digests[shape] = digest if seen else ""
-        return self._digests[shape]
+        name = self._names.get(_shape(run))
+        if name is None:
+            return ""
+        whole = name.copy()
+        whole.update(b"]")
+        return whole.hexdigest()[:12]
+
+    def _name(self, shape: Shape, outcome: Outcome) -> None:
+        """Take an outcome into the hash, which is that of the list of all as Python prints it."""
+        lead = b", " if shape in self._names else b"["
+        name = self._names.setdefault(shape, hashlib.sha256())
+        name.update(lead + repr((outcome.key, outcome.state, len(outcome.curve))).encode())
 
 
 def _shape(run: Run) -> Shape:

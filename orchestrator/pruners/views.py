@@ -36,9 +36,17 @@ class View(Protocol):
 
 def view(pruner: optuna.pruners.BasePruner, peers: Peers, run: Run, place: int) -> View:
     """Return the view that suits `pruner`; `place` is the run's place in its round, from 0."""
+    seen = compared(pruner, peers, run)
     if isinstance(pruner, optuna.pruners.WilcoxonPruner):
-        return Seeds(pruner, peers.of_all_seeds(run), run)
-    return Curves(pruner, peers.of(run), place)
+        return Seeds(pruner, seen, run)
+    return Curves(pruner, seen, place)
+
+
+def compared(pruner: optuna.pruners.BasePruner | None, peers: Peers, run: Run) -> Sequence[Outcome]:
+    """Return the peers that `pruner` compares `run` with."""
+    if isinstance(pruner, optuna.pruners.WilcoxonPruner):
+        return peers.of_all_seeds(run)
+    return peers.of(run)
 
 
 class Curves:
