@@ -115,6 +115,24 @@ def test_what_is_faster_by_more_than_it_costs_is_chosen_and_remembered(
     assert note(made("auto", tmp_path)) == note(first)
 
 
+def test_in_bfloat16_a_compiler_may_round_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that rounds less differs from the eager pass by percents, yet is not further off."""
+
+    def exacter(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return eager(model, x)
+
+    monkeypatch.setattr(compiled, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(compiled, "compiled", lambda: exacter)
+    how = TrainingConfig(compile="auto")
+    model = ModelConfig(name="resnet9", width=0.125)
+    assert "times as fast" in note(
+        objective(DATA, how=how, precision="bfloat16", cache=tmp_path, model=model)
+    )
+
+
 @pytest.mark.slow
 def test_a_really_compiled_network_learns_what_the_eager_one_does(tmp_path: Path) -> None:
     """The whole compiler, with batch norm: losses agree, and a repeat is equal bit for bit."""

@@ -1,12 +1,16 @@
 """Waiting for a quiet machine, with a clock and a load of our own."""
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nvidia import Driver
 from test_inline import Nobody, a_run
 
+from orchestrator import nvml
+from orchestrator.executors import _use_of_gpu as use_of_gpu
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.quiet import Quiet, Ticks, ticks
 from orchestrator.ledger import Ledger
@@ -99,6 +103,35 @@ def test_a_short_trial_is_not_worth_a_long_wait(caplog: pytest.LogCaptureFixture
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
     assert Quiet(lambda: machine.now, machine.sleep, most_seconds=0).wait("trial", 0.5)
     assert machine.slept == 4
+
+
+def test_a_gpu_that_others_use_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the processors do; it is asked each time, after a second without work of ours."""
+    machine, uses = Machine(0.0), iter([0.9, 0.3, 0.0, 0.0])
+    quiet = Quiet(lambda: machine.now, machine.sleep, gpu=lambda: next(uses))
+    assert quiet.wait("trial")
+    assert "other programs take 90 % of its processors or its GPU" in caplog.text
+    assert machine.slept == 3
+    machine.sleep(5)
+    assert quiet.wait("trial")
+    assert machine.slept == 9
+    assert Quiet(lambda: None, machine.sleep, gpu=lambda: 0.01).wait("trial")
+
+
+@pytest.mark.parametrize(
+    ("device", "use"),
+    [("auto", 0.25), ("cuda", 0.25), ("cuda:1", 0.75), ("cuda:2", None), ("cpu", None)],
+)
+def test_the_gpu_that_trains_is_the_one_asked(
+    device: str, use: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its number among those this process may see; none for the CPU, or without a driver."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75]))
+    asked = use_of_gpu(device)
+    assert (asked and asked()) == use
+    monkeypatch.setattr(nvml, "_library", lambda: ctypes.CDLL("no-such-library.so"))
+    assert use_of_gpu(device) is None
 
 
 def test_where_the_system_does_not_tell_nobody_waits(tmp_path: Path) -> None:

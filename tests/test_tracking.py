@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nvidia import Driver
 
+from orchestrator import nvml
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
@@ -261,6 +263,30 @@ def test_the_machine_reports_processor_and_memory() -> None:
     assert all(math.isfinite(v) for v in found.values())
     if Path("/proc/meminfo").exists():
         assert 0 < found["system/system_memory_usage_percentage"] < 100
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, {0, 1}), ("1", {1}), ("", set())])
+def test_gpus_are_reported_under_mlflows_names(
+    visible: str | None, seen: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Use and memory of those that this process may see, by their number in the machine."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75]))
+    found = {k: v for k, v in Machine().sample().items() if "gpu" in k}
+    assert found == {
+        f"system/gpu_{index}_{name}": value
+        for index in seen
+        for name, value in (
+            ("utilization_percentage", [25, 75][index]),
+            ("memory_usage_megabytes", 20_000),
+            ("memory_usage_percentage", 25),
+        )
+    }
+    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75], broken=True))
+    assert not [name for name in Machine().sample() if "gpu" in name]
 
 
 def test_the_plain_tracker_does_nothing() -> None:

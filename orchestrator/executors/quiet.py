@@ -1,4 +1,4 @@
-"""Whether the machine is quiet: what other programs take of its processors."""
+"""Whether the machine is quiet: what other programs take of its processors and of the GPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Quiet:
     """Waits until the machine is quiet, and gives up when that takes too long.
 
     At most `most_seconds` (0: it never waits). `look` tells the processor time so far and `sleep`
-    passes it, so that tests need neither.
+    passes it, so that tests need neither. `gpu`, where one trains, tells the share of the last
+    second in which it was busy: not with our work, as that waits too.
     """
 
     def __init__(
@@ -43,10 +44,13 @@ class Quiet:
         look: Callable[[], Ticks | None] = ticks,
         sleep: Callable[[float], None] = time.sleep,
         most_seconds: float = MOST_SECONDS,
+        gpu: Callable[[], float | None] | None = None,
     ) -> None:
         self._look = look
         self._sleep = sleep
         self._most = most_seconds
+        self._gpu = gpu
+        self._what = "its processors" if gpu is None else "its processors or its GPU"
         self._waited = 0.0  # since the machine was quiet
         self._last: Ticks | None = None  # when it was last looked at
 
@@ -62,23 +66,23 @@ class Quiet:
         if most <= 0:
             return True
         look = min(LOOK_SECONDS, most)
-        share = self._since_last()
+        share = self._since_last() if self._gpu is None else None  # a GPU has no record of us
         if share is None or share > SHARE:  # then perhaps by workers of our own
             share = self._share(look)
         while share is not None and share > SHARE and self._waited < most:
             if not self._waited:
                 log.warning(
-                    "%s: waits until the machine is quiet (other programs take %.0f %% of its"
-                    " processors), %.2g s at most (executor.wait_seconds)",
-                    label, 100 * share, most,
+                    "%s: waits until the machine is quiet (other programs take %.0f %% of %s),"
+                    " %.2g s at most (executor.wait_seconds)",
+                    label, 100 * share, self._what, most,
                 )  # fmt: skip
             share = self._share(look)
             self._waited += look
         if share is not None and share > SHARE:
             self._waited = max(self._waited, most)
             log.info(
-                "%s: the machine is not quiet (other programs take %.0f %% of its processors); no"
-                " longer waited for, its time may be off again", label, 100 * share,
+                "%s: the machine is not quiet (other programs take %.0f %% of %s); no longer waited"
+                " for, its time may be off again", label, 100 * share, self._what,
             )  # fmt: skip
             return False
         if self._waited:
@@ -95,13 +99,16 @@ class Quiet:
         return _others(before, now)
 
     def _share(self, seconds: float) -> float | None:
-        """Return the share of all processor time that others take, over one look."""
+        """Return the share that others take, over one look: of the processors, or of the GPU."""
         before = self._look()
-        if before is None:
+        if before is None and self._gpu is None:
             return None
         self._sleep(seconds)
         self._last = self._look()
-        return _others(before, self._last) if self._last else None
+        shares = [_others(before, self._last) if before and self._last else None]
+        if self._gpu is not None:
+            shares.append(self._gpu())
+        return max((share for share in shares if share is not None), default=None)
 
 
 def _others(before: Ticks, after: Ticks) -> float | None:

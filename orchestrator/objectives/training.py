@@ -196,7 +196,7 @@ class TrainingObjective:
             **{key: described(part) for key, part in self._config.items()},
             "train_hash": found.train_hash,
             "held_out_hash": found.held_out_hash,
-            "device": self._setup.device.type,
+            "device": self._setup.device.type if self._setup.device.type == "cpu" else self.device,
             "threads": self._threads,
             "precision": self._setup.precision,
             "seed": self._setup.seed,

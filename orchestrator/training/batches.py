@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from orchestrator.recipe import run_seed
 from orchestrator.training.data import Data, Part
+from orchestrator.training.device import send
 
 # Floats gathered at once: few calls per step; on a CPU little enough to stay in the cache, on a GPU
 # so much that waiting for a chunk's indices to come over is rare.
@@ -60,7 +61,7 @@ class Inputs:
         return self.on_device(part)
 
     def _placed_for_training(self, part: Part) -> Part:
-        return self.on_device(self.bordered(part))
+        return self.on_device(part, for_training=True)
 
     def close(self) -> None:
         """End what works beside the training; it starts again when it is needed."""
@@ -69,14 +70,19 @@ class Inputs:
         """Return how many bytes of examples wait for their turn beside the data themselves."""
         return 0
 
-    def bordered(self, part: Part) -> Part:
-        """Return images (n, c, h, w) with the border that crops are cut from, if they are."""
-        return Part(_bordered(part.x, self.border), part.y) if self.augment else part
+    def on_device(self, part: Part, for_training: bool = False) -> Part:
+        """Return the examples on the device, images (n, c, h, w) as (n, h, w, c).
 
-    def on_device(self, part: Part) -> Part:
-        """Return the examples on the device, images as (n, h, w, c)."""
-        x = part.x.permute(0, 2, 3, 1).contiguous() if self.images else part.x
-        return Part(x.to(self.device), part.y.to(self.device))
+        For training with the border that crops are cut from, if they are.
+        """
+        x, y = self.sent(part)
+        if self.augment and for_training:
+            x = _bordered(x, self.border)
+        return Part(x.permute(0, 2, 3, 1).contiguous() if self.images else x, y)
+
+    def sent(self, part: Part) -> Part:
+        """Return the examples on the device as they are."""
+        return Part(part.x.to(self.device), part.y.to(self.device))
 
     def normalised(self, x: Tensor) -> Tensor:
         """Return floats, images as (n, c, h, w), of examples as `on_device` made them."""
@@ -110,8 +116,9 @@ class Inputs:
         """Return a random window of each image, mirrored or not."""
         n, (height, width) = len(index), self.size
         # Drawn on the CPU, so that every device sees the same crops.
-        top, left = torch.randint(2 * self.border + 1, (2, n), generator=generator).to(self.device)
-        mirror = (torch.rand(n, generator=generator) < self.mirrored / 2).to(self.device)
+        tops_lefts = torch.randint(2 * self.border + 1, (2, n), generator=generator)
+        top, left = send(tops_lefts, self.device)
+        mirror = send(torch.rand(n, generator=generator) < self.mirrored / 2, self.device)
         windows = x.unfold(1, height, 1).unfold(2, width, 1)  # (n, tops, lefts, c, h, w), a view
         picked = windows[index, top, left]
         picked = torch.where(mirror[:, None, None, None], picked.flip(3), picked)
@@ -151,7 +158,7 @@ def _chunks(inputs: Inputs, batch_size: int, seed: int, first: int) -> Iterator[
     generator = torch.Generator()
     while True:
         generator.manual_seed(run_seed(seed, epoch, "order"))
-        order = torch.randperm(count, generator=generator).to(inputs.train.y.device)
+        order = send(torch.randperm(count, generator=generator), inputs.train.y.device)
         skip = at % per_chunk  # only after a resume in the middle of a chunk
         for start in range(at - skip, per_epoch, per_chunk):
             stop = min(start + per_chunk, per_epoch)

@@ -6,6 +6,8 @@ import os
 from contextlib import AbstractContextManager
 
 import torch
+import torch.utils.deterministic
+from torch import Tensor
 
 from orchestrator.errors import ConfigError
 
@@ -13,7 +15,8 @@ from orchestrator.errors import ConfigError
 def find(name: str, deterministic: bool = True) -> torch.device:
     """Return the device; "auto" is CUDA if there is one, else the CPU.
 
-    `deterministic` False: cuDNN times its kernels and takes the fastest, repeatable or not.
+    `deterministic` False: cuDNN times its kernels and takes the fastest, repeatable or not; a CPU's
+    are repeatable anyway.
     Raises ConfigError, one line, if it is not there.
     """
     if name == "auto":
@@ -27,6 +30,9 @@ def find(name: str, deterministic: bool = True) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
+        # A kernel that cannot repeat itself warns: a network that needs one trains all the same.
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(name)
 
 
@@ -53,5 +59,16 @@ def seed_random(device: torch.device, seed: int) -> None:
 
 
 def private_random(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context after which torch's global random state is what it was before."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+    """Return a context after which torch's global random states are what they were before.
+
+    With CUDA those of all its devices: `torch.manual_seed` sets them all.
+    """
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    return torch.random.fork_rng(range(count))
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Return the values on the device; CUDA fetches them when it gets there, nothing waits."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -30,6 +30,9 @@ class Streamed(Inputs):
     def __init__(self, data: Data, device: torch.device) -> None:
         self._threads: ThreadPoolExecutor | None = None
         self._pinned = device.type == "cuda"
+        self._copies: torch.cuda.Stream | None = None
+        if self._pinned:
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         super().__init__(data, device)
 
     def placed(self, part: Part) -> Part:
@@ -49,10 +52,17 @@ class Streamed(Inputs):
         examples = (AHEAD + 1) * chunk_steps(self, batch_size) * batch_size
         return examples * self.train.x[0].nbytes
 
-    def on_device(self, part: Part) -> Part:
-        """Return the examples on the device, images as (n, h, w, c); not waited for."""
-        x, y = (t.to(self.device, non_blocking=self._pinned) for t in part)
-        return Part(x.permute(0, 2, 3, 1).contiguous() if self.images else x, y)
+    def sent(self, part: Part) -> Part:
+        """Return the examples on the device as they are, sent while it still trains on others."""
+        if self._copies is None:
+            return super().sent(part)
+        with torch.cuda.stream(self._copies):
+            x, y = (values.to(self.device, non_blocking=True) for values in part)
+        training = torch.cuda.current_stream(self.device)
+        training.wait_stream(self._copies)
+        for values in (x, y):  # else their memory is given away while the training still reads it
+            values.record_stream(training)
+        return Part(x, y)
 
     def pieces(self, part: Part, count: int) -> Iterator[Part]:
         """Yield the examples in about `count` pieces, each on the device."""
@@ -63,7 +73,7 @@ class Streamed(Inputs):
         """Yield each chunk with its normalised inputs and labels."""
         generator = torch.Generator()
         for chunk, read in self._ahead(chunks, self._picked):
-            part = self.on_device(self.bordered(read))
+            part = self.on_device(read, for_training=True)
             every = torch.arange(len(part), device=self.device)
             yield chunk, *self.gather(part, every, generator.manual_seed(chunk.seed))
 
