@@ -27,7 +27,7 @@ def tell(folder: Path, overrides: Sequence[str], *, timeout: float = 3600) -> di
     started = time.time()
     found = in_process("speed_parts.told", folder, overrides, timeout)
     ended = time.time()
-    left = [{**row, "took": ended - row.pop("at")} for row in found["left"]]
+    left = [{"took": ended - row.pop("at"), **row} for row in found["left"]]
     return {**found, "left": left, "wall": ended - started}
 
 
