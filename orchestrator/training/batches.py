@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -134,14 +134,21 @@ def _bordered(x: Tensor, border: int) -> Tensor:
 def batches(
     inputs: Inputs, batch_size: int, seed: int, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of steps `first`, `first` + 1, ... without end, epoch after epoch.
+    """Return the batches of steps `first`, `first` + 1, ... without end, epoch after epoch.
 
     Each is a pure function of `seed` and its step: an epoch's order of (seed, epoch), its crops of
     (seed, first step of the chunk that is gathered at once). An incomplete last batch is dropped.
     """
+    return chain.from_iterable(gathered(inputs, batch_size, seed, first))
+
+
+def gathered(
+    inputs: Inputs, batch_size: int, seed: int, first: int = 0
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yield the same batches in lists of those that were gathered at once."""
     for chunk, x, y in inputs.gathered(_chunks(inputs, batch_size, seed, first)):
         parts = zip(x.chunk(chunk.steps), y.chunk(chunk.steps), strict=True)
-        yield from islice(parts, chunk.skip, None)
+        yield list(parts)[chunk.skip :]
 
 
 def chunk_steps(inputs: Inputs, batch_size: int) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.training.batches import gathered
 from orchestrator.training.loop import Setup, Trainer
 
 ROUNDS = 7
@@ -29,9 +32,8 @@ def calibrate(setup: Setup, run: Run) -> Result:
     `spread` is half the interquartile range of that ratio over its median. The first steps are
     outside the clock. Raises ValueError for too large a batch.
     """
-    trainers = {size: _trainer(setup, run, size) for size in run.batch_sizes}
-    counts = {size: _steps_per_round(trainer) for size, trainer in trainers.items()}
-    rounds = [{b: per_step(t, counts[b]) for b, t in trainers.items()} for _ in range(ROUNDS)]
+    paces = {size: _Pace(_trainer(setup, run, size)) for size in run.batch_sizes}
+    rounds = [{size: pace.measured() for size, pace in paces.items()} for _ in range(ROUNDS)]
     first = run.batch_sizes[0]
     base = float(np.median([measured[first] for measured in rounds]))
     seconds, spread = {}, {}
@@ -41,6 +43,37 @@ def calibrate(setup: Setup, run: Run) -> Result:
         seconds[str(size)] = float(median) * base
         spread[str(size)] = float((high - low) / 2 / median)
     return Result(measured={"seconds_per_step": seconds, "spread": spread})
+
+
+class _Pace:
+    """A trainer whose steps are timed, gathering its examples apart from training on them.
+
+    Examples of many steps are gathered at once, of fewer steps where batches are large. A round is
+    too short to hold gathering at its true share, so it gets that share of the last one.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._gathering = self._per_step = 0.0  # seconds so far, and of the last one per step
+        trainer.batches = self._batches()
+        self._steps = _steps_per_round(trainer)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        setup, size = self._trainer.setup, self._trainer.run.batch_size
+        feed = gathered(setup.inputs, size, seed=0)
+        while True:
+            start = setup.now()
+            batches = next(feed)
+            took = setup.now() - start
+            self._gathering += took
+            self._per_step = took / len(batches)
+            yield from batches
+
+    def measured(self) -> float:
+        """Return the seconds of a step, over the steps of one round."""
+        before, steps = self._gathering, self._steps
+        took = per_step(self._trainer, steps)
+        return took - (self._gathering - before) / steps + self._per_step
 
 
 def seconds_per_example(setup: Setup, batch_size: int) -> float:
