@@ -221,6 +221,22 @@ def test_ramps_that_go_too_far_for_a_slow_start_end_lower(optimizer: str) -> Non
     assert ends == pytest.approx([e * ends[-1] for e in (9, 9, 9, 3, 1, 1 / 3, 1, 1)], rel=0.02)
 
 
+def test_longer_ramps_of_sgd_that_break_nowhere_go_further() -> None:
+    """What fell too little up to lr .05 falls enough at twice the length, and breaks at 1."""
+
+    def loss(lr: float, run: Run) -> float:
+        if run.schedule.name == "exponential_ramp":
+            return valley(0.02, drop=0.12)(lr, run)
+        long, high = run.steps > planned, run.schedule.max_lr > 0.5
+        return valley(1.0 if long else 0.04, drop=0.3 if high else 0.2 if long else 0.08)(lr, run)
+
+    planned = answer(loss=valley(0.2))[1][0].run.steps
+    decision, outcomes = answer(loss)
+    assert decision.values["max_lr"] == pytest.approx(MARGIN * 1.0, rel=0.6)
+    ends = [o.run.schedule.max_lr for o in outcomes if o.run.steps == 2 * planned]
+    assert ends[:4] == pytest.approx([0.05] * 3 + [0.15], rel=0.05)
+
+
 def test_the_best_end_is_then_given_more_steps() -> None:
     """A net that also needs long ramps: other ends first, then twice the length there."""
     planned = slow(Recipe(optimizer="adamw"))[1][0].steps

@@ -156,6 +156,9 @@ class LRRange(Stage):
         if settled and search.longer_first:
             return []
         if steps == search.compared:
+            open_ = len(counted) == self.ramps and self._open(counted) and not search.lower
+            if open_ and len(falls) < ends.MOST:
+                return self._linear(recipe, round_to(ends.STEP * max(falls)), steps)[:1]
             if lower := ends.another(falls):
                 return self._linear(recipe, round_to(lower), steps)[:1]
             if len(counted) < self.ramps:
