@@ -144,7 +144,7 @@ class Trainer:
         total, update = self.total, self.optimizer.step
         batches, backward = self.batches, self._backward
         for step in range(self.step, self.step + count):
-            set_rates(groups, *at(step / steps))
+            set_rates(groups, at(step / steps))
             for parameter in parameters:  # zero_grad does this too, at ten times the cost
                 parameter.grad = None
             total += backward(*next(batches))

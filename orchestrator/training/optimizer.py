@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from orchestrator import own
 from orchestrator.fitting import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
+from orchestrator.schedules import Rates
 from orchestrator.training.models import ModelError
 
 
@@ -52,8 +53,9 @@ def _own(
     return made
 
 
-def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float) -> None:
+def set_rates(groups: list[dict[str, Any]], rates: Rates) -> None:
     """Set lr and what the optimiser has of momentum: that of SGD, or the first of Adam's betas."""
+    lr, momentum = rates
     for group in groups:
         group["lr"] = lr
         if "momentum" in group:
