@@ -21,6 +21,7 @@ from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
+from orchestrator.stages.comparison import spread
 from orchestrator.stages.stage import cycle
 from orchestrator.storage import journal
 from orchestrator.study import run_study
@@ -73,7 +74,8 @@ def test_a_study_goes_from_nothing_to_a_tested_recipe(monkeypatch: pytest.Monkey
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "complete"
     assert summary["recipe"]["max_lr"] == record.recipe.max_lr
-    assert f"{summary['final']['test_loss']['mean']:.4g}" in shown
+    found = summary["final"]["test_loss"]
+    assert spread(found["mean"], found["std"]) in shown
     assert {b["name"] for b in summary["final"]["baselines"]} == {"untuned", "range_test_only"}
     for name in ("recipe.yaml", "report.html", "model.pt", "config.yaml", "study.log"):
         assert (folder / name).stat().st_size > 0
