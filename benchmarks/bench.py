@@ -8,14 +8,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.system import processor
-
 RESULTS = Path(__file__).parent / "results"
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 VERSIONS = ("torch", "numpy", "optuna", "mlflow", "lightning", "fastai")
 
 
@@ -28,12 +27,18 @@ def parser(doc: str, parts: Mapping[str, str]) -> argparse.ArgumentParser:
     return made
 
 
-def run(name: str, package: str, parts: Mapping[str, str], options: argparse.Namespace) -> int:
+def run(
+    name: str,
+    package: str,
+    parts: Mapping[str, str],
+    options: argparse.Namespace,
+    skip: Callable[[str], str] = lambda part: "",
+) -> int:
     """Run the parts asked for; write <name>_<part>.json after each and <name>.md in the end.
 
     Each part is a module of `package` with `run(options)`, which returns JSON-able values, and
     `table(result)`, which returns Markdown. A part that raises is said and does not stop the
-    others: the exit code is then 1.
+    others: the exit code is then 1. `skip` is asked as a part is to begin, and says why not.
     """
     if unknown := sorted(set(options.parts) - set(parts)):
         print(f"no part {', '.join(unknown)}: choose of {' '.join(parts)}", file=sys.stderr)
@@ -45,6 +50,9 @@ def run(name: str, package: str, parts: Mapping[str, str], options: argparse.Nam
     for part in options.parts or parts:
         started = time.monotonic()
         print(f"\n## {parts[part]}\n", flush=True)
+        if why := skip(part):
+            print(f"{part} is left out: {why}", flush=True)
+            continue
         try:
             module = import_module(f"{package}.{part}")
             result = module.run(options)
@@ -104,6 +112,8 @@ def version(package: str) -> str:
 
 def machine() -> str:
     """Return processor, cores and GPU as one line."""
+    from orchestrator.system import processor
+
     torch: Any = sys.modules.get("torch")  # a part that needs none has not imported it
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
     return f"{processor()}, {os.cpu_count()} cores{gpu}"

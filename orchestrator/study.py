@@ -334,5 +334,12 @@ def _database(config: Config, folder: Path) -> Iterator[Storage | None]:
 
 def _versions(own: Mapping[str, str]) -> dict[str, str]:
     names = ("orchestrator", "optuna", "numpy")
-    ours = {name: metadata.version(name) for name in names}
+    ours = {name: _version(name) for name in names}
     return {"python": platform.python_version(), **ours, **own}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # ourselves, on PYTHONPATH
+        return "not installed"

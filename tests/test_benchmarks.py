@@ -1,5 +1,6 @@
 """The benchmark commands: that they run from end to end, and the arithmetic that they rest on."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
+from orchestrator import __main__ as cli
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -102,6 +105,69 @@ def test_a_plan_is_held_to_its_range() -> None:
     table = plan.table({"rows": rows, "goals": [share, width]})
     assert "| digits | 2 | 20 to 30 | 80 % | 10 to 50 | 31.0 | no | 5.0 |" in table
     assert "| digits | 1 | momentum | 8 to 12 | 11 |" in table
+
+
+def test_each_part_has_a_share_of_the_time_and_what_was_left_over() -> None:
+    """The last seconds are those of the last part; one without enough is left out."""
+    gpu, clock = import_module("gpu"), [0.0]
+    options = argparse.Namespace(seconds=100.0, parts=["study", "loop", "marks"])
+    begin = gpu.in_turn(options, lambda: clock[0])
+    shares = [gpu.SHARES[part] for part in options.parts]
+    assert begin("study") == ""
+    assert options.until == pytest.approx(100 * shares[0] / sum(shares))
+    clock[0] = 99.0
+    assert begin("loop") == "0 s are left for it, 6 needed"
+    clock[0] = 90.0
+    assert begin("marks") == ""
+    assert options.until == pytest.approx(100)
+    assert set(gpu.SHARES) == set(gpu.PARTS)
+    assert sum(gpu.SHARES.values()) == pytest.approx(1)
+
+
+def test_no_more_rounds_are_begun_than_there_is_time_for() -> None:
+    """The first one always is: a table without it would say nothing."""
+    contest = import_module("speed_parts.contest")
+    case = contest.Case("digits", {"name": "digits"}, {"name": "mlp"}, 32, 20)
+    before = torch.get_num_threads()
+    task = contest.Task(case, None, device="cpu", threads=1)
+    timings = contest.alternate(task, {"ours": contest.ours}, 3, left=lambda: 0.0)
+    torch.set_num_threads(before)
+    assert len(timings["ours"]) == 1
+
+
+def test_sealed_results_of_a_study_that_is_stopped_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are read out of its journal: when each ended and what it reached."""
+    study = import_module("gpu_parts.study")
+
+    def stopped(folder: Path, overrides: list[str], timeout: float) -> None:
+        with monkeypatch.context() as there:
+            there.chdir(folder)
+            assert cli.run(overrides) == 0
+        (folder / "runs/cifar/summary.json").unlink()
+        raise subprocess.TimeoutExpired([], timeout)
+
+    monkeypatch.setattr(study, "measure", stopped)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    plan = ["plan=[lr_range,final]", "stages.final.seeds=2", "tracking=none", "quiet=true"]
+    found = study.followed(["+study=quadratic", "study_name=cifar", *plan], 40.0)
+    assert found["status"] == "stopped after 40 s"
+    assert [row["recipe"] for row in found["sealed"]].count("answer") == 2
+    assert all(row["seconds"] > 0 for row in found["sealed"])
+    airbench = {"augmented": [0.94, 0.001], "accuracy": [0.93, 0.001]}
+    goals = study._goals(found["sealed"], airbench)
+    assert [goal["limit"] for goal in goals] == pytest.approx([180, 93.8, 92.8])
+    assert "Stopped after 40 s." in study.table(
+        {**found, "goals": goals, "examples_per_second": 1e5, "overrides": []}
+    )
+    assert len(study._goals([], None)) == 1  # no limit of another command's
+
+
+@pytest.mark.parametrize(("speed", "epochs"), [(1e3, 5), (60_000.0, 10), (1e6, 20)])
+def test_a_faster_gpu_trains_longer_within_what_is_promised(speed: float, epochs: int) -> None:
+    """Twenty final runs fit between the command's start and its first sealed result."""
+    assert import_module("gpu_parts.study")._epochs(speed) == f"epochs={epochs}"
 
 
 def test_airbench_in_the_units_of_a_mean_loss() -> None:

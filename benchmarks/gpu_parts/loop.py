@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from speed_parts import loop
+from speed_parts.contest import free, ours
 
-from gpu_parts.place import data, device
+from gpu_parts.place import data, device, left
 
 table = loop.table
 
@@ -27,7 +28,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             )
             for c in cases
         ]
-    return loop.timed(cases, options, device(options), 1, 2 if options.cpu_check else 5)
+    return loop.timed(
+        cases,
+        options,
+        device(options),
+        threads=1,
+        repeats=2 if options.cpu_check else 5,
+        more={loop.FREE: free(ours)},
+        left=lambda: left(options),
+    )
 
 
 def _sizes(case: loop.Case) -> dict[str, Any]:

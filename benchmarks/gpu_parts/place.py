@@ -1,21 +1,22 @@
-"""Device and data of the GPU parts: CUDA and CIFAR-10, or a CPU and a few made-up images."""
+"""Device, data and time of the GPU parts: CUDA and CIFAR-10, or a CPU and a few made-up images."""
 
 from __future__ import annotations
 
 import argparse
-import atexit
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speed_parts.contest import folder
 
 from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.options import OwnConfig
 from orchestrator.sections import DataConfig, ModelConfig
+from orchestrator.training.clock import idle, per_step
+from orchestrator.training.device import private_random
 
 
 def device(options: argparse.Namespace) -> str:
@@ -24,16 +25,8 @@ def device(options: argparse.Namespace) -> str:
 
 
 def left(options: argparse.Namespace) -> float:
-    """Return the seconds that are left for this part and all after it."""
-    return float(options.deadline - time.monotonic())
-
-
-@cache
-def folder() -> Path:
-    """Return a folder for this process's files: decoded images, made-up images."""
-    made = tempfile.TemporaryDirectory()
-    atexit.register(made.cleanup)
-    return Path(made.name)
+    """Return the seconds that are left for this part."""
+    return float(options.until - time.monotonic())
 
 
 def data(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
@@ -77,3 +70,11 @@ def objective(
         precision="float32" if options.cpu_check else precision,
         cache=folder(),
     )
+
+
+def examples_per_second(made: TrainingObjective, batch_size: int, steps: int) -> float:
+    """Return how many examples a second are trained on, over `steps` steps after as many others."""
+    with private_random(made._setup.device):
+        trainer = idle(made._setup, batch_size)
+        per_step(trainer, steps)
+        return batch_size / per_step(trainer, steps)

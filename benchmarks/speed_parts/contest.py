@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +41,29 @@ class Case:
     precision: str = "float32"
 
 
+@cache
+def folder() -> Path:
+    """Return a folder for this process's files; images are decoded into it once for all cases."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
 class Task:
     """A case made ready: the objective, its setup and the run that everybody does."""
 
     def __init__(self, case: Case, cifar: str | None, *, device: str, threads: int) -> None:
         where = {"path": cifar} if case.data.get("name") == "cifar10" else {}
         self.case = case
-        with tempfile.TemporaryDirectory() as cache:
-            self.objective = TrainingObjective(
-                DataConfig.model_validate({**case.data, **where}),
-                ModelConfig.model_validate(case.model),
-                OptimizerConfig(),
-                device=device,
-                threads=threads,
-                precision=case.precision,
-                cache=Path(cache),
-            )
+        self.objective = TrainingObjective(
+            DataConfig.model_validate({**case.data, **where}),
+            ModelConfig.model_validate(case.model),
+            OptimizerConfig(),
+            device=device,
+            threads=threads,
+            precision=case.precision,
+            cache=folder(),
+        )
         self.setup: Setup = self.objective._setup
         self.feed = Feed(self.setup, case.batch_size)
         self.run = self.of(case.steps)
@@ -133,23 +143,30 @@ def free(train: Contender) -> Contender:
 
 
 def alternate(
-    task: Task, contenders: Mapping[str, Contender], repeats: int
+    task: Task,
+    contenders: Mapping[str, Contender],
+    repeats: int,
+    left: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, list[Timing]]:
     """Return `repeats` timings of each contender, all of them in turn, each round in another order.
 
-    Before that each trains a tenth of the steps for nothing.
+    Before that each trains a tenth of the steps for nothing. `left`: the seconds that there are; of
+    the rounds after the first only those that fit are begun.
     """
     for train in contenders.values():
         train(task, task.of(task.run.steps // 10))
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
-    names = list(contenders)
+    names, longest = list(contenders), 0.0
     for number in range(repeats):
-        turn = number % len(names)
+        if number and left() < longest:
+            break
+        turn, began = number % len(names), time.monotonic()
         for name in names[turn:] + names[:turn]:
             gc.collect()
             torch.manual_seed(number)
             timings[name].append(contenders[name](task, task.run))
             time.sleep(0.05)  # let what the last one left behind (threads, writes) come to rest
+        longest = max(longest, time.monotonic() - began)
     return timings
 
 

@@ -55,7 +55,8 @@ def in_process(
     file = folder / "measured.json"
     file.unlink(missing_ok=True)
     command = [sys.executable, "-m", module, str(file), *arguments]
-    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = [str(HOME), *given, str(HOME.parent)]  # last the checkout: it may not be installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = run_process(
         command, cwd=folder, env=environment, stdout=PIPE, stderr=STDOUT, text=True, timeout=timeout
