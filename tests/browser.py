@@ -141,6 +141,27 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Move the mouse from one place of the window to another with its button down."""
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        self._mouse("mouseMoved", start)
+        self._mouse("mousePressed", start)
+        self._mouse("mouseMoved", middle)
+        self._mouse("mouseMoved", end)
+        self._mouse("mouseReleased", end)
+
+    def click(self, place: tuple[float, float], times: int = 1) -> None:
+        """Click at a place of the window; 2 times is a double click."""
+        self._mouse("mouseMoved", place)
+        for number in range(1, times + 1):
+            self._mouse("mousePressed", place, number)
+            self._mouse("mouseReleased", place, number)
+
+    def _mouse(self, what: str, place: tuple[float, float], count: int = 1) -> None:
+        button = "none" if what == "mouseMoved" else "left"
+        x, y = place
+        self.call("Input.dispatchMouseEvent", type=what, x=x, y=y, button=button, clickCount=count)
+
     def picture(self, path: Path, **clip: float) -> None:
         """Write a screenshot, of the whole page or of {x, y, width, height} in pixels."""
         params: dict[str, Any] = {"clip": {**clip, "scale": 1}} if clip else {}

@@ -4,10 +4,13 @@
 holds one mistake, so one line is expected.
 """
 
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from orchestrator import __main__ as cli
 from orchestrator import study
 
 Case = list[str]
+LIMIT_SECONDS = 120.0  # of one command: a second on a good day
 QUADRATIC = "+study=quadratic"  # nothing to load: what is wrong is wrong in the config
 
 
@@ -457,6 +461,26 @@ KINDS: dict[str, Callable[[], list[Case]]] = {
 }  # fmt: skip
 
 
+class Hangs(BaseException):
+    """The command did not end in time. No Exception, so that it is not told as a mistake."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise Hangs in whatever is still being done after so many seconds."""
+
+    def late(*_: object) -> None:
+        raise Hangs(f"no end after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def everything() -> set[Path]:
     return {p for p in Path().rglob("*") if "__pycache__" not in p.parts}
 
@@ -466,7 +490,8 @@ def complaints(case: Case, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
     before = everything()
     arguments = case if any(c.startswith("+study=") for c in case) else [QUADRATIC, *case]
     try:
-        code: object = cli.run(arguments)
+        with limited(LIMIT_SECONDS):
+            code: object = cli.run(arguments)
     except BaseException as error:  # SystemExit too
         code = f"{type(error).__name__}: {error}"
     out, err = capsys.readouterr()
@@ -500,6 +525,20 @@ def test_every_mistake_of_a_kind_is_one_clear_line(
     ]
     record_property("clean", len(cases) - len(wrong))
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_command_that_does_not_end_is_noticed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps "none hangs" in the test above from passing unseen: its limit works."""
+
+    def hang(*_: object) -> None:
+        while True:
+            time.sleep(60)
+
+    monkeypatch.setattr(sys.modules[__name__], "LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(cli, "run", hang)
+    assert "ended with Hangs: no end after 0.1 s" in complaints(["seed=-1"], capsys)
 
 
 def test_there_are_three_hundred_cases_of_twenty_kinds(here: Path) -> None:

@@ -118,6 +118,33 @@ def test_pointing_at_a_curve_tells_the_run(browser: Browser, report: Path) -> No
     assert "held-out loss" in told
 
 
+def test_a_figure_is_zoomed_by_the_mouse(browser: Browser, report: Path) -> None:
+    """A rectangle drawn with the mouse is what is seen then; a double click shows all again."""
+    browser.screen(1280, "light")
+    browser.open(report)
+    plot = "document.querySelectorAll('figure')[1].querySelector('.plot')"
+    ranges = f"(l => [...l.xaxis.range, ...l.yaxis.range].map(Number))({plot}._fullLayout)"
+    browser.run(f"{plot}.scrollIntoView({{block: 'center'}})")
+    all_of_it = browser.run(ranges)
+    x, y, width, height = browser.run(
+        f"(() => {{ const b = {plot}.getBoundingClientRect(), l = {plot}._fullLayout;"
+        " return [b.x + l.xaxis._offset, b.y + l.yaxis._offset,"
+        " l.xaxis._length, l.yaxis._length]; })()"
+    )
+    browser.drag((x + width / 4, y + height / 4), (x + width / 2, y + height / 2))
+    left, right, low, high = all_of_it
+    seen = [
+        left + (right - left) / 4,
+        left + (right - left) / 2,
+        low + (high - low) / 2,
+        low + 3 * (high - low) / 4,
+    ]
+    assert browser.run(ranges) == pytest.approx(seen, abs=0.02 * max(right - left, high - low))
+    browser.click((x + width / 2, y + height / 2), times=2)
+    shown = f"new Promise(done => setTimeout(() => done({ranges}), 500))"
+    assert browser.run(shown) == pytest.approx(all_of_it)
+
+
 def test_a_click_copies_the_recipe(browser: Browser, report: Path) -> None:
     """From a file too, where some browsers keep the clipboard away: then by the selection."""
     browser.screen(1280, "light")

@@ -1,16 +1,21 @@
 """The pages for people: what they say is what the program does."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
+from orchestrator import __main__ as cli
 from orchestrator import config, entries
 from orchestrator.compose import compose, parse
 from orchestrator.options import options_of
@@ -124,6 +129,57 @@ def test_what_takes_long_is_at_least_a_right_request(
                 assert config.Config.from_mapping(compose(parse(words))), block
     for module in {Path(b.file).stem for b in blocks(page) if b.file}:
         sys.modules.pop(module, None)
+
+
+def _pets(where: Path) -> None:
+    """Write what docs/own.md says of images in folders: two classes that differ in brightness."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, examples in (("train", 40), ("test", 10)):
+        for kind, brightness in (("cats", 60), ("dogs", 180)):
+            folder = where / "pets" / part / kind
+            folder.mkdir(parents=True)
+            for i in range(examples):
+                pixels = rng.integers(brightness - 40, brightness + 40, (20 + i % 3, 24, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+def _fashion(where: Path) -> None:
+    """Write FashionMNIST as torchvision's download leaves it, but small."""
+    folder = where / "data" / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, examples in (("train", 120), ("t10k", 30)):
+        labels = np.arange(examples) % 10
+        images = rng.integers(0, 20, (examples, 28, 28)) + 20 * labels[:, None, None]
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">{1 + array.ndim}i", 0x800 + array.ndim, *array.shape)
+            data = head + array.astype(np.uint8).tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("source", "files", "channels", "examples"),
+    [("folder", _pets, 3, 20), ("torchvision", _fashion, 1, 30)],
+)
+@pytest.mark.usefixtures("command_line", "without_figures")
+def test_a_documented_source_of_images_is_trained_on(
+    source: str, files: Callable[[Path], None], channels: int, examples: int, here: Path
+) -> None:
+    """The commands that own.md shows, with a small network, on small files: to a test result."""
+    commands = (c for b in blocks(ROOT / "docs/own.md") for c, _ in b.commands)
+    (documented,) = (words for c in commands if f"data={source}" in (words := _study(c) or []))
+    files(here)
+    small = "study_name=own plan=[final] recipe.max_lr=0.02 recipe.batch_size=10 threads=1"
+    small += " stages.final.epochs=1 stages.final.seeds=1 tracking=none quiet=true model=conv3"
+    words = [word for word in documented if not word.startswith("model=")]
+    assert cli.run([*words, *small.split()]) == 0
+    summary = json.loads((here / "runs/own/summary.json").read_text())
+    assert f"{examples} of {examples} test images" in summary["notes"][0]
+    assert (summary["inputs"]["dims"], len(summary["inputs"]["mean"])) == (3, channels)
+    assert summary["final"]["test_metric"]["n"] == 1
 
 
 def _study(command: str) -> list[str] | None:

@@ -1,26 +1,53 @@
-"""Studies that earlier versions left in a user's folder; tests/stored/VERSION/ holds one each."""
+"""Studies that earlier versions left in a user's folder: tests/stored/VERSION/ holds them.
+
+Without their networks, which are large: all of a study's answer is in its ledger.
+"""
 
 import gzip
 import json
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import __main__ as cli
+from orchestrator.objectives import training
 from orchestrator.objectives.quadratic import QuadraticObjective
 
 STORED = Path(__file__).parent / "stored"
-COMMAND = ["+study=quadratic", "study_name=stored", "quiet=true"]
+QUIET = ["study_name=stored", "quiet=true"]
+COMMANDS = {  # that made them
+    "quadratic": ["+study=quadratic", *QUIET],
+    "digits": [
+        *["+study=digits", "model=mlp", "data.train_examples=400", "recipe.batch_size=20"],
+        *["plan=[lr_range,momentum,weight_decay,batch_size,final]", "stages.final.epochs=3"],
+        *["stages.momentum.candidates=[0.95,0.9]", "stages.weight_decay.candidates=[1e-3,0]"],
+        *["stages.batch_size.candidates=[20,40]", "device=cpu", "threads=1", "tracking=none"],
+        *QUIET,
+    ],
+}
 
 
-@pytest.fixture(params=sorted(p.name for p in STORED.iterdir()))
-def old(request: pytest.FixtureRequest, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=sorted(str(p.relative_to(STORED)) for p in STORED.glob("*/*")))
+def name(request: pytest.FixtureRequest) -> str:
+    """Version and study."""
+    return str(request.param)
+
+
+@pytest.fixture
+def command(name: str) -> list[str]:
+    """What made the study."""
+    return COMMANDS[Path(name).name]
+
+
+@pytest.fixture
+def old(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run folder of an old study, in an empty working folder where nothing can be trained."""
     folder = here / "runs" / "stored"
-    shutil.copytree(STORED / request.param, folder)
+    shutil.copytree(STORED / name, folder)
     packed = folder / "optuna.journal.gz"
     (folder / "optuna.journal").write_bytes(gzip.decompress(packed.read_bytes()))
     packed.unlink()
@@ -29,16 +56,17 @@ def old(request: pytest.FixtureRequest, here: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("a run of the old study was trained again")
 
     monkeypatch.setattr(QuadraticObjective, "_train", trained)
+    monkeypatch.setattr(training, "DO", defaultdict(lambda: trained))
     monkeypatch.setattr(sys, "path", list(sys.path))
     return folder
 
 
 def test_an_old_study_prints_its_answer_again(
-    old: Path, capsys: pytest.CaptureFixture[str]
+    old: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command trains nothing, decides the same, and writes its report anew."""
     before = json.loads((old / "summary.json").read_text())
-    assert cli.run(COMMAND) == 0
+    assert cli.run(command) == 0
     after = json.loads((old / "summary.json").read_text())
     for key in ("schema", "status", "recipe", "stages", "final"):
         assert _like(before[key], after[key]), key
@@ -67,7 +95,7 @@ def test_an_old_summary_is_shown(old: Path, capsys: pytest.CaptureFixture[str]) 
         assert "complete" in printed
 
 
-def test_a_folder_without_its_ledger_is_trained_again(old: Path) -> None:
+def test_a_folder_without_its_ledger_is_trained_again(old: Path, command: list[str]) -> None:
     """What keeps the tests above from passing is that nothing is known: they can fail."""
     (old / "optuna.journal").unlink()
-    assert cli.run(COMMAND) == 1
+    assert cli.run(command) == 1

@@ -22,11 +22,12 @@ from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
 from orchestrator.tracking import Tracker
+from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.mlflow import MlflowTracker
 from orchestrator.tracking.outbox import Event, Outbox, Unavailable
 
-IMPATIENT_SECONDS = 4
+HANGING_SECONDS = 60  # that a call waits for a server that does not answer
 
 CONFIG = {"study_name": "demo", "recipe": {"weight_decay": 5e-4}, "plan": ["lr_range"]}
 
@@ -298,7 +299,15 @@ def test_the_plain_tracker_does_nothing() -> None:
     tracker.finish("complete", {}, [])
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for MLflow's import, which takes a slow machine long."""
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 120.0)
+    monkeypatch.setattr(tracking, "LEAVING_SECONDS", 120.0)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("patient")
 def test_what_a_killed_command_did_not_send_is_sent_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +351,7 @@ def test_known_trials_are_not_kept_for_a_server_that_is_away(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("patient")
 def test_a_study_in_a_real_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:
@@ -420,19 +430,20 @@ def test_a_study_in_a_real_store(
     assert not (tmp_path / "mlruns").exists()
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(IMPATIENT_SECONDS))
-
-
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
-@pytest.mark.usefixtures("impatient")
 def test_a_dead_server_does_not_hold_a_study(
-    tmp_path: Path, warnings: Callable[[], list[str]], hangs: bool
+    tmp_path: Path,
+    warnings: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    hangs: bool,
 ) -> None:
-    """Every call is back at once, finish soon; one warning; the events wait in the spool."""
-    pytest.importorskip("mlflow")
+    """No call waits for it, nor finish for long; one warning; the events wait in the spool."""
+    import mlflow  # noqa: F401  # seconds, which are not the server's
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HANGING_SECONDS))
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 1.0 if hangs else 120.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if hangs:
@@ -442,11 +453,10 @@ def test_a_dead_server_does_not_hold_a_study(
         began = time.perf_counter()
         tracker.start(CONFIG, {"study": "demo"})
         train(tracker, "a", *[1.0] * 100)
-        assert time.perf_counter() - began < IMPATIENT_SECONDS  # one call to the server lasts that
         tracker.finish("complete", {}, [])
-        assert time.perf_counter() - began < 10 * IMPATIENT_SECONDS
-    assert len(warnings()) == 1
-    lines = (tmp_path / "runs/demo/tracking.spool.jsonl").read_text().splitlines()
+        assert time.perf_counter() - began < HANGING_SECONDS  # or one of them waited
+        assert len(warnings()) == 1
+        lines = (tmp_path / "runs/demo/tracking.spool.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["do"] == "start"
     assert json.loads(lines[-1])["do"] == "finish"
     assert len(lines) == 104
