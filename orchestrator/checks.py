@@ -159,12 +159,12 @@ def recipe_lines(recipe: Any) -> list[str]:
 
 
 def processor_lines(device: Any) -> list[str]:
-    """Return a problem if runs are to train side by side on what has room for one."""
+    """Return a problem if runs are to train side by side on what was never measured so."""
     if device in (None, "auto", "cpu"):
         return []
     return [
-        f"device: {shown(device)} has room for one run at a time, executor=processes is for"
-        " processors: choose executor=inline, or device=cpu"
+        f"device: {shown(device)} trains one run at a time: whether several at once on one GPU pay"
+        " has not been measured; choose executor=inline, or device=cpu for executor=processes"
     ]
 
 

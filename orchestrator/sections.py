@@ -121,7 +121,7 @@ class ExecutorConfig(Section):
 class ProcessesConfig(Section):
     """Runs that are not timed run side by side, each in a process with `threads` threads (1).
 
-    For processors: a GPU has room for one.
+    For processors: several runs at once on one GPU have not been measured.
     """
 
     name: Literal["processes"] = "processes"

@@ -328,7 +328,7 @@ def test_side_by_side_is_for_processors_with_one_thread_each() -> None:
     assert (config.threads, config.device) == (1, "cpu")
     assert Config.from_mapping(config.as_mapping()) == config
     assert Config.from_mapping({"executor": {"name": "processes"}, "threads": 2}).threads == 2
-    with pytest.raises(ConfigError, match=r"device: 'cuda' has room for one run at a time"):
+    with pytest.raises(ConfigError, match=r"device: 'cuda' trains one run at a time: .* measured"):
         Config.from_mapping({"executor": {"name": "processes"}, "device": "cuda"})
     with pytest.raises(ConfigError, match=r"executor.workers: unknown key"):
         Config.from_mapping({"executor": {"name": "inline", "workers": 2}})
