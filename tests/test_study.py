@@ -24,7 +24,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.comparison import spread
 from orchestrator.stages.stage import cycle
 from orchestrator.storage import journal
-from orchestrator.study import run_study
+from orchestrator.study import _version, run_study
 
 DRAWINGS = html.drawings  # for the one test that looks at the figures
 pytestmark = pytest.mark.usefixtures("here", "without_figures")
@@ -446,3 +446,9 @@ def test_a_damaged_config_of_before_is_no_reason_to_stop(text: str) -> None:
     assert record.status == "complete"
     assert "settings differ" not in shown
     assert yaml.safe_load(Path("runs/s/config.yaml").read_text())["study_name"] == "s"
+
+
+def test_a_checkout_that_is_not_installed_runs_too() -> None:
+    """Its version is not known then, which is no reason to fail."""
+    assert _version("no-such-package") == "not installed"
+    assert _version("optuna")[0].isdigit()

@@ -61,8 +61,8 @@ def timed(
 ) -> dict[str, Any]:
     """Time the cases with all contenders, and those of `more`; `left`: seconds for all of it.
 
-    A rival that fails is left out. A case has its part of the time that is left, and none of it is
-    none.
+    A rival that fails is left out. The time that is left is shared out equally among the cases
+    still to come; once it is over they are left out.
     """
     rivals = {name: free(train) for name, train in frameworks.present().items()}
     left_out = [f"{name} (not installed)" for name in frameworks.missing()]
