@@ -59,7 +59,7 @@ def test_clues_stand_beneath_the_curves(kind: str) -> None:
     figure = drawn(
         stage(kind, {"answer": [OVERFIT, OVERFIT, LEVEL], "untuned": [LEVEL, JUMP], "b": [LEVEL]})
     )
-    assert texts(figure) == ["answer: overfitting, 2 of 3 runs", "untuned: unstable, 1 of 2 runs"]
+    assert texts(figure) == ["answer: overfitting, 2 of 3", "untuned: unstable, 1 of 2"]
     strip = figure.columns[0][-1]
     overfit, _, unstable = strip.bars
     assert (overfit.low, overfit.high) == pytest.approx((0.6, 1.0))  # minimum at step 120 of 200
@@ -172,9 +172,10 @@ def test_a_train_loss_near_zero_does_not_press_the_held_out_loss_flat() -> None:
     assert 0.1 < y.range[0] < 0.5
 
 
-def test_words_without_room_beside_their_bars_end_with_the_axis() -> None:
+def test_words_without_room_beside_their_bars_stand_at_an_end_of_the_axis() -> None:
     """A bar over most of the run leaves no room for a sentence on a phone."""
-    assert _beside(PROGRESS, 0.2, 0.9) == (pytest.approx(1.03), True)
+    assert _beside(PROGRESS, 0.3, 0.9) == (pytest.approx(0), False)
+    assert _beside(PROGRESS, 0.1, 0.9) == (pytest.approx(1.03), True)
     assert _beside(PROGRESS, 0.1, 0.2) == (0.2, False)
     assert _beside(PROGRESS, 0.8, 1.0) == (0.8, True)
 

@@ -21,6 +21,7 @@ from orchestrator.record import StageRecord, Status
 from orchestrator.report import figures, html
 from orchestrator.report.figures import interactive, png
 from orchestrator.report.snippet import pytorch
+from orchestrator.report.stage import section
 from orchestrator.report.text import (
     against,
     balance,
@@ -392,3 +393,13 @@ def test_the_runs_of_the_stages_add_up_to_those_of_the_study() -> None:
     cost = page.split("What it cost")[1].split("</table>")[0]
     counts = [int(n) for n in re.findall(r">(\d+) runs?\b", cost)]
     assert sum(counts[:-1]) == counts[-1] == len(record.outcomes)
+
+
+@pytest.mark.parametrize(("unstable", "said"), [(2, False), (3, True)])
+def test_where_most_runs_jump_it_is_said_what_that_means(unstable: int, said: bool) -> None:
+    """More than half of the runs of a stage, not one of many."""
+    found = records.study().stages[1]
+    keys = [o.key for o in found.outcomes][:5]
+    labels = ["unstable"] * unstable + ["horizontal"] * (5 - unstable)
+    page = section(replace(found, clues=dict(zip(keys, labels, strict=True))), None)
+    assert ("Most runs here jumped" in page) is said

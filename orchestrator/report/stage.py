@@ -17,6 +17,11 @@ PAIRED = (
     "Held-out loss is the geometric mean over the seeds; the difference to the incumbent is that"
     " over the seeds that both have."
 )
+UNSTABLE = (
+    "Most runs here jumped on their way: usual near the largest rate that still trains, and no fault"
+    " where they end well. If their ends scatter too (the noise above), half of recipe.max_lr or more"
+    " held-out examples (data.held_out_examples) calm them."
+)
 MOST = 4  # sentences about single runs before the table; all of them stand in it
 
 
@@ -53,7 +58,14 @@ def _told(stage: StageRecord) -> str:
         return ""
     more = f"and {len(said) - MOST} more, in the table of runs"
     shown = said[:MOST] + ([more] if len(said) > MOST else [])
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in shown)}</ul>"
+    words = f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in shown)}</ul>"
+    return words + f'<p class="soft">{UNSTABLE}</p>' * _mostly_unstable(stage)
+
+
+def _mostly_unstable(stage: StageRecord) -> bool:
+    """Whether more than half of the runs whose clue is known, three at least, were unstable."""
+    known = [clue for clue in stage.clues.values() if clue]
+    return len(known) >= 3 and 2 * known.count("unstable") > len(known)
 
 
 def _sentences(stage: StageRecord) -> Iterator[str]:

@@ -16,7 +16,7 @@ from orchestrator.report.figures.figure import Axis, Bar, Panel, Words
 
 QUIET = ("", "horizontal", "short")  # the goal, and nothing to say
 ROW, HEAD, MOST = 0.16, 0.2, 10  # inches of a row and of the title; rows at most
-LEAST, ROOM = 0.012, 0.5  # of the axis: the shortest bar that is seen, what words need on a phone
+LEAST, ROOM = 0.012, 0.42  # of the axis: the shortest bar that is seen, what words need on a phone
 
 
 class Row(NamedTuple):
@@ -95,12 +95,12 @@ def _strip(
             low, high = _span(o, clue, x(o), axis)
             text = f"{o.run.label}: {clue.reason or clue.label}"
             bars.append(Bar(i, low, high, colours[row.name], text, (row.name,)))
-        many = f", {len(row.runs)} of {row.of} runs" if row.of > 1 else ""
+        many = f", {len(row.runs)} of {row.of}" if row.of > 1 else ""
         own = [bar for bar in bars if bar.row == i]
         first, last = min(bar.low for bar in own), max(bar.high for bar in own)
         place, left = _beside(axis, first, last)
         words.append(Words(i, place, f"{row.name}: {row.label}{many}", left))
-    title = "clues: where in the run" if found else ""
+    title = "clues: where in the run, in how many runs" if found else ""
     height = HEAD + ROW * most
     return Panel(Axis(), height, title, rows=most, bars=tuple(bars), words=tuple(words))
 
@@ -108,11 +108,11 @@ def _strip(
 def _beside(axis: Axis, first: float, last: float) -> tuple[float, bool]:
     """Return where words beside bars stand, and whether to the left of that: where there is room.
 
-    If there is none, they end with the axis and lie over the bars.
+    If there is none, they begin or end with the axis, and lie over the bars as little as can be.
     """
     before, after = _fraction(axis, first), 1 - _fraction(axis, last)
     if max(before, after) < ROOM:
-        return axis.at(1), True
+        return (axis.at(0), False) if before > after else (axis.at(1), True)
     return (first, True) if before > after else (last, False)
 
 

@@ -63,7 +63,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of the x axis over the whole height; where `low` is `high` a line with its name."""
+    """A part of the x axis over the whole height; where `low` is `high` a line, `text` above it.
+
+    Of several such texts in a panel the first is centred on its line, the others end there.
+    """
 
     low: float
     high: float

@@ -17,7 +17,7 @@ from orchestrator.curve import Floats
 from orchestrator.report.figures.figure import Axis, Figure, Line, Panel, Span
 
 INCH = 78  # pixels
-TITLE, LABELS = 24, 46  # pixels above a panel and beneath the last with an x axis
+TITLE, NAMES, LABELS = 24, 16, 46  # pixels: title, names of lines, beneath the last x axis
 Plot = dict[str, Any]
 
 
@@ -41,14 +41,17 @@ def _plot(
 ) -> Plot:
     heights = [panel.height * INCH for panel in column]
     last = max(i for i, panel in enumerate(column) if not panel.rows)
-    above = [TITLE + LABELS * (i == last + 1) for i in range(len(column))]
+    above = [
+        TITLE + NAMES * bool(_with_names(panel)) + LABELS * (i == last + 1)
+        for i, panel in enumerate(column)
+    ]
     below = LABELS if last == len(column) - 1 else 4
     whole = sum(heights) + sum(above[1:])
     layout: dict[str, Any] = {
         "xaxis": _axis(x, text) | {"anchor": f"y{last + 1}"},
         "shapes": [],
         "annotations": [],
-        "margin": {"t": TITLE, "b": below},
+        "margin": {"t": above[0], "b": below},
     }
     data: list[dict[str, Any]] = []
     groups: list[list[int]] = []
@@ -62,13 +65,12 @@ def _plot(
         layout[f"yaxis{i + 1}" if i else "yaxis"] = y | {"domain": [low, high]}
         layout["shapes"] += [_span(s, name) for s in panel.spans]
         layout["annotations"] += [_title(panel, high, text)]
-        named = [s for s in panel.spans if s.text]
-        layout["annotations"] += [_named(s, n, x, high, text) for n, s in enumerate(named)]
+        layout["annotations"] += [_named(s, n, x, high, text) for n, s in _with_names(panel)]
         for trace, own in _traces(panel, x, name, text):
             data.append(trace)
             groups.append([keys[key] for key in own if key in keys])
     return {
-        "height": round(whole + TITLE + below), "data": data, "groups": groups, "layout": layout,
+        "height": round(whole + above[0] + below), "data": data, "groups": groups, "layout": layout,
     }  # fmt: skip
 
 
@@ -95,8 +97,13 @@ def _title(panel: Panel, top: float, text: Callable[[str], str]) -> dict[str, An
     words = " · ".join(text(part) for part in (panel.title, panel.y.label) if part)
     return {
         "text": words, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",
-        "yanchor": "bottom", "showarrow": False,
+        "yanchor": "bottom", "yshift": NAMES * bool(_with_names(panel)), "showarrow": False,
     }  # fmt: skip
+
+
+def _with_names(panel: Panel) -> list[tuple[int, Span]]:
+    """Return the lines whose names stand above the panel, with their numbers."""
+    return list(enumerate(span for span in panel.spans if span.text))
 
 
 def _span(span: Span, y: str) -> dict[str, Any]:
@@ -115,8 +122,7 @@ def _named(
     place = math.log10(span.low) if x.log else span.low  # as plotly.js wants it, other than shapes
     return {
         "text": f"<b>{text(span.text)}</b>", "xref": "x", "yref": "paper", "x": place, "y": top,
-        "xanchor": "right", "yanchor": "top", "xshift": -3, "yshift": -15 * number,
-        "showarrow": False,
+        "xanchor": "right" if number else "center", "yanchor": "bottom", "showarrow": False,
     }  # fmt: skip
 
 

@@ -87,14 +87,17 @@ def _panel(axes: Axes, panel: Panel, x: Axis) -> None:
         axes.set_xlim(*x.range)
     if panel.rows:
         return _strip(axes, panel)
-    axes.set_title(panel.title)
+    names = [span for span in panel.spans if span.text]
+    axes.set_title(panel.title, pad=20 if names else None)
     for k in panel.lines:
         mark = "." if len(k.x) == 1 else None
         look: dict[str, Any] = {"lw": k.width, "ls": DASHES[k.dash], "alpha": k.alpha}
         axes.plot(k.x, k.y, color=k.colour, marker=mark, **look)
     _loss_axis(axes, panel.y)
-    for i, span in enumerate(panel.spans):
-        _span(axes, span, i)
+    for span in panel.spans:
+        _span(axes, span)
+    for number, span in enumerate(names):
+        _named(axes, span, number)
     for m in panel.marks:
         cross = m.symbol == "x"
         look = {"mew": 1.8, "clip_on": False, "in_layout": False} if cross else {"mec": "white"}
@@ -124,19 +127,22 @@ def _plain_numbers(axis: MplAxis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _span(axes: Axes, span: Span, row: int) -> None:
+def _span(axes: Axes, span: Span) -> None:
     if span.low < span.high:
         axes.axvspan(span.low, span.high, color=span.colour, alpha=0.18, lw=0)
-        return
-    axes.axvline(span.low, color=span.colour, lw=1.8, ls=DASHES[span.dash])
+    else:
+        axes.axvline(span.low, color=span.colour, lw=1.8, ls=DASHES[span.dash])
+
+
+def _named(axes: Axes, span: Span, number: int) -> None:
     axes.annotate(
         span.text,
         (span.low, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-5, -5 - 12 * row),
+        xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
-        va="top",
+        ha="right" if number else "center",
+        va="bottom",
         weight="bold",
     )
 

@@ -86,5 +86,11 @@
     });
   }
   dark.addEventListener("change", () => plots.forEach(show));
+  let opened = [];  // on paper nobody can open a table
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((table) => { table.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((table) => { table.open = false; }));
   document.querySelectorAll("figure").forEach(draw);
 })();
