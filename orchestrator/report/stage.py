@@ -18,9 +18,9 @@ PAIRED = (
     " over the seeds that both have."
 )
 UNSTABLE = (
-    "Most runs here jumped on their way: usual near the largest rate that still trains, and no fault"
-    " where they end well. If their ends scatter too (the noise above), half of recipe.max_lr or more"
-    " held-out examples (data.held_out_examples) calm them."
+    "Most runs here jumped on their way: usual near the largest rate that still trains, and no"
+    " fault where they end well. If their ends scatter too (the noise above), half of"
+    " recipe.max_lr or more held-out examples (data.held_out_examples) calm them."
 )
 MOST = 4  # sentences about single runs before the table; all of them stand in it
 
