@@ -31,15 +31,23 @@ from orchestrator.system import lives
 log = logging.getLogger(__name__)
 FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
 
-# Wide and fixed: Optuna refuses a parameter whose kind of distribution changes within a study.
-DISTRIBUTIONS: dict[str, BaseDistribution] = {
-    "max_lr": FloatDistribution(1e-300, 1e300, log=True),
-    "min_lr": FloatDistribution(1e-300, 1e300, log=True),
+# Optuna refuses a parameter whose kind of distribution changes within a study, but its limits may:
+# where values usually are, which is what a dashboard's plots show, and wherever they can be.
+USUAL: dict[str, FloatDistribution | IntDistribution] = {
+    "max_lr": FloatDistribution(1e-6, 100, log=True),
+    "min_lr": FloatDistribution(1e-8, 100, log=True),
     "max_momentum": FloatDistribution(0, 1),
     "min_momentum": FloatDistribution(0, 1),
     "weight_decay": FloatDistribution(0, 1),
-    "batch_size": IntDistribution(1, 2**30),
+    "batch_size": IntDistribution(1, 1000),
     "dropout": FloatDistribution(0, 1),
+    "steps": IntDistribution(1, 10_000),
+    "replicate": IntDistribution(0, 100),
+}
+WIDEST: dict[str, BaseDistribution] = {
+    "max_lr": FloatDistribution(1e-300, 1e300, log=True),
+    "min_lr": FloatDistribution(1e-300, 1e300, log=True),
+    "batch_size": IntDistribution(1, 2**30),
     "steps": IntDistribution(1, 2**40),
     "replicate": IntDistribution(0, 2**30),
 }
@@ -216,7 +224,7 @@ class Ledger:
         opened = optuna.create_trial(
             state=TrialState.RUNNING,
             params=params,
-            distributions={name: DISTRIBUTIONS[name] for name in params},
+            distributions={name: _distribution(name, params[name]) for name in params},
             user_attrs={
                 "key": key,
                 "label": run.label,
@@ -260,6 +268,11 @@ class Ledger:
                 self.study(stage).tell(trial, state=TrialState.FAIL)
         except StorageError as error:  # the study is ending anyway: its reason must come through
             log.warning("%s", error)
+
+
+def _distribution(name: str, value: float) -> BaseDistribution:
+    usual = USUAL[name]
+    return usual if usual.low <= value <= usual.high else WIDEST.get(name, usual)
 
 
 def _sealed(key: str, stored: dict[str, Any]) -> str:

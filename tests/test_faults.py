@@ -511,6 +511,77 @@ def test_a_clock_that_jumps_back_changes_nothing(monkeypatch: pytest.MonkeyPatch
     assert a_study().status == "complete"
 
 
+LIBFAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+SET_BACK = """
+import os, sys, time
+from orchestrator import __main__ as cli
+from orchestrator.objectives.quadratic import QuadraticObjective
+
+real, runs = QuadraticObjective.__call__, []
+
+def call(self, run, session):
+    runs.append(run)
+    if len(runs) == 3:
+        before = time.time()
+        with open("offset.new", "w") as file:
+            file.write("-86400")
+        os.replace("offset.new", os.environ["FAKETIME_TIMESTAMP_FILE"])
+        assert before - 86400 <= time.time() < before
+    return real(self, run, session)
+
+QuadraticObjective.__call__ = call
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(LIBFAKETIME is None, reason="needs libfaketime (apt install faketime)")
+def test_a_machine_whose_clock_is_set_back_changes_nothing(here: Path) -> None:
+    """A day back in the middle, for the whole process: the same answer, nothing ends too early."""
+    study = ["+study=quadratic", "quiet=true"]
+    assert cli.run([*study, "study_name=undisturbed", "tracking=none"]) == 0
+    Path("offset").write_text("+0")
+    ours = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environ = os.environ | {
+        "PYTHONPATH": ours,
+        "LD_PRELOAD": str(LIBFAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(here / "offset"),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nobody can set that one
+        "NO_FAKE_STAT": "1",
+    }
+    command = [sys.executable, "-c", SET_BACK, *study, "study_name=s", "tracking=mlflow"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1200)
+    assert (done.returncode, done.stderr) == (0, "")
+    told, undisturbed = (
+        json.loads(Path(f"runs/{name}/summary.json").read_text()) for name in ("s", "undisturbed")
+    )
+    assert told["recipe"] == undisturbed["recipe"]
+    for one, other in zip(told["stages"], undisturbed["stages"], strict=True):
+        assert (one["decision"], one["reason"]) == (other["decision"], other["reason"])
+    assert all(s["seconds"] >= 0 for s in told["stages"])
+    assert told["cost"]["total_seconds"] >= 0
+    _all_ends_after_its_beginning(here)
+    assert cli.run([*study, "study_name=s", "tracking=mlflow"]) == 0  # the clock is right again
+
+
+def _all_ends_after_its_beginning(here: Path) -> None:
+    """In MLflow, which has everything: nothing was refused, nothing waits for the next time."""
+    from mlflow import MlflowClient
+
+    assert not Path("runs/s/tracking.spool.jsonl").exists()
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+    assert len(found) > 10
+    assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
+    assert all(run.info.end_time >= run.info.start_time for run in found)
+    (parent,) = (run for run in found if run.data.tags["kind"] == "study")
+    samples = client.get_metric_history(parent.info.run_id, "system/load_average")
+    assert samples
+    assert all(0 <= sample.step < 3600 for sample in samples)
+
+
 # --- one owner
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -54,6 +55,19 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     """Failure is not an answer."""
     train(a_ledger(tmp_path), state="failed")
     assert a_ledger(tmp_path).find("key", RUN) is None
+
+
+def test_unusual_values_are_kept_beside_usual_ones(tmp_path: Path) -> None:
+    """Axes of plots end where values usually do; what is beyond is taken all the same."""
+    odd = replace(
+        RUN, schedule=Schedule("paper", 1e-12, 1e4, 0.85, 0.9), batch_size=5000, steps=10**6
+    )
+    train(a_ledger(tmp_path))
+    train(a_ledger(tmp_path), odd, "odd")
+    trials = a_ledger(tmp_path).study("momentum").trials
+    assert [(t.params["max_lr"], t.params["steps"]) for t in trials] == [(0.1, 312), (1e4, 10**6)]
+    usual, wide = (t.distributions["max_lr"] for t in trials)
+    assert (usual.high, wide.high) == (100, 1e300)
 
 
 def test_trials_carry_the_real_hyper_parameters_and_states(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from orchestrator import nvml
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.mlflow import MlflowTracker
@@ -297,6 +298,15 @@ def test_the_plain_tracker_does_nothing() -> None:
     train(tracker, "a", 1.0)
     tracker.quiet(True)
     tracker.finish("complete", {}, [])
+
+
+def test_times_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock set back by a day stands still once, then goes on from where it was."""
+    back = 86400
+    times = iter([1000.0, 1001.0, 1001.0 - back, 1003.0 - back, 1004.0 - back])
+    monkeypatch.setattr(steady, "time", SimpleNamespace(time=lambda: next(times)))
+    now = steady.Steady()
+    assert [now() for _ in range(5)] == [1_000_000, 1_001_000, 1_001_000, 1_003_000, 1_004_000]
 
 
 @pytest.fixture

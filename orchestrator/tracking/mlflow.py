@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from orchestrator.recipe import Decision, Run
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Event, Outbox
+from orchestrator.tracking.steady import Steady
 from orchestrator.tracking.store import BY_PROGRESS, Store, flat
 
 FLUSH_SECONDS = 30.0  # how long `finish` waits for the server
@@ -48,9 +48,9 @@ class MlflowTracker(Tracker):
         if not chosen:
             chosen = f"sqlite:///{folder / 'mlflow.db'}"
             _warn_of_old_store(folder)
-        self._metric = metric
+        self._metric, self._now = metric, (now := Steady())
         self._outbox = Outbox(
-            lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study),
+            lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study, now),
             spool=runs / study / "tracking.spool.jsonl",
         )
 
@@ -151,7 +151,7 @@ class MlflowTracker(Tracker):
         self._outbox.close(LEAVING_SECONDS if status == "interrupted" else FLUSH_SECONDS)
 
     def _put(self, do: str, **values: Any) -> None:
-        self._outbox.put({"do": do, "at": int(time.time() * 1000), **values})
+        self._outbox.put({"do": do, "at": self._now(), **values})
 
 
 def _warn_of_old_store(folder: Path) -> None:

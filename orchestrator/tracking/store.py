@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ class Store:
     """Events in, MLflow runs out. All methods run in the outbox's thread and may take their time.
 
     Sending an event twice is harmless: runs are found again by their tags, and MLflow drops a
-    metric that it has with the same time and step.
+    metric that it has with the same time and step. `now` is the clock that the events' times are
+    from, in milliseconds.
     """
 
-    def __init__(self, client: Client, study: str) -> None:
-        self._to, self._study = client, study
+    def __init__(self, client: Client, study: str, now: Callable[[], int]) -> None:
+        self._to, self._study, self._now = client, study, now
         self._machine: Machine | None = None
         self._sampled = self._began = 0.0
         self._reset("")
@@ -72,12 +73,13 @@ class Store:
 
     def tick(self) -> None:
         """Log what the machine is doing, every few seconds, on the parent."""
-        now = time.time()
+        now = self._now() / 1000
         if self._machine is None or not self._parent or now - self._sampled < SAMPLE_SECONDS:
             return
         self._sampled = now
         found = self._machine.sample()
-        self._to.log(self._parent, found, int(now - self._began), int(now * 1000))
+        since = max(0, int(now - self._began))  # MLflow takes no step below 0
+        self._to.log(self._parent, found, since, int(now * 1000))
         self.flush()
 
     def _on_start(self, event: Event) -> None:
