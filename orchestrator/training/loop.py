@@ -176,6 +176,9 @@ class Trainer:
             loss = self._mean(scores, y, self._smoothing)
             plain = self._mean(scores.detach(), y) if self._smoothing else loss.detach()
         torch.autograd.backward(loss if share == 1 else loss * share)
+        # Its graph, empty now, goes with the next one's: taken apart here it costs a small network
+        # 1 % of its speed.
+        self._kept = loss
         return plain if share == 1 else plain * share
 
     def to(
