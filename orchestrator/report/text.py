@@ -92,9 +92,10 @@ def planned(plan: StudyPlan) -> list[tuple[str, str]]:
         lines.append((stage.name, f"{kinds or 'not known'}; {between(stage.seconds)}"))
     how_long = between(plan.seconds)
     if how_long != between(plan.extremes):
-        how_long += f" in {100 * plan.likely:.0f} % of the ways it may go,"
+        how_long += f" in {100 * plan.likely:.0f} % of the courses it may take,"
         how_long += f" {between(plan.extremes)} in all of them"
-    total = f"{_many(plan.runs)} runs, {how_long} (found out in {duration(plan.spent)})"
+    total = f"{_many(plan.runs)} runs, {how_long}, with start and report"
+    total += f" (this plan took {duration(plan.spent)})"
     lines.append(("in all", total))
     if need := plan.prices.memory.get(plan.batch_size):
         fits = [b for b, fits in plan.prices.fits.items() if fits]
