@@ -92,7 +92,8 @@ class StudyRecord:
     between commands apart); None before that.
     `overrides` are the command line's, as typed; `folder` is where the study is kept. `inputs`:
     how they were normalised (see `training.identity.preprocessing`), None where they were not.
-    `final_epochs`: the configured length of a final run.
+    `task`: the loss as code (see `training.task.Task.as_code`) and the number of training
+    `examples`, None where nothing is trained. `final_epochs`: the configured length of a final run.
     """
 
     study: str
@@ -113,6 +114,7 @@ class StudyRecord:
     overrides: tuple[str, ...] = ()
     folder: Path | None = None
     inputs: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
     final_epochs: float | None = None
 
     @property

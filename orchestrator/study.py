@@ -275,6 +275,7 @@ class _Study:
             overrides=overrides,
             folder=self.folder,
             inputs=about(self.objective, "inputs", None),
+            task=about(self.objective, "task", None),
             final_epochs=self.config.final_epochs,
         )
 

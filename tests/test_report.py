@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -359,6 +360,28 @@ def test_the_balance_of_regularisation_names_all_that_regularises() -> None:
     assert "regularises more when" in page
     none = {n: v for n, v, _ in balance(records.study().summary())}
     assert none["dropout"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [("sgd", "decay is coupled L2."), ("adamw", "decay is decoupled: each"), ("my.Own", None)],
+)
+def test_the_page_says_how_weight_decay_acts(optimizer: str, said: str | None) -> None:
+    """As the optimiser has it; of one of the user's own that is not known."""
+    study = records.study()
+    page = html.render(replace(study, recipe=replace(study.recipe, optimizer=optimizer)), {})
+    balance = page.split("Balance of regularisation")[1].split("</p>")[0]
+    assert said in balance if said else "coupled" not in balance
+
+
+@pytest.mark.parametrize(("of_model", "said"), [(None, "none"), (0.2, "0.2 (the model's own)")])
+def test_a_dropout_that_was_not_chosen_reads_the_same_everywhere(
+    of_model: float | None, said: str
+) -> None:
+    """In the recipe's table as in the balance: the model's own, or none."""
+    page = html.render(replace(records.study(), model_dropout=of_model), {})
+    told = re.findall(r">dropout</t[hd]>\s*<td[^>]*>([^<]*)<", page)
+    assert [unescape(text) for text in told] == [said, said]
 
 
 def test_a_chosen_dropout_is_in_the_code_to_paste_and_in_the_overrides() -> None:

@@ -1,7 +1,11 @@
 """Losses and metrics: what they give, what guessing costs, what does not fit together."""
 
+import io
 import math
+import re
+import warnings
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from trainings import objective
 
 from orchestrator import checks
@@ -18,10 +22,14 @@ from orchestrator.errors import ConfigError
 from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnMetricConfig
 from orchestrator.objectives.training import TrainingObjective
 from orchestrator.options import OwnConfig
-from orchestrator.recipe import Run
+from orchestrator.recipe import Recipe, Run
+from orchestrator.report.snippet import pytorch
+from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.sections import ModelConfig, TrainingConfig
+from orchestrator.study import run_study
 from orchestrator.testing import FakeSession
+from orchestrator.training.loop import Trainer
 from orchestrator.training.task import Task, TaskError
 
 RUN = Run("train", Schedule("constant", 0.05, 0.05, 0.9, 0.9), 1e-4, 16, 40, 0, points=2)
@@ -80,6 +88,20 @@ class Tokens(nn.Module):
         assert x.dtype == torch.int64
         scores: Tensor = self.embedding(x)
         return scores if self.last else scores.movedim(-1, 1)
+
+
+class Recurrent(nn.Module):
+    """A recurrent network of tokens."""
+
+    def __init__(self, num_classes: int, layer: str) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(num_classes, 4), nn.Linear(6, num_classes)
+        self.layer = getattr(nn, layer)(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        scores: Tensor = self.head(self.layer(self.embedding(x))[0])
+        return scores
 
 
 def poisson(scores: Tensor, targets: Tensor, offset: float = 0.0) -> Tensor:
@@ -193,6 +215,104 @@ def test_tokens_go_untouched_to_the_network(last: bool) -> None:
     assert point.metric > 0.9
 
 
+def column() -> nn.Module:
+    """A network that gives (n, 1)."""
+    return nn.Linear(4, 1)
+
+
+def numbers() -> Any:
+    """A user's data: whole numbers to be predicted."""
+    x, y, *_ = regression(scale=3)
+    y = y.round().long()
+    return x, y, x[:20], y[:20]
+
+
+PASTED = {  # data, loss, model, and what the pasted code says
+    "a column of scores": ("regression", {"name": "mse"}, my("column"), "torch.nn.MSELoss()"),
+    "whole numbers": ("numbers", {"name": "l1"}, my("column"), "torch.nn.L1Loss()"),
+    "huber": ("regression", {"name": "huber", "delta": 0.5}, None, "HuberLoss(delta=0.5)"),
+    "labels": ("labels", {"name": "bce_with_logits"}, None, "torch.nn.BCEWithLogitsLoss()"),
+    "classes last": ("text", {}, my("Tokens"), ".movedim(-1, 1)"),
+    "classes second": ("text", {}, my("Tokens", last=False), "model(inputs), targets)"),
+}
+
+
+@pytest.mark.parametrize("case", PASTED)
+def test_the_code_to_paste_has_the_loss_of_the_study(case: str) -> None:
+    """Given the data as they are and our first weights, it ends where our training ends."""
+    data, loss, model, said = PASTED[case]
+    found = made(my(data), LossConfig(**loss), model)
+    setup, schedule = found._setup, RUN.schedule
+    recipe = Recipe(
+        max_lr=schedule.max_lr, max_momentum=0.9, weight_decay=RUN.weight_decay, batch_size=16,
+        schedule="constant",
+    )  # fmt: skip
+    code = pytorch(recipe, 10, found.inputs, found.task)
+    assert code is not None
+    assert said in code
+    assert f"trained on {len(setup.data.train)} examples;" in code
+    x, y = setup.data.train  # as our batches have them, but raw
+    y = y if data != "numbers" else y.long()
+    first = Trainer(setup, RUN).model
+    everything = DataLoader(TensorDataset(x, y), 16, shuffle=True, drop_last=True)
+    space: dict[str, Any] = {"model": first, "loader": everything}
+    torch.manual_seed(0)
+    exec(code, space)
+    given = space["normalised"](setup.data.held_out.x) if found.inputs else setup.data.held_out.x
+    with torch.no_grad():
+        pasted = float(setup.task.mean(first.eval()(given), setup.data.held_out.y))
+    ours = trained(found).points[-1].held_out_loss
+    assert pasted < max(2 * ours, 0.1 * found.facts.chance_loss)
+
+
+def noisy() -> Any:
+    """A user's data: what four features say of a number, and as much that they do not."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(600, n, generator=generator) for n in (4, 1))
+    y = (x.sum(1, keepdim=True) / 2 + noise)[:, 0]
+    return x[:400], y[:400], x[400:], y[400:]
+
+
+@pytest.mark.usefixtures("here", "without_figures")
+def test_a_pasted_report_is_as_good_as_its_study() -> None:
+    """Scores (n, 1) for targets (n,): the page's code, run as it stands, tests as the study did."""
+    config = {
+        "study_name": "s",
+        "data": {"_target_": f"{__name__}.noisy"},
+        "model": {"_target_": f"{__name__}.column"},
+        "loss": {"name": "mse"},
+        "plan": ["lr_range", "final"],
+        "stages": {"final": {"epochs": 8}},
+        "recipe": {"batch_size": 16},
+        "device": "cpu",
+        "threads": 1,
+        "tracking": {"name": "none"},
+    }
+    record = run_study(Config.from_mapping(config), Terminal(stream=io.StringIO()))
+    assert record.status == "complete"
+    page = Path("runs/s/report.html").read_text()
+    (code,) = re.findall("<pre>([^<]*)</pre>", page)
+    assert "trained on 333 examples;" in code  # a sixth of them is held out
+    x, y, x_test, y_test = noisy()
+    torch.manual_seed(0)
+    loader = DataLoader(TensorDataset(x, y), 16, shuffle=True, drop_last=True)
+    space: dict[str, Any] = {"model": column(), "loader": loader}
+    exec(unescape(code), space)
+    with torch.no_grad():
+        scores = space["model"](space["normalised"](x_test))[:, 0]
+    found = record.summary()["final"]["test_loss"]["mean"]
+    assert float(F.mse_loss(scores, y_test)) == pytest.approx(found, rel=0.2)
+    assert found < 0.7 * float(y_test.var())
+
+
+def test_the_code_to_paste_names_a_loss_of_ones_own() -> None:
+    """With its arguments; it cannot be written out."""
+    found = made(my("regression"), my("poisson", offset=1.0))
+    code = pytorch(Recipe(max_lr=0.1), 1, found.inputs, found.task) or ""
+    assert f"# loss_function: {__name__}.poisson(offset=1.0)\n" in code
+    assert "loss_function(model(normalised(inputs)), targets)" in code
+
+
 @pytest.mark.parametrize("resident", [True, False])
 def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -> None:
     """(n, channels, length) of a Dataset, nothing added; resident, streamed and exported."""
@@ -208,6 +328,21 @@ def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -
     raw, labels = found._setup.data.open_test()
     scores = torch.export.load(tmp_path / "model.pt2").module()(raw)
     assert (scores.argmax(1) == labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("layer", ["GRU", "LSTM", "RNN"])
+def test_a_recurrent_network_is_exported_without_a_word(layer: str, tmp_path: Path) -> None:
+    """Torch warns of weights that it keeps twice; the program gives what the network does."""
+    found = made(my("text"), None, my("Recurrent", layer=layer))
+    torch.save(found._setup.make_model().state_dict(), weights := tmp_path / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.export(weights, tmp_path / "model.pt2")
+    network = found._setup.make_model()
+    network.load_state_dict(torch.load(weights))
+    tokens, _ = found._setup.data.open_test()
+    scores = torch.export.load(tmp_path / "model.pt2").module()(tokens)
+    assert torch.allclose(scores, network.eval()(tokens), atol=1e-6)
 
 
 def test_a_mean_is_a_mean_over_all_that_a_target_holds() -> None:

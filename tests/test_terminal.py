@@ -76,6 +76,8 @@ def test_the_ending_agrees_with_the_summary(told: Callable[..., list[str]]) -> N
         assert f"{stat['mean']:.4f} ± {stat['std']:.4f} (n = {stat['n']})" in lines
     assert f"max_lr {summary['recipe']['max_lr']}" in lines
     assert "2 min 3 s of training, 48 s of all else, 2 min 51 s in all" in lines
+    assert "(n = 3), mean ± standard deviation over seeds\nrange_test" in lines
+    assert lines.count("deviation over seeds") == 1
     assert "untuned           test accuracy 0.9628 ± 0.0012 (n = 3); the answer is better" in lines
     assert "'plan=[final]' recipe.max_lr=0.0892" in lines
 

@@ -71,9 +71,9 @@ def about(objective: Objective, name: str, default: T) -> T:
     """Return what an objective says of itself; a user's own need not say anything.
 
     `device`, `notes` (lines for the reader), `datasets` (see `Tracker.start`), `versions`,
-    `formats` (what must not change within a study), `inputs` (how they were normalised, see
-    `StudyRecord`), `test_examples`, `fake_clock`, `advice(batch_size)` (sentences on how to train
-    faster here, for a dry run).
+    `formats` (what must not change within a study), `inputs` (how they were normalised) and `task`
+    (the loss as code; of both see `StudyRecord`), `test_examples`, `fake_clock`,
+    `advice(batch_size)` (sentences on how to train faster here, for a dry run).
     """
     said: T = getattr(objective, name, default)
     return said

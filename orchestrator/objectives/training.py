@@ -73,7 +73,8 @@ class TrainingObjective:
     `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's; with a run's replicate
     it decides weights, data order, crops and dropout. `batch_size`: to probe torch.compile with.
     Cross-entropies are in nats, accuracy is a fraction. `notes` are sentences for the report,
-    `device` and `versions` say what it ran on, `datasets` on what, `inputs` what is done to them.
+    `device` and `versions` say what it ran on, `datasets` on what, `inputs` what is done to them,
+    `task` how they are fitted, as code.
     Raises ConfigError (DataError, ModelError), one line, before any training.
     """
 
@@ -109,7 +110,9 @@ class TrainingObjective:
         with torch_device.private_random(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
-        chance = task.chance(found.train.y, found.classes, _scores(tried, found))
+        scores = _scores(tried, found)
+        chance = task.chance(found.train.y, found.classes, scores)
+        self.task = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
         self._setup = Setup(
             make_model, found, inputs, optimizer, precision, seed, how.micro_batch_size, task=task

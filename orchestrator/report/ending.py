@@ -41,6 +41,8 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
         for name, score, verdict in results(summary):
             text = f"{measure(summary)} {score}"
             comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
+            if name == "answer" and "±" in score:  # said once
+                comparison = ", mean ± standard deviation over seeds"
             lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
     if parts := balance(summary):
         told = ", ".join(f"{name} {value}" for name, value, _ in parts)

@@ -20,6 +20,7 @@ from orchestrator.report.text import (
     balance,
     command,
     counts,
+    dropout,
     duration,
     measure,
     number,
@@ -28,6 +29,10 @@ from orchestrator.report.text import (
 )
 
 log = logging.getLogger(__name__)
+DECAYS = {  # of an optimiser of the user's own it is not known
+    "sgd": ", weight decay is coupled L2",
+    "adamw": ", weight decay is decoupled: each step takes lr x weight_decay of the weights",
+}
 VERDICTS = {
     "complete": "",
     "undecided": "There is no answer: the data did not give one. What was decided so far is below.",
@@ -113,7 +118,8 @@ def _answer(record: StudyRecord) -> str:
         parts.append("<p>This trains and tests it, alone:</p>")
         parts.append(to_copy(command(summary), wrap=True))
     evidence: Mapping[str, Any] = record.final.decision.evidence if record.final else {}
-    if complete and (code := pytorch(record.recipe, evidence.get("epochs"), record.inputs)):
+    code = pytorch(record.recipe, evidence.get("epochs"), record.inputs, record.task)
+    if complete and code:
         parts += ["<h3>The same recipe in plain PyTorch</h3>", to_copy(code)]
     parts.append(_balance(record))
     return "\n".join(parts)
@@ -140,8 +146,9 @@ def _recipe(record: StudyRecord) -> str:
                 chosen[field], setter[field] = value, stage
     rows = []
     for field, value in record.recipe.values().items():
-        unset = "the model's own" if field == "dropout" else "not known"
-        shown = rate(value) if value is not None else unset
+        shown = "not known" if value is None else rate(value)
+        if field == "dropout":
+            shown = dropout(record.summary())
         origin = _origin(setter[field], field) if field in setter else "as configured"
         rows.append((field, shown, origin))
     return table(("", "value", "chosen by"), rows, numeric={1})
@@ -155,7 +162,8 @@ def _balance(record: StudyRecord) -> str:
         "<h3>Balance of regularisation</h3>"
         + table(("", "value", "regularises more when"), parts, numeric={1})
         + '<p class="soft">Raise one and the others must give way; the products of lr matter more'
-        " than their factors. lr and momentum are per step, weight decay is coupled L2.</p>"
+        " than their factors. lr and momentum are per step"
+        f"{DECAYS.get(record.recipe.optimizer, '')}.</p>"
     )
 
 

@@ -81,6 +81,8 @@ _AVERAGED = """
         decay = min({}, (1 + step) / (10 + step))
         for mean, new in zip(average.state_dict().values(), model.state_dict().values()):
             mean.copy_(mean.lerp(new, 1 - decay) if mean.is_floating_point() else new)"""
+_EXAMPLES = """
+# The study trained on {:,} examples; those that it held out to decide by were not among them."""
 _SGD = """\
 optimizer = torch.optim.SGD(
     {parameters},
@@ -111,25 +113,29 @@ $body
 
 
 ${inputs}${before}$optimizer
-steps, step = EPOCHS * len(loader), 0  # loader = DataLoader(..., batch_size=BATCH_SIZE)
+# loader = DataLoader(..., BATCH_SIZE, shuffle=True, drop_last=True)$examples
+steps, step = EPOCHS * len(loader), 0
 for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
             $set_rates
         optimizer.zero_grad()
-        loss_function(model($given), targets).backward()$clipped
+        loss_function(model($given)$scores, targets$targets).backward()$clipped
         optimizer.step()$averaged
         step += 1
 """)
 
 
 def pytorch(
-    recipe: Recipe, epochs: float | None, inputs: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    epochs: float | None,
+    inputs: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Return code that trains by `recipe`; None while it has no max_lr or no such schedule.
 
-    None also for an optimiser of the user's own. `model`, `loader` and `loss_function` are the
-    reader's. `inputs`: what the study did to inputs (see `StudyRecord`).
+    None also for an optimiser of the user's own. `model` and `loader` are the reader's, without
+    `task` also `loss_function`. `inputs`, `task`: what the study did (see `StudyRecord`).
     """
     if recipe.max_lr is None or recipe.schedule not in _BODIES or "." in recipe.optimizer:
         return None
@@ -141,6 +147,8 @@ def pytorch(
     }
     if recipe.dropout is not None:
         parts["before"] = _DROPOUT.format(recipe.dropout) + parts["before"]
+    if task and "label_smoothing" not in recipe.optimizer_options:
+        parts["before"] = f"{task['loss']}\n{parts['before']}"
     return _PAGE.substitute(
         schedule.spec(),
         epochs=max(1, round(epochs or 1)),
@@ -148,6 +156,9 @@ def pytorch(
         imports=_imports("".join(parts.values())),
         inputs=_inputs(inputs) if inputs else "",
         given="normalised(inputs)" if inputs else "inputs",
+        examples=_EXAMPLES.format(task["examples"]) if task else "",
+        scores=task["scores"] if task else "",
+        targets=task["targets"] if task else "",
         **parts,
     )
 

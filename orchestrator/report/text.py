@@ -197,6 +197,14 @@ def command(summary: Mapping[str, Any]) -> str:
     return f"python -m orchestrator {line}" if typed else f"the same command with {line}"
 
 
+def dropout(summary: Mapping[str, Any]) -> str:
+    """Return the dropout that was trained with, and whether it is the model's own."""
+    if (chosen := summary["recipe"].get("dropout")) is not None:
+        return rate(chosen)
+    own = summary.get("model_dropout")
+    return "none" if own is None else f"{rate(own)} (the model's own)"
+
+
 def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, "larger" or "smaller") of all that regularises, and of its products.
 
@@ -207,16 +215,13 @@ def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     lr, momentum, decay = r["max_lr"], r["max_momentum"], r["weight_decay"]
     if lr is None:
         return []
-    chosen = r.get("dropout")
-    dropout = summary.get("model_dropout") if chosen is None else chosen
-    own = " (the model's own)" if chosen is None else ""
     sgd = r["optimizer"] == "sgd"  # Adam's steps do not grow with its momentum
     return [
         ("max_lr", rate(lr), "larger"),
         ("max_momentum", rate(momentum), "larger"),
         ("batch_size", rate(r["batch_size"]), "smaller"),
         ("weight_decay", rate(decay), "larger"),
-        ("dropout", "none" if dropout is None else f"{rate(dropout)}{own}", "larger"),
+        ("dropout", dropout(summary), "larger"),
         *([("lr / (1 - momentum)", rate(lr / (1 - momentum)), "larger")] * sgd),
         ("lr x weight_decay", rate(lr * decay), "larger"),
     ]

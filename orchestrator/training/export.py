@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -43,7 +44,9 @@ def export(network: nn.Module, data: Data, weights: Path, to: Path) -> tuple[int
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     served = Served(network, data).eval()
     example = torch.zeros(2, *data.input_shape, dtype=torch.int64 if data.tokens else torch.float32)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch's recurrent layers do that in each pass, and the program is right all the same
+        warnings.filterwarnings("ignore", r"(?s).*_flat_weights.* assigned during export")
         shape = tuple(served(example).shape[1:])
         program = torch.export.export(
             served, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},)

@@ -26,6 +26,13 @@ FUNCTIONS: dict[str, Function] = {
     "huber": F.huber_loss,
     LABELS: F.binary_cross_entropy_with_logits,
 }
+CLASSES = {  # the same as modules, for readers
+    "cross_entropy": "CrossEntropyLoss",
+    "mse": "MSELoss",
+    "l1": "L1Loss",
+    "huber": "HuberLoss",
+    LABELS: "BCEWithLogitsLoss",
+}
 MOST_SCORES = 2**22  # that a constant prediction is fitted to
 FAR = 2.0  # times chance: a loss of the prediction 0 that says that targets are not centred
 USUAL = (1e-2, 1e2)  # losses of a constant prediction that need no word
@@ -117,6 +124,23 @@ class Task:
             last = y.dim() > 1 and scores.shape[:-1] == y.shape
             return scores.movedim(-1, 1) if last else scores
         return scores.squeeze(-1) if scores.dim() == y.dim() + 1 else scores
+
+    def as_code(self, scores: Tensor, y: Tensor) -> dict[str, str]:
+        """Return what `mean` does as code of torch's: `loss`, and what follows scores and targets.
+
+        `loss` of the user's own is a comment: only its name and arguments are known.
+        """
+        if isinstance(self.loss, OwnConfig):
+            given = ", ".join(f"{k}={v!r}" for k, v in self.loss.arguments.items())
+            called = f"{self.name}({given})" if given else self.name
+            return {"loss": f"# loss_function: {called}", "scores": "", "targets": ""}
+        options = f"delta={self.loss.delta:g}" if self.kind == "huber" else ""
+        moved = "movedim(-1, 1)" if self.kind == "cross_entropy" else "squeeze(-1)"
+        return {
+            "loss": f"loss_function = torch.nn.{CLASSES[self.kind]}({options})",
+            "scores": "" if self._fitted(scores, y) is scores else f".{moved}",
+            "targets": "" if self.kind == "cross_entropy" else ".float()",
+        }
 
     # --- before the first trial
 
