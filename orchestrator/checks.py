@@ -170,13 +170,16 @@ def processor_lines(device: Any) -> list[str]:
 
 def storage_lines(storage: Any) -> list[str]:
     """Check that a database has an address, and only a database."""
-    if storage is not None and (storage.name == "url") != (storage.url is not None):
-        return [
-            f"storage.url: {shown(storage.url)} is not allowed: storage.name=url needs a database"
-            f" URL, the others take none (storage.name is {storage.name})"
-        ]
-    if storage is None or storage.url is None:
+    if storage is None:
         return []
+    if storage.url is None:
+        missing = "storage.url: must be given for storage.name=url, such as sqlite:///trials.db"
+        return [missing] if storage.name == "url" else []
+    if storage.name != "url":
+        return [
+            f"storage.url: {shown(storage.url)} is not allowed: only storage.name=url takes one,"
+            f" storage.name is {storage.name}"
+        ]
     dialect, slashes, rest = storage.url.partition("://")
     if not slashes or not rest or dialect.partition("+")[0] not in DATABASES:
         return [
@@ -197,7 +200,8 @@ def examples(data: Any, objective: Any) -> int | None:
     if (wanted := getattr(data, "train_examples", None)) is not None:
         return int(wanted)
     total = EXAMPLES.get(getattr(data, "name", ""))
-    return total and total - (data.held_out_examples or round(total / 6))
+    left = total - (data.held_out_examples or round(total / 6)) if total else 0
+    return left if left > 0 else None  # not above 0: `data_lines` says so
 
 
 def data_lines(data: Any) -> list[str]:
@@ -267,7 +271,7 @@ def own_lines(sections: Mapping[str, BaseModel]) -> list[str]:
     for key, section in sections.items():
         if isinstance(section, OwnConfig):
             try:
-                own.check(section)
+                own.check(section, key)
             except ConfigError as error:
                 lines += [f"{key}._target_: {line}" for line in error.lines]
     return lines

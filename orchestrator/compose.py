@@ -164,7 +164,11 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
     while cause is not None:
         text = " ".join(str(cause).split("Config search path:")[0].split())
         if text.startswith("LexerNoViableAltException: "):
-            text = f"cannot read {text.split(': ', 1)[1].split(' ^ See')[0]}: {QUOTE}"
+            given = text.split(": ", 1)[1].split(" ^ See")[0]
+            from orchestrator.sections import NAME_HOLDS  # pydantic: completion does without
+
+            named = given.removeprefix("++").startswith("study_name=")
+            text = f"cannot read {given}: {f'must be {NAME_HOLDS}' if named else QUOTE}"
         text = text.replace("'++", "'").replace("cannot read ++", "cannot read ")
         text = text.replace("override ++", "override ")
         if text and text not in " ".join(told):
@@ -172,8 +176,8 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
         cause = cause.__cause__
     if type(error).__module__ == "builtins":  # one that Hydra did not expect: says not where
         told.insert(0, f"cannot compose {' '.join(a.removeprefix('++') for a in arguments)}")
-    elif (override := getattr(error, "override", None)) and override not in told[0]:
-        told.insert(0, f"cannot read {override.removeprefix('++')}")
+    elif (override := (getattr(error, "override", None) or "").removeprefix("++")) not in told[0]:
+        told.insert(0, f"cannot read {override}")
     return _short(hidden(": ".join(told)))
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,6 +42,9 @@ DENIED = frozenset(
     sqlalchemy alembic optuna pytest _pytest ray dask distributed
     """.split()  # noqa: SIM905  # forty lines otherwise
 )
+
+OURS = f"{Path(__file__).parent}{os.sep}"
+NOT_THEIRS = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"), OURS)
 
 
 def _is_denied(name: str) -> bool:
@@ -133,8 +138,11 @@ def _names(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     return [name for name, p in parameters.items() if p.kind not in variadic]
 
 
-def check(own: OwnConfig) -> Callable[..., Any]:
-    """Return the callable that `own` names; ConfigError if it does not take the given arguments."""
+def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
+    """Return the callable that `own` names; ConfigError if it does not take the given arguments.
+
+    `section`: the key where it stands, to say how an argument that a study gave is taken out.
+    """
     function = resolve(own.target)
     parameters = _parameters(function)
     if parameters is None:
@@ -144,6 +152,7 @@ def check(own: OwnConfig) -> Callable[..., Any]:
     takes = _names(parameters)
     lines = [
         f"{own.target} takes no argument {name}: it takes {', '.join(takes) or 'none'}"
+        + (f" (if a study gave it: ~{section}.{name})" if section else "")
         for name in own.arguments
         if name not in takes
     ]
@@ -184,7 +193,16 @@ def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # the user's own mistake: say what, where, one line
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{target} raised {type(error).__name__}: {problem} ({where})") from error
+        raise ConfigError(f"{target} raised {raised(error)}") from error
+
+
+def raised(error: BaseException) -> str:
+    """Return one line: the type of the error, its words, and the last line of the user's own code.
+
+    No line where only installed packages and we were at work: theirs would not help.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(place in f.filename for place in NOT_THEIRS)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    problem = " ".join(str(error).split())[:200]
+    return ": ".join(filter(None, [type(error).__name__, problem])) + where

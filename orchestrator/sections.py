@@ -159,11 +159,14 @@ class BudgetConfig(Section):
     """Seconds of all its commands together; null: what it takes."""
 
 
+NAME_HOLDS = "1 to 80 letters, digits, '.', '_' or '-' (letters a to z)"
+
+
 def _folder_name(name: str) -> str:
     if name.startswith("."):  # also keeps `..` out
         raise ValueError("must not start with a dot")
     if len(name) > 80 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
-        raise ValueError("must be 1 to 80 letters, digits, '.', '_' or '-'")
+        raise ValueError(f"must be {NAME_HOLDS}")
     return name
 
 

@@ -172,7 +172,11 @@ WRONG = [
     ("recipe.max_momentum=1", "recipe.max_momentum: 1 is not allowed: must be less than 1"),
     ("recipe.batch_size=5000", "recipe.batch_size: 5000 is not allowed: must be at most 1198"),
     ("study_name=../../x", "study_name: '../../x' is not allowed: must not start with a dot"),
-    ("storage=url", "storage.url: None is not allowed: storage.name=url needs a database URL"),
+    (
+        "study_name=наука",
+        "cannot read study_name=наука: must be 1 to 80 letters, digits, '.', '_' or",
+    ),
+    ("storage=url", "storage.url: must be given for storage.name=url, such as sqlite:///trials.db"),
     ("hydra.searchpath=[file:///nonexistent]", "path=/nonexistent is not available"),
     ("--bogus", "unrecognized arguments: --bogus (see --help)"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
@@ -189,6 +193,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert line in err
+    assert err.count(f"read {argument}") <= 1
     assert list(here.iterdir()) == []
 
 

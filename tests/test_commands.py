@@ -186,6 +186,7 @@ def test_init_writes_a_study_that_runs_at_once(
         ("random", "a Python module has this name already"),
         ("numpy", "a Python module has this name already"),
         ("my-study", "must be small letters, digits and _"),
+        ("1", "must be small letters, digits and _, beginning with a letter"),
         ("../x", "must be small letters, digits and _"),
     ],
 )

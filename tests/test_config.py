@@ -277,6 +277,10 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
             {"data": {"train_examples": 1400, "held_out_examples": 100}},
             "data.train_examples: 1400 is not allowed: must be at most 1338, for there are 1438 to",
         ),
+        (
+            {"data": {"held_out_examples": 99999}},
+            "data.held_out_examples: 99999 is not allowed: must be at most 1437, for there are",
+        ),
         ({"data": {"name": "mnist"}}, "data.name: 'mnist' is not allowed: must be one of digits, "),
         ({"seed": "abc"}, "seed: 'abc' is not allowed: must be a whole number"),
         ({"seed": -1}, "seed: -1 is not allowed: must be at least 0"),
@@ -330,11 +334,12 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
             "objective.name: 'x' is not allowed: must be one of training",
         ),
         ({"objective": {"name": "quadratic", "noise": -1}}, "objective.noise: -1 is not allowed"),
-        ({"storage": {"name": "url"}}, "storage.url: None is not allowed: storage.name=url needs"),
+        ({"storage": {"name": "url"}}, "storage.url: must be given for storage.name=url"),
         ({"model": {"_target_": "os.system"}}, "model._target_: os.system is not allowed"),
         (
             {"model": {"_target_": f"{__name__}.Plain", "width": 2}},
-            f"model._target_: {__name__}.Plain takes no argument width: it takes name, facts",
+            f"model._target_: {__name__}.Plain takes no argument width: it takes name, facts,"
+            " depth (if a study gave it: ~model.width)",
         ),
         (
             {"sed": 1},

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def frozen() -> nn.Module:
     return fixed().requires_grad_(False)
 
 
+class Oops(nn.Linear):
+    """A network with a mistake."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raise."""
+        raise KeyError("oops")
+
+
+def oops() -> nn.Module:
+    """A user's function that gives it."""
+    return Oops(64, 3)
+
+
 def nothing() -> str:
     """Not a network."""
     return "net"
@@ -136,6 +150,11 @@ def test_the_users_network_gets_what_it_asks_for() -> None:
     [
         ("fixed", (1, 8, 8), r"one score per class, shape \(examples, 4\), got \(2, 3\)"),
         ("fixed", (1, 9, 9), r"cannot take inputs \(1, 9, 9\)"),
+        (
+            "oops",
+            (64,),
+            r"cannot take inputs \(64,\): KeyError: 'oops' \(test_models.py, line \d+\)$",
+        ),
         ("frozen", (1, 8, 8), "no parameters that can be trained"),
         ("nothing", (1, 8, 8), "gives a str, no nn.Module"),
     ],
@@ -148,6 +167,14 @@ def test_an_unusable_network_is_refused_in_one_line(
     with pytest.raises(ConfigError, match=message) as caught:
         check(build(own(name), found), found)
     assert "\n" not in str(caught.value)
+
+
+def test_features_given_as_whole_numbers_are_told_apart() -> None:
+    """A layer's complaint about types does not say that whole numbers were taken as tokens."""
+    found = data(64, classes=3)
+    tokens = replace(found, train=Part(found.train.x.long(), found.train.y))
+    with pytest.raises(ModelError, match=r"taken as tokens, give features as floats$"):
+        check(build(own("fixed"), tokens), tokens)
 
 
 def test_a_network_that_views_its_input_keeps_the_usual_layout(tmp_path: Path) -> None:

@@ -16,6 +16,13 @@ from orchestrator.recipe import Facts
 CHANCE = math.log(10)
 
 
+@pytest.mark.parametrize("loss", [-1.0, 0.0, math.nan, math.inf])
+def test_a_chance_loss_that_is_none_is_refused(loss: float) -> None:
+    """Losses are compared with it by factors."""
+    with pytest.raises(ValueError, match="chance_loss must be above 0 and finite"):
+        CluePruner(chance_loss=loss)
+
+
 @pytest.mark.parametrize(
     ("losses", "pruned_at", "why"),
     [

@@ -409,6 +409,41 @@ def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_an_optimizer_class_is_no_optimizer() -> None:
+    """TypeError, for it lacks the parameters."""
+    with pytest.raises(TypeError, match="an optimizer instance is wanted"):
+        short(network(), optimizer=torch.optim.AdamW)
+
+
+def column(**options: Any) -> LRRangeResult:
+    """Return the answer for outputs (n, 1) and targets (n,)."""
+    x, y = examples()[0], examples()[0].sum(1)
+    batches = [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, 400, BATCH)]
+    return short(nn.Linear(FEATURES, 1), train=batches, held_out=(x[400:], y[400:]), **options)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss(), lambda o, t: ((o - t) ** 2).mean()])
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_outputs_and_targets_that_torch_broadcasts_are_refused(loss: Any) -> None:
+    """(n, 1) and (n,) are n x n pairs: nothing can be learnt from them, and torch only warns."""
+    with pytest.raises(ValueError, match=r"gives \(\d+, 1\) for targets \(\d+,\)"):
+        column(loss=loss)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, t: nn.functional.mse_loss(o.squeeze(-1), t),
+        lambda o, t: nn.functional.mse_loss(o[:, 0], t),
+        lambda o, t: nn.functional.mse_loss(o, t.unsqueeze(1)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_may_take_off_the_last_dimension_itself(loss: Any) -> None:
+    """Nothing is refused that pairs each output with its target."""
+    assert column(loss=loss).answered
+
+
 def test_reads_well_in_a_terminal_and_in_a_notebook() -> None:
     """The numbers, the sentence and the other rules; in HTML with the figure."""
     found = short(network())

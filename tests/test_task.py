@@ -458,6 +458,27 @@ def test_targets_on_a_strange_scale_are_used_and_told(
     assert ("targets are used as they are" in " ".join(found.notes)) == bool(said)
 
 
+def test_classes_taken_as_numbers_are_told() -> None:
+    """A regression on labels 0..9 is allowed, but seldom meant."""
+    told = " ".join(objective(loss=LossConfig(name="mse")).notes)
+    assert "Labels 0 to 9 are taken as numbers" in told
+    assert "taken as numbers" not in " ".join(made(my("regression"), LossConfig(name="mse")).notes)
+
+
+def softmax(num_classes: int) -> nn.Module:
+    """A network that gives probabilities."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.Softmax(1))
+
+
+def test_probabilities_for_cross_entropy_are_told() -> None:
+    """It would take the softmax of a softmax, and learn slowly at any rate."""
+    said = "cross_entropy wants them before the softmax"
+    assert said in " ".join(objective(model=my("softmax")).notes)
+    assert said not in " ".join(objective().notes)
+    spread = Task().remarks(torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
+    assert said in " ".join(spread)
+
+
 @pytest.mark.parametrize(
     ("sections", "line"),
     [

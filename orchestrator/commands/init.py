@@ -107,7 +107,8 @@ def _check(name: str) -> None:
 
     if not (name.isidentifier() and name.isascii() and name.islower()):
         raise ConfigError(
-            f"init {name}: must be small letters, digits and _, since it names a Python module too"
+            f"init {name}: must be small letters, digits and _, beginning with a letter or _, since"
+            " it names a Python module too"
         )
     if any((BUILTIN / group / f"{name}.yaml").exists() for group in ("study", "model", "data")):
         raise ConfigError(f"init {name}: one of ours has this name, choose another")

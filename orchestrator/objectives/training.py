@@ -123,7 +123,7 @@ class TrainingObjective:
         self.versions = {name: version(name) for name in ("torch", "torchvision")}
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(batch_size, cache)
-        remarks = task.remarks(found.train.y, chance)
+        remarks = task.remarks(found.train.y, chance, scores)
         self.notes = (found.source, *asides(found, model), *remarks, *compiling, *warning)
 
     def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:

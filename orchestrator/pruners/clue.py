@@ -56,10 +56,10 @@ class CluePruner(optuna.pruners.BasePruner):
     In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
     minimize. `chance_loss` is the loss of a model that knows nothing (ln C for C classes); None:
     the first reported value stands in for it. Where an untrained network costs more than that (a
-    regression with raw targets), give its loss instead. `total_steps` is the step of the last
-    report; None: that of the study's complete trials if it is the same in all, else nothing is
-    stuck or behind. A caller with more to say (train loss, lr, progress) hands it over by `observe`
-    before reporting.
+    regression with raw targets), give its loss instead; ValueError unless it is above 0.
+    `total_steps` is the step of the last report; None: that of the study's complete trials if it is
+    the same in all, else nothing is stuck or behind. A caller with more to say (train loss, lr,
+    progress) hands it over by `observe` before reporting.
 
     In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
     run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
@@ -82,6 +82,8 @@ class CluePruner(optuna.pruners.BasePruner):
         chance_loss: float | None = None,
         total_steps: int | None = None,
     ) -> None:
+        if chance_loss is not None and not 0 < chance_loss < math.inf:
+            raise ValueError(f"chance_loss must be above 0 and finite, got {chance_loss}")
         self.rules = rules or ClueRules()
         self.also = also
         self.chance_loss = chance_loss

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from orchestrator.errors import ConfigError
 from orchestrator.options import OwnConfig
+from orchestrator.own import build as build_own
+from orchestrator.own import raised
 from orchestrator.sections import ModelConfig
 from orchestrator.training.data import Data
 from orchestrator.training.task import CLASSIFY, Task
@@ -27,10 +29,8 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
     Raises ModelError.
     """
     if isinstance(config, OwnConfig):
-        from orchestrator import own
-
         count, shape = data.classes, data.input_shape
-        made = own.build(config, num_classes=count, num_outputs=count, input_shape=shape)
+        made = build_own(config, num_classes=count, num_outputs=count, input_shape=shape)
         if not isinstance(made, nn.Module):
             raise ModelError(f"model {config.target}: gives a {type(made).__name__}, no nn.Module")
         return made
@@ -60,8 +60,11 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     try:
         scores = model.eval()(x)
     except (Exception, SystemExit) as error:  # whatever the user's network raises: one cause
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"model: it cannot take inputs {data.input_shape}: {problem}") from error
+        tokens = "; whole numbers are taken as tokens, give features as floats"
+        raise ModelError(
+            f"model: it cannot take inputs {data.input_shape}: {raised(error)}"
+            + (tokens if data.tokens else "")
+        ) from error
     task.check_shape(scores, y, data.classes)
     assert isinstance(scores, Tensor)
     if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used

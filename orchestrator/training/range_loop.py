@@ -46,6 +46,7 @@ class RampLoop:
         self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
         if not model.training:  # else as it is: the user may have put parts of it in eval mode
             model.train()
+        self._tried = False
         self._modes = [(module, module.training) for module in model.modules()]
 
     @property
@@ -136,8 +137,33 @@ class RampLoop:
                 return
 
     def _value(self, x: Any, y: Any) -> Tensor:
-        value = self._loss(self._model(x), y)
+        outputs = self._model(x)
+        if not self._tried:
+            self._tried = True
+            _check_pairing(self._loss, outputs, y)
+        value = self._loss(outputs, y)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return a scalar tensor, the mean over a batch, got {got}")
         return value.reshape(())
+
+
+def _check_pairing(loss: Loss, outputs: Any, y: Any) -> None:
+    """Raise ValueError where `loss` takes outputs (n, 1) and targets (n,) for n x n pairs.
+
+    Seen at outputs that are all right: with their last dimension they cost more than without it,
+    unless the loss itself takes it off.
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(y, Tensor) and y.is_floating_point()):
+        return
+    if outputs.shape != (*y.shape, 1):
+        return
+    try:
+        without, given = float(loss(y, y)), float(loss(y.unsqueeze(-1), y))
+    except Exception:  # a loss that wants (n, 1), or refuses it: in its own words, later
+        return
+    if without < given < math.inf and not math.isclose(without, given, rel_tol=1e-5):
+        raise ValueError(
+            f"the model gives {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the loss"
+            " broadcasts against each other: let the model or the loss squeeze(-1)"
+        )

@@ -75,10 +75,11 @@ def lr_range_test(
     says why. Model (weights, buffers, gradients, modes), optimiser and all random states are left
     as found, also after an exception or Ctrl-C.
 
-    Raises ValueError for: a model without trainable parameters, or with lazy ones that no batch has
-    shaped yet; an optimiser of another model; loaders without batches, that can be read only once
-    or whose batches are no pairs; a loss that is no scalar, not finite before any training, or not
-    above 0; bad numbers.
+    Raises TypeError for an optimiser that is no instance. Raises ValueError for: a model without
+    trainable parameters, or with lazy ones that no batch has shaped yet; an optimiser of another
+    model; loaders without batches, that can be read only once or whose batches are no pairs; a loss
+    that is no scalar, not finite before any training, or not above 0, or that takes outputs (n, 1)
+    and float targets (n,) for n x n pairs, as torch broadcasts them; bad numbers.
 
     Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
     habits of fastai's `lr_find` and of torch-lr-finder, which read one ramp.
@@ -94,6 +95,8 @@ def lr_range_test(
     >>> axes = found.plot()
     """
     _check(start_lr, end_lr, steps, ramps, margin)
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(f"an optimizer instance is wanted, made for this model, got {optimizer!r}")
     trained = _trained(model, optimizer)
     loaders.check_repeatable(train, "train")
     own = optimizer or torch.optim.SGD(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -38,8 +39,12 @@ def arrays(config: DataConfig) -> Raw:
     if config.path is None:
         raise DataError("data.path is not set: data=arrays needs the path of an .npz file")
     try:
-        with open(config.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {name: file[name] for name in (*ARRAYS, *MORE) if name in file.files}
+        with open(config.path, "rb") as stream:
+            if not is_zipfile(stream):  # NumPy would take it for a pickle, and advise to trust it
+                raise ValueError("no zip archive, as numpy.savez writes it, or not all of one")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                found = {name: file[name] for name in (*ARRAYS, *MORE) if name in file.files}
     except Exception as error:  # zip, zlib and NumPy raise many kinds for a torn or another file
         problem = " ".join(str(error).split())
         raise DataError(f"data.path={config.path}: not a readable .npz file ({problem})") from error
@@ -197,6 +202,7 @@ def _finite(values: Tensor, name: str) -> Tensor:
     """Return the values of shape (n, ...). Raises DataError for NaN and inf among them."""
     bad = ~torch.isfinite(values)
     if bad.any():
-        first = int(bad.nonzero()[0, 0])
-        raise DataError(f"{name}: NaN or infinite values, first in example {first}")
+        example, *at = bad.nonzero()[0].tolist()
+        column = f", column {at[0]}" if len(at) == 1 else ""
+        raise DataError(f"{name}: NaN or infinite values, first in example {example}{column}")
     return values.contiguous()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import filterfalse, islice
 from math import prod
 
 import torch
 
 from orchestrator.training.data import DataError, Part, Raw
 from orchestrator.training.task import LABELS, NUMBERS
+
+NAMED = 5  # absent classes
 
 
 def prepared(raw: Raw, kind: str) -> tuple[Raw, int]:
@@ -62,11 +65,15 @@ def _classes(raw: Raw) -> int:
     """Return the class count. Raises DataError unless the training labels are 0..C-1, C > 1."""
     present = torch.unique(raw.train.y).tolist()
     if present != list(range(len(present))):
+        absent = filterfalse(set(present).__contains__, range(present[-1]))
+        named = list(map(str, islice(absent, NAMED)))
+        rest = ", ..." if next(absent, None) is not None else ""
+        missing = f", without {', '.join(named)}{rest}" if named else ""
         from_one = present == list(range(1, len(present) + 1))
         raise DataError(
             f"training labels must be 0..C-1 with every class present,"
             f" got {len(present)} labels from {present[0]} to {present[-1]}"
-            + (": subtract 1" if from_one else "")
+            + (": subtract 1" if from_one else missing)
         )
     if len(present) == 1:
         raise DataError("training data of one class: there is nothing to learn, need 2 or more")

@@ -35,6 +35,10 @@ CLASSES = {  # the same as modules, for readers
 }
 MOST_SCORES = 2**22  # that a constant prediction is fitted to
 FAR = 2.0  # times chance: a loss of the prediction 0 that says that targets are not centred
+PROBABILITIES = (
+    "The scores look like probabilities: cross_entropy wants them before the softmax, which it"
+    " takes itself."
+)
 USUAL = (1e-2, 1e2)  # losses of a constant prediction that need no word
 
 
@@ -248,13 +252,22 @@ class Task:
             return math.inf
         return found if math.isfinite(found) else math.inf
 
-    def remarks(self, y: Tensor, chance: float) -> list[str]:
-        """Return sentences on the loss, and on targets whose scale will make trouble."""
+    def remarks(self, y: Tensor, chance: float, scores: Tensor) -> list[str]:
+        """Return sentences on the loss, and on targets or `scores` that will make trouble.
+
+        `scores`: of the first examples, from a network that nobody has trained.
+        """
         if self.kind == "cross_entropy":
-            return []
+            return [PROBABILITIES] if _probabilities(self._fitted(scores, y[: len(scores)])) else []
         told = [f"The loss is {self.name}: {chance:.4g} for the best constant prediction."]
         if self.kind not in NUMBERS:
             return told
+        levels = torch.unique(y) if y.dim() == 1 else y
+        if torch.equal(levels, torch.arange(len(levels), dtype=y.dtype)):
+            told.append(
+                f"Labels 0 to {len(levels) - 1} are taken as numbers: loss=cross_entropy is for"
+                " classes."
+            )
         zero = self._of_constant(torch.zeros(y.shape[1:]), y)
         if zero > FAR * chance:
             told.append(
@@ -267,6 +280,12 @@ class Task:
                 " standard deviation."
             )
         return told
+
+
+def _probabilities(scores: Tensor) -> bool:
+    """Whether scores (n, classes, ...) are what a softmax gives."""
+    sums = scores.sum(1)
+    return bool((scores >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
 
 
 def _made(config: OwnConfig) -> Function:
