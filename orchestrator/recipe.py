@@ -55,10 +55,11 @@ class Facts:
 class Recipe:
     """The hyper-parameters to train with. lr and momentum per step; `max_lr` None: not known yet.
 
-    `weight_decay` is coupled L2 as in `torch.optim.SGD`. `dropout` is the probability of all of the
-    model's dropout modules, None: they stay as they are. `optimizer_options`: what of the config's
-    `optimizer` is switched on (label smoothing, ...); no stage changes it. `history` holds the
-    recipe after each stage, oldest first; it takes no part in comparisons.
+    `weight_decay` is that of the optimiser: coupled L2 in `torch.optim.SGD`, decoupled in AdamW.
+    `dropout` is the probability of all of the model's dropout modules, None: they stay as they are.
+    `optimizer_options`: what of the config's `optimizer` is switched on (label smoothing, ...); no
+    stage changes it. `history` holds the recipe after each stage, oldest first; it takes no part in
+    comparisons.
     """
 
     max_lr: float | None = None
