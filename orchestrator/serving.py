@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.objectives import Objective
+from orchestrator.record import StudyRecord
 from orchestrator.results import MODEL, PROGRAM
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,20 @@ def is_served(folder: Path) -> bool:
     if not (weights.is_file() and program.is_file()):
         return False
     return program.stat().st_mtime >= weights.stat().st_mtime
+
+
+def set_aside(record: StudyRecord, folder: Path) -> list[str]:
+    """Rename model files that are not of `record`'s answer to *.old; return their new names.
+
+    Nothing is lost: `checkpoints/` has each answer's network under its key, from where the command
+    that gives that answer again copies it.
+    """
+    answered = record.status == "complete" and record.final is not None
+    model, program = folder / MODEL, folder / PROGRAM
+    if answered and is_served(folder):
+        return []
+    found = [file for file in ((program,) if answered else (model, program)) if file.is_file()]
+    return [file.replace(file.with_name(f"{file.name}.old")).name for file in found]
 
 
 def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:

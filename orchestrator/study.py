@@ -38,7 +38,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
-from orchestrator.serving import is_served, served
+from orchestrator.serving import is_served, served, set_aside
 from orchestrator.stages.stage import Stage
 from orchestrator.storage import Storage, disconnect, open_storage
 from orchestrator.watch import Watch
@@ -148,7 +148,8 @@ class _Study:
             if decision is None:  # the budget is over before the final runs
                 continue
             needed = {f for s in self.stages[number + 1 :] for f in getattr(s, "needs", ())}
-            if not decision.answered and not self._goes_on(decision, needed):
+            last = number + 1 == len(self.stages)
+            if not decision.answered and (last or not self._goes_on(decision, needed)):
                 return self.records[-1].without_answer()
         return "complete", self.pace.said
 
@@ -285,6 +286,8 @@ class _Study:
         try:
             try:
                 files = results.write(record, self.folder)
+                if old := set_aside(record, self.folder):
+                    self.terminal.note(f"of an earlier answer, not of this one: {', '.join(old)}")
             except OSError as error:  # a full disk: the trials are kept, the answer comes again
                 log.exception("the results cannot be written")
                 why = (

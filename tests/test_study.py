@@ -201,6 +201,49 @@ def test_a_range_test_without_an_answer_ends_the_study_undecided() -> None:
     assert "complete" not in shown
 
 
+def test_no_answer_of_the_last_stage_is_no_complete_study() -> None:
+    """A plan of a range test alone, which has no answer, ends undecided: exit code 1."""
+    record, shown = a_study(objective={"name": "quadratic", "start_loss": 1e-9}, plan=["lr_range"])
+    assert record.status == "undecided"
+    assert "complete" not in shown
+
+
+def test_a_last_stage_whose_runs_all_failed_fails_the_study_with_the_first_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that raises in every ramp: failed, in one line each and without a traceback."""
+
+    def raises(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        raise ValueError("boom")
+
+    monkeypatch.setattr(QuadraticObjective, "__call__", raises)
+    record, shown = a_study(plan=["lr_range"])
+    assert record.status == "failed"
+    assert "ValueError: boom" in record.reason
+    assert "Traceback" not in shown
+    assert "Traceback" in Path("runs/s/study.log").read_text()
+
+
+def test_a_model_of_an_earlier_answer_is_not_offered_as_this_ones() -> None:
+    """It is renamed, which is said; the command that gave it has it again."""
+    whole: dict[str, Any] = {"plan": ["lr_range", "final"]}
+    a_study(**whole)
+    folder = Path("runs/s")
+    model = (folder / "model.pt").read_bytes()
+    (folder / "model.pt2").write_bytes(b"exported")
+    a_study(**whole)
+    assert (folder / "model.pt2").exists()  # a replay leaves its own files alone
+    _, shown = a_study(plan=["lr_range"], recipe={"weight_decay": 0.01})
+    assert "model.pt.old, model.pt2.old" in shown
+    [files] = [line for line in shown.splitlines() if line.startswith("files")]
+    assert "model" not in files
+    assert not (folder / "model.pt").exists()
+    assert (folder / "model.pt.old").read_bytes() == model
+    _, shown = a_study(**whole)
+    assert (folder / "model.pt").read_bytes() == model
+    assert "model.pt," in shown
+
+
 def test_a_given_max_lr_lets_the_study_go_on_without_the_range_test() -> None:
     """The range test says no, the config said yes."""
     record, _ = a_study(

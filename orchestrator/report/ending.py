@@ -50,7 +50,8 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     lines.append(("cost", cost(summary), ""))
     if said := audited(summary):
         lines.append(("audit", said, ""))
-    if found := [name for name in FILES if (folder / name).exists()]:
+    mine = [name for name in FILES if name != "model.pt" or (done and summary["final"])]
+    if found := [name for name in mine if (folder / name).exists()]:
         lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
     if where := _tracked(folder):
         lines.append(("curves", where, ""))

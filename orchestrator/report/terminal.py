@@ -191,7 +191,7 @@ class _Notes(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._terminal.note(hidden(record.getMessage()))
+        self._terminal.note(hidden(record.getMessage().partition("\n")[0]))  # no traceback
 
 
 def _live_line(stream: TextIO) -> Progress:
