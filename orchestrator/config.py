@@ -8,6 +8,7 @@ imports torch, MLflow or Optuna until it is built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -183,6 +184,11 @@ class Config(Section):
                 raise ConfigError(
                     f"objective._target_: {self.objective.target} is no objective: it needs facts,"
                     " context(run) and a call with (run, session)"
+                )
+            if not 0 < made.facts.chance_loss < math.inf:
+                raise ConfigError(
+                    f"objective._target_: {self.objective.target} has a chance_loss of"
+                    f" {made.facts.chance_loss}: it must be above 0, losses are compared by factors"
                 )
             return made
         from orchestrator.objectives.quadratic import QuadraticObjective

@@ -153,6 +153,21 @@ def test_the_quadratic_objective_takes_its_options() -> None:
     assert (objective.problem.noise, objective.seed) == (0.5, 3)
 
 
+class Hopeless(QuadraticObjective):
+    """An objective whose loss is compared with 0."""
+
+    def __init__(self) -> None:
+        super().__init__(final_epochs=4)
+        self.facts = replace(self.facts, chance_loss=0.0)
+
+
+def test_an_objective_of_ones_own_has_a_chance_loss_above_0() -> None:
+    """One line, before anything is compared with it."""
+    config = Config.from_mapping({"objective": {"_target_": f"{__name__}.Hopeless"}})
+    with pytest.raises(ConfigError, match=r"Hopeless has a chance_loss of 0.0: it must be above 0"):
+        config.build_objective(Path("unused"))
+
+
 def test_the_pruner_can_be_tuned_and_switched_off() -> None:
     """`build_pruner` gives the clue pruner with its rules, None for `none`."""
     tuned = Config.from_mapping({"pruner": {"stuck_points": 5}}).build_pruner(2.3)
