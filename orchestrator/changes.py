@@ -19,6 +19,7 @@ HASHES = {
     "held_out_hash": "the held-out data changed",
     "test_hash": "the test data changed",
 }
+DEFAULTS = {"loss": "cross_entropy"}  # what a context without it means
 _CODE = re.compile(r'(?P<part>\w+)\.source: ("\w{16}"|-) -> ("\w{16}"|-)')
 
 
@@ -40,14 +41,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 def surroundings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `differences` of two contexts (see `Objective.context`), hashes told in words."""
-    told = []
-    for line in differences(old, new):
+    told, hashes = [], HASHES
+    lines = differences(old, new)
+    if any(line.startswith(("loss: ", "loss.")) for line in lines):  # it may take other targets
+        hashes = dict.fromkeys(HASHES, "the data or the type of their targets changed")
+    for line in lines:
         code = _CODE.fullmatch(line)
         told.append(
-            HASHES.get(line.partition(":")[0])
+            hashes.get(line.partition(":")[0])
             or (f"the code of {code['part']} changed" if code else line)
         )
-    return told
+    return list(dict.fromkeys(told))
 
 
 def kept(file: Path) -> dict[str, Any]:
@@ -90,6 +94,8 @@ def _important(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     if key not in values:
-        return "-"
+        return DEFAULTS.get(key, "-")
+    if isinstance(values[key], Mapping) and isinstance(name := values[key].get("name"), str):
+        return name  # of one group for another, as it is chosen on the command line
     text = json.dumps(values[key], default=str)
     return text if len(text) <= MOST else text[: MOST - 3] + "..."

@@ -13,6 +13,7 @@ import optuna
 import pytest
 import yaml
 
+from orchestrator.changes import surroundings
 from orchestrator.config import Config
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
@@ -242,6 +243,16 @@ def test_a_model_of_an_earlier_answer_is_not_offered_as_this_ones() -> None:
     _, shown = a_study(**whole)
     assert (folder / "model.pt").read_bytes() == model
     assert "model.pt," in shown
+
+
+def test_another_loss_is_told_by_its_name() -> None:
+    """Not as a mapping, nor as changed data: the loss decides what targets are taken as."""
+    old = {"objective": "training", "train_hash": "a", "held_out_hash": "b"}
+    new = {"loss": {"name": "mse", "delta": 1.0}, "train_hash": "c", "held_out_hash": "d"}
+    assert surroundings(old, {"objective": "training", **new}) == [
+        "loss: cross_entropy -> mse",
+        "the data or the type of their targets changed",
+    ]
 
 
 def test_a_given_max_lr_lets_the_study_go_on_without_the_range_test() -> None:
