@@ -381,3 +381,15 @@ def test_a_ramp_of_the_training_objective_evaluates_no_more_than_that(
     outcome = execute(objective, run)
     assert outcome.result.examples == run.examples
     assert 0 < sum(counted) / 3 <= 0.5 * run.examples
+
+
+def test_a_model_that_raises_at_every_rate_is_not_tried_at_ever_lower_ones() -> None:
+    """A round of linear ramps that fail as the bracket did: the rates are not why."""
+    stage = LRRange(name="lr_range", facts=FACTS)
+
+    def failed(run: Run) -> Outcome:
+        return Outcome(run, run.label, "failed", Curve.of([]), Result(0.0, 0), "RuntimeError: no")
+
+    decision, outcomes = walk(stage, Recipe(), lambda runs: [failed(run) for run in runs])
+    assert len(outcomes) <= 2 + stage.ramps
+    assert "every ramp failed" in decision.reason

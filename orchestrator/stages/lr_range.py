@@ -75,6 +75,8 @@ class LRRange(Stage):
             return [self._bracket(recipe)]
         if not linear:
             return self._after_bracket(recipe, brackets)
+        if len(linear) >= self.ramps and all(o.state == "failed" for o in outcomes):
+            return []  # also at low rates: the rates are not why
         if search := self._search(recipe, linear):
             return self._searched(recipe, search)
         if len(linear) == self.ramps:
