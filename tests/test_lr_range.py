@@ -388,7 +388,8 @@ def test_a_model_that_raises_at_every_rate_is_not_tried_at_ever_lower_ones() -> 
     stage = LRRange(name="lr_range", facts=FACTS)
 
     def failed(run: Run) -> Outcome:
-        return Outcome(run, run.label, "failed", Curve.of([]), Result(0.0, 0), "RuntimeError: no")
+        half = made_up(run, lambda lr, _: 0.97 * CHANCE).curve.points()[:20]
+        return Outcome(run, run.label, "failed", Curve.of(half), Result(0.0, 0), "RuntimeError")
 
     decision, outcomes = walk(stage, Recipe(), lambda runs: [failed(run) for run in runs])
     assert len(outcomes) <= 2 + stage.ramps
