@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import shown_on
 
 from orchestrator import __main__ as cli
 
@@ -97,14 +98,4 @@ def on_a_terminal(command: list[str], keys: str) -> str:
     ):
         os.close(theirs)
         os.write(ours, keys.encode())
-        shown = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # Linux says so when the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
-        os.close(ours)
-    return shown.decode(errors="replace")
+        return shown_on(ours)

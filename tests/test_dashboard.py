@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from programs import free_port, until_it_answers
 
 from orchestrator import __main__ as cli
 
@@ -27,22 +25,16 @@ def ask(command_line: None, without_figures: None, here: Path) -> Iterator[Ask]:
     """Return a function that asks a dashboard on the journal of a small study."""
     study = ["+study=quadratic", "study_name=seen", f"plan=[{','.join(PLAN)}]", "quiet=true"]
     assert cli.run([*study, "tracking=none"]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
+    host, port = "127.0.0.1", str(free_port())
+    address = f"http://{host}:{port}/api"
     command = [sys.executable, "-c", SERVE, "runs/seen/optuna.journal", "--server", "wsgiref"]
     with (
         Path("dashboard.log").open("wb") as log,
         subprocess.Popen([*command, "--host", host, "--port", port], stdout=log, stderr=log) as it,
     ):
         try:
-            for _ in range(1200):
-                assert it.poll() is None, Path("dashboard.log").read_text()
-                with suppress(OSError), urlopen(f"http://{address}/api/studies", timeout=60):
-                    break
-                time.sleep(0.1)
-            yield lambda path: _answer(f"http://{address}/api/{path}")
+            until_it_answers(it, f"{address}/studies", Path("dashboard.log"))
+            yield lambda path: _answer(f"{address}/{path}")
         finally:
             it.kill()
 

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from programs import free_port
 
 from orchestrator import __main__ as cli
 from orchestrator import files, lock, signals, storage
@@ -96,6 +96,15 @@ def decisions(record: StudyRecord) -> list[tuple[dict[str, Any], str]]:
 # --- in a run
 
 
+def sizes_compared(*candidates: int) -> StudyRecord:
+    """Run a study that compares batch size 8 with others."""
+    return a_study(
+        plan=["batch_size", "final"],
+        recipe={"max_lr": 0.05, "batch_size": 8},
+        stages={"final": {"epochs": 4}, "batch_size": {"candidates": list(candidates)}},
+    )
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_batch_size_without_memory_is_left_out_with_all_larger_ones(
     error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -111,11 +120,7 @@ def test_a_batch_size_without_memory_is_left_out_with_all_larger_ones(
         return REAL(self, run, session)
 
     disturbed(monkeypatch, call)
-    record = a_study(
-        plan=["batch_size", "final"],
-        recipe={"max_lr": 0.05, "batch_size": 8},
-        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 32, 64]}},
-    )
+    record = sizes_compared(16, 32, 64)
     assert record.status == "complete"
     assert record.recipe.batch_size in (8, 16)
     assert "32 and larger ran out of memory" in record.stages[0].decision.reason
@@ -134,11 +139,7 @@ def test_a_batch_size_that_has_memory_for_its_first_seed_only_is_left_out_too(
         return REAL(self, run, session)
 
     disturbed(monkeypatch, call)
-    record = a_study(
-        plan=["batch_size", "final"],
-        recipe={"max_lr": 0.05, "batch_size": 8},
-        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 64]}},
-    )
+    record = sizes_compared(16, 64)
     decision, runs = record.stages[0].decision, [o.run for o in record.stages[0].outcomes]
     assert decision.values["batch_size"] in (8, 16)
     assert 64 not in decision.tied_with
@@ -158,11 +159,7 @@ def test_a_calibration_without_memory_is_repeated_without_the_largest_size(
         return REAL(self, run, session)
 
     disturbed(monkeypatch, call)
-    record = a_study(
-        plan=["batch_size", "final"],
-        recipe={"max_lr": 0.05, "batch_size": 8},
-        stages={"final": {"epochs": 4}, "batch_size": {"candidates": [16, 32]}},
-    )
+    record = sizes_compared(16, 32)
     assert record.status == "complete"
     assert {o.run.batch_size for o in record.stages[0].outcomes if o.run.timed} == {8, 16, 32}
     assert "32 and larger ran out of memory" in record.stages[0].decision.reason
@@ -884,9 +881,7 @@ def test_a_tracking_server_killed_in_the_middle_gets_the_rest_the_next_time(
 ) -> None:
     """A real `mlflow server`, kill -9, and back: every trial is there once, and the answer."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     tracking = {"name": "mlflow", "uri": f"http://127.0.0.1:{port}"}
     calls = 0
     with real_server(port) as server:

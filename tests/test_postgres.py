@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from programs import free_port
 
 from orchestrator import __main__ as cli
 from orchestrator.curve import Result
@@ -42,9 +42,7 @@ class Server:
         self.user = "postgres" if os.getuid() == 0 else None  # it refuses to be root's
         if self.user:
             shutil.chown(folder, self.user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         word = folder / "password"
         word.write_text(PASSWORD)
         if self.user:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import shown_on
 
 COMMAND = [sys.executable, "-m", "orchestrator", "+study=quadratic", "plan=[lr_range,final]"]
 
@@ -24,18 +25,9 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
         env={**os.environ, "COLUMNS": "120", **environment},
     )
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(ours)
-    assert command.wait() == 0, shown.decode()
-    return shown.decode()
+    shown = shown_on(ours)
+    assert command.wait() == 0, shown
+    return shown
 
 
 def test_a_terminal_shows_the_run_in_progress(here: Path) -> None:

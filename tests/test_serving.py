@@ -6,10 +6,8 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +17,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 import torch
+from programs import free_port, until_it_answers
 
 import orchestrator
 from orchestrator.compose import compose, parse
@@ -102,9 +101,7 @@ def asked(model: str, question: dict[str, Any]) -> dict[str, Any]:
     """Serve the model by the command in docs/howto.md, and return what it answers."""
     howto = (Path(__file__).parent.parent / "docs/howto.md").read_text()
     (documented,) = (line for line in howto.splitlines() if line.startswith("mlflow models serve"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [*documented.replace("runs:/RUN_ID/model", model).split(), "--port", str(port)]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (
@@ -118,11 +115,7 @@ def asked(model: str, question: dict[str, Any]) -> dict[str, Any]:
         ) as server,
     ):
         try:
-            for _ in range(1200):
-                assert server.poll() is None, Path("server.log").read_text()
-                with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-                time.sleep(0.1)
+            until_it_answers(server, f"http://127.0.0.1:{port}/health", Path("server.log"))
             address = f"http://127.0.0.1:{port}/invocations"
             body = json.dumps(question).encode()
             request = Request(address, body, {"Content-Type": "application/json"})

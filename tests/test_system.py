@@ -58,17 +58,22 @@ sys.exit(cli.run(small.split()))
 NOT_IN_A_NAME = set('<>:"|?*\\')  # of a file on Windows
 
 
+def passes(program: str, *options: str) -> None:
+    """Run a program in a Python of its own; it must come to its end."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("lacking", [WINDOWS, MAC], ids=["windows", "mac"])
 def test_a_study_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> None:
     """Without fcntl, resource, alarms and /proc a study comes to its answer, and goes on."""
     for _ in range(2):  # the second finds what the first left: owners of trials, the lock file
-        done = subprocess.run(
-            [sys.executable, "-c", lacking + STUDY],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        assert done.returncode == 0, done.stderr
+        passes(lacking + STUDY)
     assert Path("runs/quadratic/recipe.yaml").is_file()
     assert [p for p in Path("runs").rglob("*") if NOT_IN_A_NAME & set(p.name)] == []
 
@@ -78,13 +83,7 @@ def test_a_study_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> 
 def test_training_needs_nothing_that_only_linux_has(lacking: str, here: Path) -> None:
     """Every module can be imported there, and a network is trained; names of files are plain."""
     first = "import torch, torchvision, sklearn.datasets, pyarrow.parquet, mlflow\n"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", first + lacking + TRAINING],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert done.returncode == 0, done.stderr
+    passes(first + lacking + TRAINING, "-W", "ignore")
     assert Path("runs/study/model.pt").is_file()
     assert [p for p in Path("runs").rglob("*") if NOT_IN_A_NAME & set(p.name)] == []
 

@@ -72,12 +72,13 @@ def drawings(record: StudyRecord) -> dict[str, tuple[Figure, bytes]]:
 
 def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> str:
     """Return the page; `drawn` are figures with their PNG files, by stage name."""
+    summary = record.summary()
     parts = [
         _head(record),
-        _answer(record),
+        _answer(record, summary),
         *(section(s, drawn.get(s.decision.stage)) for s in record.stages),
-        _cost(record),
-        _audits(record),
+        _cost(record, summary),
+        _audits(record, summary),
         _reproduce(record),
     ]
     title = escape(f"Study {record.study}")
@@ -96,8 +97,8 @@ def _head(record: StudyRecord) -> str:
     return "\n".join(lines)
 
 
-def _answer(record: StudyRecord) -> str:
-    complete, summary = record.status == "complete", record.summary()
+def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> str:
+    complete = record.status == "complete"
     parts = [f"<h2>{'The answer' if complete else 'The recipe so far'}</h2>"]
     if scores := results(summary):
         parts.append(f'<p class="score">{escape(measure(summary))} {escape(scores[0][1])}</p>')
@@ -112,7 +113,8 @@ def _answer(record: StudyRecord) -> str:
             '<p class="soft">Mean ± standard deviation over n seeds, measured once on data that no'
             " decision saw. A tie: the difference is within two standard errors.</p>"
         )
-    parts += ["<h3>Recipe</h3>", _recipe(record), f'<p class="soft">{_price(record)}</p>']
+    parts += ["<h3>Recipe</h3>", _recipe(record, summary)]
+    parts.append(f'<p class="soft">{_price(record, summary["cost"])}</p>')
     if complete:
         parts.append("<h3>Train with it again</h3>")
         parts.append("<p>This trains and tests it, alone:</p>")
@@ -121,13 +123,12 @@ def _answer(record: StudyRecord) -> str:
     code = pytorch(record.recipe, evidence.get("epochs"), record.inputs, record.task)
     if complete and code:
         parts += ["<h3>The same recipe in plain PyTorch</h3>", to_copy(code)]
-    parts.append(_balance(record))
+    parts.append(_balance(record, summary))
     return "\n".join(parts)
 
 
-def _price(record: StudyRecord) -> str:
+def _price(record: StudyRecord, cost: Mapping[str, Any]) -> str:
     """Say what the study spent and what it saved."""
-    cost = record.summary()["cost"]
     saved = f" Pruning saved {cost['pruned_saving']:.1%} of the planned training."
     return (
         f"Found in {duration(cost['total_seconds'])}, evaluation and waiting included: "
@@ -136,7 +137,7 @@ def _price(record: StudyRecord) -> str:
     )
 
 
-def _recipe(record: StudyRecord) -> str:
+def _recipe(record: StudyRecord, summary: Mapping[str, Any]) -> str:
     """Return the recipe's table: each value, and which stage chose it."""
     setter: dict[str, StageRecord] = {}
     chosen: dict[str, Any] = {}
@@ -148,15 +149,15 @@ def _recipe(record: StudyRecord) -> str:
     for field, value in record.recipe.values().items():
         shown = "not known" if value is None else rate(value)
         if field == "dropout":
-            shown = dropout(record.summary())
+            shown = dropout(summary)
         origin = _origin(setter[field], field) if field in setter else "as configured"
         rows.append((field, shown, origin))
     return table(("", "value", "chosen by"), rows, numeric={1})
 
 
-def _balance(record: StudyRecord) -> str:
+def _balance(record: StudyRecord, summary: Mapping[str, Any]) -> str:
     """Return what regularises and how: whoever changes one of them has to look at the others."""
-    if not (parts := balance(record.summary())):
+    if not (parts := balance(summary)):
         return ""
     return (
         "<h3>Balance of regularisation</h3>"
@@ -182,8 +183,8 @@ def _origin(stage: StageRecord, field: str) -> str:
     return ", ".join(parts)
 
 
-def _cost(record: StudyRecord) -> str:
-    cost = record.summary()["cost"]
+def _cost(record: StudyRecord, summary: Mapping[str, Any]) -> str:
+    cost = summary["cost"]
     rows, seen = [], set[str]()
     for s in record.stages:
         new = [o for o in s.outcomes if o.key not in seen]
@@ -201,12 +202,12 @@ def _cost(record: StudyRecord) -> str:
     return (
         "<h2>What it cost</h2>"
         + table(("stage", "runs", "training examples", "training time"), rows, numeric={2, 3})
-        + f"<p>{_price(record)}</p>"
+        + f"<p>{_price(record, cost)}</p>"
         + '<p class="soft">A run that several stages look at counts for the first of them.</p>'
     )
 
 
-def _audits(record: StudyRecord) -> str:
+def _audits(record: StudyRecord, summary: Mapping[str, Any]) -> str:
     """Return what became of pruned runs that were let to their end, nothing without an audit."""
     if not record.audits:
         return ""
@@ -224,7 +225,7 @@ def _audits(record: StudyRecord) -> str:
     ]
     head = ("run", "pruned at", "because", "loss then", "loss at its end", "best", "pruned")
     return (
-        f"<h2>Audit of the pruner</h2><p>{escape(audited(record.summary()))}.</p>"
+        f"<h2>Audit of the pruner</h2><p>{escape(audited(summary))}.</p>"
         + table(head, rows, numeric={1, 3, 4, 5})
         + '<p class="soft">Held-out losses; best: that of the best finished run of the same stage'
         " and length. The ends took no part in any decision.</p>"

@@ -16,7 +16,7 @@ from orchestrator.curve import Floats, Outcome
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.schedules import CYCLED, Schedule
 from orchestrator.stages import suggest
-from orchestrator.stages.stage import held_out_share
+from orchestrator.stages.stage import run_of
 
 POINTS = 40
 COST = 0.4  # of all evaluations of a ramp, as a share of its training: half is too much
@@ -50,20 +50,17 @@ def ramp(
     momentum = recipe.max_momentum
     if recipe.schedule in CYCLED:
         momentum = min(recipe.min_momentum, recipe.max_momentum)
-    points, held_out = held_out_share(steps * recipe.batch_size, POINTS, cost=COST)
-    return Run(
+    return run_of(
+        recipe,
+        Schedule(name, start, end, momentum, momentum),
+        steps,
+        replicate,
+        f"{'ramp' if name == 'range_test' else 'bracket'} to {end:.2g} seed {replicate}",
+        points=POINTS,
+        cost=COST,
         kind="ramp",
-        schedule=Schedule(name, start, end, momentum, momentum),
-        weight_decay=recipe.weight_decay,
-        batch_size=recipe.batch_size,
-        steps=steps,
-        replicate=replicate,
-        points=points,
-        held_out_examples=held_out,
         stop_loss=STOP * facts.start_loss,
-        dropout=recipe.dropout,
         prunable=False,
-        label=f"{'ramp' if name == 'range_test' else 'bracket'} to {end:.2g} seed {replicate}",
     )
 
 

@@ -120,12 +120,27 @@ def held_out_share(examples: int, points: int, cost: float) -> tuple[int, int]:
 
 def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
     """Return a complete cycle of the recipe's own schedule in `steps` steps."""
-    points, held_out = held_out_share(
-        steps * recipe.batch_size, changes.pop("points", 20), cost=0.2
-    )
+    points = changes.pop("points", 20)
+    schedule = schedule_of(recipe)
+    return run_of(recipe, schedule, steps, replicate, label, points=points, cost=0.2, **changes)
+
+
+def run_of(
+    recipe: Recipe,
+    schedule: Schedule,
+    steps: int,
+    replicate: int,
+    label: str,
+    *,
+    points: int,
+    cost: float,
+    **changes: Any,
+) -> Run:
+    """Return a run of the recipe on any schedule; `points` and `cost` as in `held_out_share`."""
+    points, held_out = held_out_share(steps * recipe.batch_size, points, cost)
     return Run(
-        kind="train",
-        schedule=schedule_of(recipe),
+        **{"kind": "train", **changes},
+        schedule=schedule,
         weight_decay=recipe.weight_decay,
         batch_size=recipe.batch_size,
         steps=steps,
@@ -134,5 +149,4 @@ def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any
         held_out_examples=held_out,
         dropout=recipe.dropout,
         label=label,
-        **changes,
     )
