@@ -112,7 +112,7 @@ def version(package: str) -> str:
 
 def machine() -> str:
     """Return processor, cores and GPU as one line."""
-    from orchestrator.system import processor
+    from orchestrator.system.host import processor
 
     torch: Any = sys.modules.get("torch")  # a part that needs none has not imported it
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""

@@ -27,15 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.objectives.training import TrainingObjective
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.recipe import Recipe
-from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.stages import suggest
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.ramps import ramp, read
 from orchestrator.stages.stage import cycle
 from orchestrator.testing import execute
+from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
 OUT = Path(__file__).parent / "results" / "lr_rules.json"
 GRID = (0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.12, 0.16, 0.2, 0.25, 0.32, 0.45, 0.7, 1.0)
@@ -61,12 +60,13 @@ class Workload:
         if data["name"] == "cifar10":
             data |= {"path": str(cifar), "image_size": 16, "held_out_examples": 1000}
         return TrainingObjective(
-            DataConfig(**data),
-            ModelConfig(**self.model),
-            OptimizerConfig(),
-            threads=1,
-            seed=seed,
-            final_epochs=self.epochs,
+            TrainingSettings(
+                DataConfig(**data),
+                ModelConfig(**self.model),
+                threads=1,
+                seed=seed,
+                final_epochs=self.epochs,
+            ),
             cache=cache,
         )
 

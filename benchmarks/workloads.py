@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Curve, Outcome, Result
 from orchestrator.objectives import Objective, Session
-from orchestrator.objectives.training import TRAINING_VERSION
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
+from orchestrator.training.objective import TRAINING_VERSION
 
 CACHE = Path(__file__).parent / ".cache"
 TRUTH = 9000  # replicates from here on are ground truth: no stage uses them
@@ -61,10 +62,10 @@ class Task:
 
     def __init__(self, workload: Workload, config: Config) -> None:
         self.workload, self.config = workload, config
-        self.objective: Objective = Pinned(config.build_objective(CACHE), workload.clock)
+        self.objective: Objective = Pinned(build.objective(config, CACHE), workload.clock)
         self.facts = self.objective.facts
-        self.stages = {s.name: s for s in config.build_stages(self.facts)}
-        self.recipe = config.build_recipe()
+        self.stages = {s.name: s for s in build.stages(config, self.facts)}
+        self.recipe = build.recipe(config)
         self.ran: dict[str, Outcome] = {}
         self._cache = Cache(CACHE / f"{workload.name}.sqlite")
 

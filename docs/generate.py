@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator import config, entries
-from orchestrator.options import options_of
+from orchestrator.config import choices, schema
+from orchestrator.config.options import options_of
 from orchestrator.pruners.optunas import OPTUNAS
 from orchestrator.stages import STAGES
 
@@ -52,9 +52,9 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    yield _section("The study", "", config.Config, about="Keys at the top of the config.")
-    for key, model in entries.SECTIONS.items():
-        variants = entries.variants(key)
+    yield _section("The study", "", schema.Config, about="Keys at the top of the config.")
+    for key, model in choices.SECTIONS.items():
+        variants = choices.variants(key)
         if not variants:
             yield _section(f"`{key}`", f"{key}.", model)
         for name, made in variants.items():
@@ -76,7 +76,7 @@ def _section(title: str, prefix: str, model: type[BaseModel], about: str = "") -
 def fields(model: type[BaseModel]) -> Iterator[tuple[str, tuple[FieldInfo, str]]]:
     """Yield the name of each setting, its schema and its meaning; not what chose the model."""
     texts = _texts(model)
-    parts = ("stages", *entries.SECTIONS) if model is config.Config else ()
+    parts = ("stages", *choices.SECTIONS) if model is schema.Config else ()
     for name, field in model.model_fields.items():
         only = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
         if name in (*parts, "kind") or (name == "name" and (only or field.annotation is str)):

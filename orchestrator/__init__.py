@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from orchestrator.pruners import report_cycles as report_cycles
     from orchestrator.record import StudyRecord as StudyRecord
     from orchestrator.schedules import Schedule as Schedule
-    from orchestrator.training.lr_scheduler import ScheduleLR as ScheduleLR
-    from orchestrator.training.range_result import LRRangeResult as LRRangeResult
-    from orchestrator.training.range_test import lr_range_test as lr_range_test
+    from orchestrator.training.standalone.lr_scheduler import ScheduleLR as ScheduleLR
+    from orchestrator.training.standalone.range_result import LRRangeResult as LRRangeResult
+    from orchestrator.training.standalone.range_test import lr_range_test as lr_range_test
 
 # The public names and where they live: fetched on first use, for torch alone takes seconds.
 _HOMES = {
@@ -28,9 +28,9 @@ _HOMES = {
     "ClueRules": "orchestrator.pruners",
     "report_cycles": "orchestrator.pruners",
     "Schedule": "orchestrator.schedules",
-    "ScheduleLR": "orchestrator.training.lr_scheduler",
-    "LRRangeResult": "orchestrator.training.range_result",
-    "lr_range_test": "orchestrator.training.range_test",
+    "ScheduleLR": "orchestrator.training.standalone.lr_scheduler",
+    "LRRangeResult": "orchestrator.training.standalone.range_result",
+    "lr_range_test": "orchestrator.training.standalone.range_test",
 }
 
 

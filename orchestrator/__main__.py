@@ -9,14 +9,15 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from orchestrator import commands, signals
-from orchestrator.compose import compose, parse, show
+from orchestrator import commands
+from orchestrator.config.compose import compose, parse, show
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.redact import hidden
-from orchestrator.system import silence
+from orchestrator.system import signals
+from orchestrator.system.host import silence
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config
+    from orchestrator.config.schema import Config
 
 EXIT_CODES = {"complete": 0, "undecided": 1, "failed": 1}
 
@@ -93,11 +94,11 @@ def _do(arguments: Sequence[str]) -> int:
     elif known.cfg:
         show(known)
     elif known.multirun:
-        from orchestrator import multirun
+        from orchestrator.commands import multirun
 
         return multirun.run(multirun.jobs(known, arguments), _study)
     else:
-        from orchestrator.config import Config
+        from orchestrator.config.schema import Config
 
         return _study(Config.from_mapping(compose(known)), arguments)
     return 0
@@ -113,7 +114,7 @@ def _study(config: Config, arguments: Sequence[str]) -> int:
 
         terminal.planned(plan_study(config))
         return 0
-    from orchestrator.study import run_study
+    from orchestrator.study.walk import run_study
 
     status = run_study(config, terminal, arguments).status
     return EXIT_CODES[status] if status in EXIT_CODES else signals.exit_code()

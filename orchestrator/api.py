@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.record import StudyRecord
 
 
@@ -43,7 +43,7 @@ def run_study(
     """
     asked: list[str] = []
     if config is None:
-        from orchestrator.compose import compose, parse
+        from orchestrator.config.compose import compose, parse
 
         asked = [*([f"+study={study}"] if study else []), *overrides]
         config = compose(parse(asked))
@@ -51,8 +51,8 @@ def run_study(
         raise TypeError("run_study takes a config, or study and overrides, not both")
     checked = config if isinstance(config, Config) else Config.from_mapping(config)
 
-    from orchestrator import study as studies
     from orchestrator.report.terminal import Terminal
+    from orchestrator.study import walk as studies
 
     terminal = Terminal(checked.quiet, io.StringIO() if quiet else None)
     return studies.run_study(checked, terminal, asked)

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator import signals
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Run
+from orchestrator.system import signals
 
 PARENT = "ORCHESTRATOR_TEST_PARENT"  # its process id: some faults are for workers alone
 

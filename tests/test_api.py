@@ -14,7 +14,7 @@ import pytest
 
 import orchestrator
 from orchestrator import __main__ as cli
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.objectives.quadratic import QuadraticObjective
 
 PLAN = "plan=[lr_range,momentum,final]"
@@ -112,7 +112,7 @@ def test_a_study_runs_in_any_thread() -> None:
         "orchestrator.api",
         "orchestrator.schedules",
         "orchestrator.pruners.clue",
-        "orchestrator.training.range_test",
+        "orchestrator.training.standalone.range_test",
     ],
 )
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:

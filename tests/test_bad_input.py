@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from orchestrator import __main__ as cli
-from orchestrator import study
+from orchestrator.study import walk
 
 Case = list[str]
 LIMIT_SECONDS = 120.0  # of one command: a second on a good day
@@ -30,7 +30,7 @@ QUADRATIC = "+study=quadratic"  # nothing to load: what is wrong is wrong in the
 def _accepted(command_line: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained."""
     ran = SimpleNamespace(status="complete")
-    monkeypatch.setattr(study._Study, "run", lambda *_: ran)  # whoever comes here was accepted
+    monkeypatch.setattr(walk._Study, "run", lambda *_: ran)  # whoever comes here was accepted
 
 
 # --- mistakes in the config

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.plan.estimate import Range
@@ -17,11 +17,11 @@ from orchestrator.plan.pace import TELL_AFTER, OutOfTime, Pace
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
-from orchestrator.results import Earlier, earlier
 from orchestrator.stages.final import Final
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.stage import Stage, cycle
-from orchestrator.study import run_study
+from orchestrator.study.results import Earlier, earlier
+from orchestrator.study.walk import run_study
 from orchestrator.testing import execute
 
 pytestmark = pytest.mark.usefixtures("here", "without_figures")

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from orchestrator import __main__ as cli
-from orchestrator import study
 from orchestrator.commands.help import HELP
-from orchestrator.compose import BUILTIN, compose, parse
-from orchestrator.config import Config
+from orchestrator.config.compose import BUILTIN, compose, parse
+from orchestrator.config.schema import Config
 from orchestrator.report.text import command
+from orchestrator.study import walk
 from tests import records
 
 STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
@@ -241,7 +241,7 @@ def test_the_exit_code_says_how_the_study_ended(
         seen.append(config)
         return SimpleNamespace(status=status)
 
-    monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["+study=quadratic", "seed=9"]) == code
     assert (seen[0].study_name, seen[0].seed) == ("quadratic", 9)
 
@@ -254,7 +254,7 @@ def test_a_request_found_wrong_by_the_study_is_one_line(
     def run_study(config: Config, *_: Any) -> None:
         raise cli.ConfigError("data.path: nothing there")
 
-    monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["+study=quadratic"]) == 2
     assert capsys.readouterr().err == "data.path: nothing there\n"
 
@@ -267,7 +267,7 @@ def test_ctrl_c_while_starting_says_how_to_go_on(
     def run_study(config: Config, *_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["+study=quadratic"]) == 130
     assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
 

@@ -10,13 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainings import a_run, objective, train
 
+from orchestrator.config.optimizer import OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import TrainingConfig
 from orchestrator.curve import Point
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.options import OwnConfig
-from orchestrator.sections import TrainingConfig
 from orchestrator.testing import FakeSession
-from orchestrator.training import batches, checkpoint, loop
-from orchestrator.training.loop import Trainer
+from orchestrator.training import batches, checkpoint, trainer
+from orchestrator.training.trainer import Trainer
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seconds, self._patch = 0.0, patch
-        patch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: self.seconds))
+        patch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: self.seconds))
 
     def passes(self, where: Any, name: str, seconds: Any) -> None:
         """Let every call of `where.name` take so long; a function is asked with its arguments."""
@@ -49,10 +49,10 @@ def test_only_training_steps_are_inside_the_clock(
     """Not evaluation, checkpoints, reports or the steps that warm up; evaluation is told apart."""
     monkeypatch.setattr(checkpoint.Keeper, "is_due", lambda self: True)
     clock.passes(torch.optim.SGD, "step", 1)
-    clock.passes(loop, "evaluate", 1e2)
+    clock.passes(trainer, "evaluate", 1e2)
     clock.passes(FakeSession, "save", 1e4)
     clock.passes(FakeSession, "report", 1e6)
-    clock.passes(loop.Setup, "warm_up", 1e8)
+    clock.passes(trainer.Setup, "warm_up", 1e8)
     session, result = train(objective(), a_run(opens_test=True))
     assert session.checkpoint is not None
     assert [p.seconds for p in session.points] == [10, 20, 30, 40]
@@ -98,7 +98,7 @@ def test_a_step_never_waits_for_the_device(optimizer: OptimizerConfig, how: Trai
             return operator(*args, **(kwargs or {}))
 
     hard = OwnConfig(_target_="tests.trainings.Hard")
-    setup = objective(model=hard, optimizer=optimizer, how=how)._setup
+    setup = objective(model=hard, optimizer=optimizer, objective=how)._setup
     trainer = Trainer(setup, a_run())
     with Watch():
         trainer.advance(12)  # over the end of an epoch

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from trainings import a_run, objective, train
 
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
+from orchestrator.config.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.training import compiled
-from orchestrator.training.loop import Forward, eager
+from orchestrator.training.objective import TrainingObjective
+from orchestrator.training.trainer import Forward, eager
 
 DATA = DataConfig(train_examples=128, held_out_examples=64, test_examples=32)
 
 
 def made(how: bool | str, cache: Path = Path("unused"), **options: Any) -> TrainingObjective:
-    return objective(DATA, how=TrainingConfig(compile=how), cache=cache, **options)
+    return objective(DATA, objective=TrainingConfig(compile=how), cache=cache, **options)
 
 
 def note(made: TrainingObjective) -> str:
@@ -129,7 +129,7 @@ def test_in_bfloat16_a_compiler_may_round_elsewhere(
     how = TrainingConfig(compile="auto")
     model = ModelConfig(name="resnet9", width=0.125)
     assert "times as fast" in note(
-        objective(DATA, how=how, precision="bfloat16", cache=tmp_path, model=model)
+        objective(DATA, objective=how, precision="bfloat16", cache=tmp_path, model=model)
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError
 from orchestrator.objectives.quadratic import QuadraticObjective
@@ -82,14 +83,14 @@ def test_an_empty_config_is_complete() -> None:
     """Without a single key there is a plan with a stage for each of its names."""
     config = Config.from_mapping({})
     assert set(config.plan) <= set(config.stages)
-    assert config.build_recipe() == Recipe()
+    assert build.recipe(config) == Recipe()
 
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_every_stage_builds_from_its_own_defaults(kind: str) -> None:
     """A built-in stage that the config does not mention equals the class called without options."""
     config = Config.from_mapping({"plan": [kind], "recipe": {"max_lr": 0.1}})
-    assert config.build_stages(FACTS) == [STAGES[kind](name=kind, facts=FACTS)]
+    assert build.stages(config, FACTS) == [STAGES[kind](name=kind, facts=FACTS)]
 
 
 @pytest.mark.parametrize("kind", STAGES)
@@ -126,20 +127,20 @@ def test_a_planned_final_stage_of_another_name_sets_the_horizon() -> None:
 def test_a_stage_can_be_repeated_under_another_name() -> None:
     """An entry's `kind` says what it is, its key what it is called."""
     mapping = {"plan": ["lr_range", "again"], "stages": {"again": {"kind": "lr_range"}}}
-    first, second = Config.from_mapping(mapping).build_stages(FACTS)
+    first, second = build.stages(Config.from_mapping(mapping), FACTS)
     assert (first.kind, second.kind, second.name) == ("lr_range", "lr_range", "again")
 
 
 def test_schedule_and_optimizer_become_part_of_the_recipe() -> None:
     """Their names are in the recipe from the start."""
     config = Config.from_mapping({"schedule": {"name": "linear"}, "recipe": {"max_lr": 1}})
-    assert config.build_recipe() == Recipe(max_lr=1.0, schedule="linear")
+    assert build.recipe(config) == Recipe(max_lr=1.0, schedule="linear")
 
 
 def test_whole_numbers_serve_as_rates() -> None:
     """YAML reads 0 as an integer; a rate made of it is a float all the same."""
     config = Config.from_mapping({"recipe": {"weight_decay": 0, "max_lr": 1, "batch_size": 1e2}})
-    values = config.build_recipe().values()
+    values = build.recipe(config).values()
     assert (
         repr((values["weight_decay"], values["max_lr"], values["batch_size"])) == "(0.0, 1.0, 100)"
     )
@@ -148,7 +149,7 @@ def test_whole_numbers_serve_as_rates() -> None:
 def test_the_quadratic_objective_takes_its_options() -> None:
     """`objective.name=quadratic` builds the fake objective, without any training code."""
     mapping = {"objective": {"name": "quadratic", "noise": 0.5}, "seed": 3}
-    objective = Config.from_mapping(mapping).build_objective(Path("unused"))
+    objective = build.objective(Config.from_mapping(mapping), Path("unused"))
     assert isinstance(objective, QuadraticObjective)
     assert (objective.problem.noise, objective.seed) == (0.5, 3)
 
@@ -165,16 +166,16 @@ def test_an_objective_of_ones_own_has_a_chance_loss_above_0() -> None:
     """One line, before anything is compared with it."""
     config = Config.from_mapping({"objective": {"_target_": f"{__name__}.Hopeless"}})
     with pytest.raises(ConfigError, match=r"Hopeless has a chance_loss of 0.0: it must be above 0"):
-        config.build_objective(Path("unused"))
+        build.objective(config, Path("unused"))
 
 
 def test_the_pruner_can_be_tuned_and_switched_off() -> None:
-    """`build_pruner` gives the clue pruner with its rules, None for `none`."""
-    tuned = Config.from_mapping({"pruner": {"stuck_points": 5}}).build_pruner(2.3)
+    """The pruner is the clue pruner with its rules, None for `none`."""
+    tuned = build.pruner(Config.from_mapping({"pruner": {"stuck_points": 5}}), 2.3)
     assert tuned is not None
     assert tuned.rules.stuck_points == 5
     assert tuned.chance_loss == 2.3
-    assert Config.from_mapping({"pruner": {"name": "none"}}).build_pruner(2.3) is None
+    assert build.pruner(Config.from_mapping({"pruner": {"name": "none"}}), 2.3) is None
 
 
 def test_a_study_name_of_digits_is_a_name() -> None:
@@ -187,7 +188,7 @@ def test_a_study_name_of_digits_is_a_name() -> None:
 
 def test_a_users_stage_gets_the_same_checks() -> None:
     """A dataclass named by `_target_` has its options checked like ours."""
-    (stage,) = Config.from_mapping(silent(seeds=3, rates=[0.5])).build_stages(FACTS)
+    (stage,) = build.stages(Config.from_mapping(silent(seeds=3, rates=[0.5])), FACTS)
     assert stage == Silent(name="silent", facts=FACTS, seeds=3, rates=(0.5,))
 
 
@@ -195,7 +196,7 @@ def test_a_users_stage_needs_not_be_a_dataclass() -> None:
     """Any class with propose and decide is called with its arguments, name and facts."""
     entry = {"_target_": f"{__name__}.Plain", "depth": 3}
     mapping = {"plan": ["mine"], "stages": {"mine": entry}}
-    (stage,) = Config.from_mapping(mapping).build_stages(FACTS)
+    (stage,) = build.stages(Config.from_mapping(mapping), FACTS)
     assert isinstance(stage, Plain)
     assert (stage.name, stage.depth) == ("mine", 3)
 
@@ -401,7 +402,7 @@ def test_a_batch_larger_than_the_split_is_refused_before_anything_runs() -> None
     """How much there is to train on may be known only when the data has been opened."""
     config = Config.from_mapping({"recipe": {"batch_size": 1100}})
     with pytest.raises(ConfigError, match=r"^recipe.batch_size: 1100 is not allowed: .* most 1000"):
-        config.build_stages(FACTS)
+        build.stages(config, FACTS)
 
 
 RANGE = "is refused: a momentum range test shows no minimum (Smith 2018, 4.3)"
@@ -449,7 +450,7 @@ def test_dropout_needs_a_model_that_has_it(mapping: dict[str, Any], line: str) -
     """One line before anything trains."""
     config = Config.from_mapping(mapping)
     with pytest.raises(ConfigError) as error:
-        config.build_stages(replace(FACTS, dropout=None))
+        build.stages(config, replace(FACTS, dropout=None))
     assert len(error.value.lines) == 1
     assert error.value.lines[0].startswith(line)
 
@@ -460,6 +461,6 @@ def test_weight_decay_has_presets() -> None:
         {"plan": ["weight_decay"], "recipe": {"max_lr": 0.1}}
         | {"stages": {"weight_decay": {"preset": "shallow"}}}
     )
-    (stage,) = config.build_stages(FACTS)
+    (stage,) = build.stages(config, FACTS)
     assert isinstance(stage, WeightDecay)
     assert stage.grid(Recipe()) == [1e-2, 1e-3, 1e-4]

@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig
-from orchestrator.training import cifar10
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig
 from orchestrator.training.batches import Inputs
-from orchestrator.training.data import DataError, load
-from orchestrator.training.splits import stratified_order
+from orchestrator.training.data import cifar10
+from orchestrator.training.data.load import load
+from orchestrator.training.data.parts import DataError
+from orchestrator.training.data.splits import stratified_order
 
 LABELS = np.arange(60) % 3
 

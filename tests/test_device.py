@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from trainings import a_run, objective, train
 
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import memory
+from orchestrator.training.objective import TrainingObjective
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DATA = DataConfig(train_examples=300, held_out_examples=100, test_examples=50, augment=True)
@@ -47,7 +47,7 @@ def test_one_seed_gives_the_same_bits_twice(made: Any) -> None:
 def test_streamed_data_give_the_bits_of_resident_data(made: Any) -> None:
     """Crops, held-out and sealed examples included; a GPU gets them out of pinned memory."""
     resident, streamed = (
-        end(train(made(how=TrainingConfig(resident=choice)), a_run(opens_test=True))[0])
+        end(train(made(objective=TrainingConfig(resident=choice)), a_run(opens_test=True))[0])
         for choice in (True, False)
     )
     assert streamed == resident
@@ -136,7 +136,7 @@ def test_half_precision_trains_to_about_the_same_loss(made: Any) -> None:
 
 def test_faster_kernels_that_do_not_repeat_are_asked_for(made: Any) -> None:
     """`deterministic: false` is in the key, and trains as well."""
-    free = made(how=TrainingConfig(deterministic=False))
+    free = made(objective=TrainingConfig(deterministic=False))
     assert free.context(a_run())["deterministic"] is False
     exact = train(made(), a_run())[0].points[-1].held_out_loss
     assert train(free, a_run())[0].points[-1].held_out_loss == pytest.approx(exact, rel=0.1)

@@ -16,9 +16,9 @@ import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
 from orchestrator import __main__ as cli
-from orchestrator import config, entries
-from orchestrator.compose import compose, parse
-from orchestrator.options import options_of
+from orchestrator.config import choices, schema
+from orchestrator.config.compose import compose, parse
+from orchestrator.config.options import options_of
 from orchestrator.stages import STAGES
 
 # --- the reference of the config
@@ -38,15 +38,15 @@ def test_the_reference_of_the_config_is_what_the_schema_says() -> None:
     assert (ROOT / "docs/config.md").read_text("utf-8") == _generator().page()
 
 
-@pytest.mark.parametrize("key", ["", *entries.SECTIONS, *STAGES])
+@pytest.mark.parametrize("key", ["", *choices.SECTIONS, *STAGES])
 def test_every_setting_has_a_meaning(key: str) -> None:
     """A line of text for each key, where it is declared."""
     if key in STAGES:
         models = [options_of(STAGES[key], "kind")]
-    elif variants := entries.variants(key):
+    elif variants := choices.variants(key):
         models = [made() for made in variants.values()]
     else:
-        models = [entries.SECTIONS.get(key, config.Config)]
+        models = [choices.SECTIONS.get(key, schema.Config)]
     for model in models:
         missing = [name for name, (_, meaning) in _generator().fields(model) if not meaning]
         assert not missing, model
@@ -126,7 +126,7 @@ def test_what_takes_long_is_at_least_a_right_request(
             (here / block.file).write_text(block.text)
         if block.mark == "slow" or block.mark.startswith("not run"):
             for words in filter(None, (_study(command) for command, _ in block.commands)):
-                assert config.Config.from_mapping(compose(parse(words))), block
+                assert schema.Config.from_mapping(compose(parse(words))), block
     for module in {Path(b.file).stem for b in blocks(page) if b.file}:
         sys.modules.pop(module, None)
 

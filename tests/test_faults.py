@@ -29,24 +29,25 @@ import torch
 from programs import free_port
 
 from orchestrator import __main__ as cli
-from orchestrator import files, lock, signals, storage
 from orchestrator.changes import surroundings
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.executors import job
 from orchestrator.executors import session as sessions
-from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Run
 from orchestrator.record import StudyRecord
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
-from orchestrator.sections import DataConfig, ModelConfig
-from orchestrator.study import run_study
+from orchestrator.storage import backend
+from orchestrator.study import lock
+from orchestrator.study.walk import run_study
+from orchestrator.system import files, signals
+from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("here")
 Call = Callable[[QuadraticObjective, Run, Session], Result]
@@ -393,7 +394,7 @@ def test_a_storage_that_is_locked_for_long_stops_the_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another process holds the journal's lock and hangs: status failed, and it goes on later."""
-    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(backend, "LOCK_SECONDS", 0.2)
     calls = 0
     held: list[Any] = []
 
@@ -586,7 +587,7 @@ def test_a_second_process_is_told_who_holds_the_study() -> None:
     """Exit 2 at once; the line names process, host, since when, and the ways out."""
     Path("runs/s").mkdir(parents=True)
     code = (
-        "import time; from pathlib import Path; from orchestrator import lock;"
+        "import time; from pathlib import Path; from orchestrator.study import lock;"
         "held = lock.held(Path('runs/s')); held.__enter__(); print('held', flush=True);"
         "time.sleep(60)"
     )
@@ -776,7 +777,8 @@ def test_a_signal_makes_a_training_run_keep_its_state_at_the_next_step(
     data = DataConfig(train_examples=300, held_out_examples=100, augment=True)
     model = ModelConfig(name="resnet9", width=0.125, dropout=0.2)
     run = Run("train", Schedule("paper", 0.01, 0.1, 0.85, 0.9), 1e-3, 32, 20, 0, points=2)
-    made = TrainingObjective(data, model, OptimizerConfig(), device="cpu", threads=1, cache=Path())
+    settings = TrainingSettings(data, model, device="cpu", threads=1)
+    made = TrainingObjective(settings, cache=Path())
     whole, cut = Kept(), Kept()
     made(run, whole)
     step, steps = torch.optim.SGD.step, 0
@@ -789,7 +791,7 @@ def test_a_signal_makes_a_training_run_keep_its_state_at_the_next_step(
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.SGD, "step", stepping)
-    made = TrainingObjective(data, model, OptimizerConfig(), device="cpu", threads=1, cache=Path())
+    made = TrainingObjective(settings, cache=Path())
     steps = 0
     with signals.handled(), signals.patiently(), pytest.raises(signals.Interrupted):
         made(run, cut)

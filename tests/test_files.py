@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.files import write_atomically
+from orchestrator.system.files import write_atomically
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(

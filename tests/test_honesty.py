@@ -12,13 +12,13 @@ import pytest
 from records import study as a_record
 
 from orchestrator import __main__ as cli
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.record import StudyRecord
 from orchestrator.report.html import render
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import against, rate, spread
-from orchestrator.study import run_study
+from orchestrator.study.walk import run_study
 from orchestrator.tracking import mlflow
 
 # MLflow's own import warns, and an error there would end the tracking.

@@ -10,14 +10,15 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Point, Result
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.ledger import Ledger
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
+from orchestrator.storage.ledger import Ledger
 
 
 class Nobody:
@@ -62,7 +63,7 @@ def an_executor(
     storage: BaseStorage | None = None,
 ) -> InlineExecutor:
     objective = QuadraticObjective()
-    made = Config.from_mapping({"pruner": pruner}).build_pruner(objective.facts.chance_loss)
+    made = build.pruner(Config.from_mapping({"pruner": pruner}), objective.facts.chance_loss)
     ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
     return InlineExecutor(ledger, objective, made, folder / "checkpoints", watcher or Nobody())
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Result
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.objectives.training import DO
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.stages import STAGES
 from orchestrator.stages.stage import walk
-from orchestrator.study import run_study
+from orchestrator.study.walk import run_study
 from orchestrator.testing import execute
+from orchestrator.training.objective import DO
 
 pytestmark = pytest.mark.usefixtures("here", "without_figures")
 PLAN = ["lr_range", "momentum", "weight_decay", "dropout", "batch_size", "lr_check", "final"]

@@ -7,10 +7,10 @@ import optuna
 import pytest
 from curves import outcome
 
-from orchestrator.ledger import Ledger
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
-from orchestrator.storage import journal, set_aside
+from orchestrator.storage.backend import journal, set_aside
+from orchestrator.storage.ledger import Ledger
 
 RUN = Run("train", Schedule("paper", 0.01, 0.1, 0.85, 0.9), 1e-3, 64, 312, 0, label="a run")
 

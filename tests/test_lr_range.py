@@ -360,22 +360,21 @@ def test_a_ramp_of_the_training_objective_evaluates_no_more_than_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted: the held-out examples that really go through the network, a third each."""
-    from orchestrator.fitting import OptimizerConfig
-    from orchestrator.objectives.training import TrainingObjective
-    from orchestrator.sections import DataConfig, ModelConfig
+    from orchestrator.config.sections import DataConfig, ModelConfig
     from orchestrator.testing import execute
-    from orchestrator.training import loop
+    from orchestrator.training import trainer
+    from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
     counted: list[int] = []
-    evaluate = loop.evaluate
+    evaluate = trainer.evaluate
 
     def counting(model, inputs, part, **more):  # type: ignore[no-untyped-def]
         counted.append(len(part))
         return evaluate(model, inputs, part, **more)
 
-    monkeypatch.setattr(loop, "evaluate", counting)
+    monkeypatch.setattr(trainer, "evaluate", counting)
     objective = TrainingObjective(
-        DataConfig(), ModelConfig(width=0.1), OptimizerConfig(), threads=1, cache=tmp_path
+        TrainingSettings(DataConfig(), ModelConfig(width=0.1), threads=1), cache=tmp_path
     )
     run = ramp(Recipe(batch_size=16), objective.facts, "range_test", 1e-4, 1e-2, 80, 0)
     outcome = execute(objective, run)

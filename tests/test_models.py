@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.options import OwnConfig
-from orchestrator.sections import ModelConfig
-from orchestrator.training.data import Data, Part
+from orchestrator.training.data.parts import Data, Part
 from orchestrator.training.models import (
     NETWORKS,
     ModelError,

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from orchestrator import __main__ as cli
-from orchestrator import multirun, study
-from orchestrator.config import Config
+from orchestrator.commands import multirun
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
+from orchestrator.study import walk
 
 pytestmark = pytest.mark.usefixtures("command_line", "without_figures")
 
@@ -118,6 +119,6 @@ def test_the_exit_code_is_the_worst(
             raise ConfigError("data.path: nothing there")
         return SimpleNamespace(status=endings[len(seen) - 1])
 
-    monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["-m", "+study=quadratic", "seed=1,2,3"]) == code
     assert len(seen) == ran

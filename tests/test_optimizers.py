@@ -12,18 +12,24 @@ from torch import nn
 from torch.optim import Optimizer
 from trainings import objective
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.optimizer import (
+    AdamWConfig,
+    AnyOptimizer,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+)
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.fitting import AdamWConfig, AnyOptimizer, OptimizerConfig, OwnOptimizerConfig
 from orchestrator.objectives import StopRun
-from orchestrator.options import OwnConfig
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
 from orchestrator.stages.weight_decay import WeightDecay
 from orchestrator.testing import FakeSession
-from orchestrator.training.loop import Trainer
+from orchestrator.training.trainer import Trainer
 
 NET = OwnConfig(_target_="trainings.Hard")
 PAPER = Schedule("paper", 1e-4, 1e-3, 0.85, 0.95)
@@ -155,7 +161,7 @@ def test_the_recipe_brings_the_optimizer_back(
 ) -> None:
     """recipe.yaml has it as it was asked for, without what is SGD's alone."""
     config = Config.from_mapping({"optimizer": section})
-    written = yaml.safe_load(file_of(config.build_recipe()))
+    written = yaml.safe_load(file_of(build.recipe(config)))
     assert written["optimizer"] == back
     assert Config.from_mapping({"optimizer": written["optimizer"]}).optimizer == config.optimizer
 
@@ -163,7 +169,7 @@ def test_the_recipe_brings_the_optimizer_back(
 @pytest.fixture
 def file_of() -> Callable[[Recipe], str]:
     from orchestrator.record import StudyRecord
-    from orchestrator.results import recipe_file
+    from orchestrator.study.results import recipe_file
 
     return lambda recipe: recipe_file(
         StudyRecord("s", "complete", recipe, [], "cpu", "here", {}, None, True, 1.0)
@@ -174,7 +180,7 @@ def file_of() -> Callable[[Recipe], str]:
 def test_the_recipe_is_for_final_runs_of_a_length(epochs: float, written: float) -> None:
     """recipe.yaml holds it: another length would want another recipe."""
     from orchestrator.record import StudyRecord
-    from orchestrator.results import recipe_file
+    from orchestrator.study.results import recipe_file
 
     record = StudyRecord("s", "complete", Recipe(), [], "cpu", "here", {}, None, True, 1.0)
     text = recipe_file(replace(record, final_epochs=epochs))
@@ -184,9 +190,9 @@ def test_the_recipe_is_for_final_runs_of_a_length(epochs: float, written: float)
 
 def test_the_recipe_of_adamw_can_be_composed(here: Path, file_of: Callable[[Recipe], str]) -> None:
     """As a study of Hydra's, over a default that is SGD."""
-    from orchestrator.compose import compose, parse
+    from orchestrator.config.compose import compose, parse
 
-    recipe = Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}).build_recipe()
+    recipe = build.recipe(Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}))
     (here / "conf/study").mkdir(parents=True)
     (here / "conf/study/mine.yaml").write_text(file_of(recipe))
     composed = compose(parse(["+study=[digits,mine]"]))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import own
+from orchestrator.config import user_code
+from orchestrator.config.options import OwnConfig
 from orchestrator.errors import ConfigError
-from orchestrator.options import OwnConfig
 
 
 def net(width: int, num_classes: int = 10) -> dict[str, int]:
@@ -48,12 +48,12 @@ def config(name: str, **arguments: Any) -> OwnConfig:
 @pytest.mark.parametrize(("name", "found"), [("net", net), ("Net", Net), ("narrow", narrow)])
 def test_a_callable_of_the_user_is_found(name: str, found: object) -> None:
     """Functions, classes and partials resolve to themselves."""
-    assert own.resolve(f"{__name__}.{name}") is found
+    assert user_code.resolve(f"{__name__}.{name}") is found
 
 
 def test_a_method_of_a_class_is_found() -> None:
     """The name may go on below the module."""
-    assert own.resolve(f"{__name__}.Net.small")().num_classes == 2
+    assert user_code.resolve(f"{__name__}.Net.small")().num_classes == 2
 
 
 def test_a_module_in_the_working_folder_is_found(
@@ -62,7 +62,7 @@ def test_a_module_in_the_working_folder_is_found(
     """With the working folder on the path, a file beside the config is enough."""
     (here / "my_own_net.py").write_text("def net(): return 'mine'\n")
     monkeypatch.syspath_prepend(here)
-    assert own.resolve("my_own_net.net")() == "mine"
+    assert user_code.resolve("my_own_net.net")() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_a_module_in_the_working_folder_is_found(
         f"{__name__}.by_another_name",
         f"{__name__}.loads",
         f"{__name__}.re.compile",
-        "orchestrator.own.importlib.import_module",
+        "orchestrator.config.user_code.importlib.import_module",
         "numpy.lib.npyio.os.system",
     ],
 )
 def test_what_could_run_anything_is_refused(target: str) -> None:
     """By its name, and by where it really comes from when it is imported elsewhere."""
     with pytest.raises(ConfigError, match=f"^{re.escape(target)} is not allowed: "):
-        own.resolve(target)
+        user_code.resolve(target)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_could_run_anything_is_refused(target: str) -> None:
 def test_what_cannot_be_found_is_one_line(target: str, line: str) -> None:
     """The line names the target, the part that is missing and what comes near."""
     with pytest.raises(ConfigError) as caught:
-        own.resolve(target)
+        user_code.resolve(target)
     assert caught.value.lines == [line]
 
 
@@ -136,7 +136,7 @@ def test_a_module_that_cannot_be_imported_says_why(
     monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(__import__("sys").modules, "broken", raising=False)
     with pytest.raises(ConfigError) as caught:
-        own.resolve("broken.net")
+        user_code.resolve("broken.net")
     assert caught.value.lines[0].startswith(line)
     assert len(caught.value.lines) == 1
 
@@ -144,16 +144,16 @@ def test_a_module_that_cannot_be_imported_says_why(
 def test_only_what_is_named_is_offered() -> None:
     """A callable gets the offers in its signature; the config wins; **kwargs get no offers."""
     offers = {"num_classes": 3, "input_shape": (1, 8, 8)}
-    assert own.build(config("net", width=2), **offers) == {"width": 2, "num_classes": 3}
-    assert own.build(config("net", width=2, num_classes=5), **offers)["num_classes"] == 5
-    assert own.build(config("wrapped", depth=1), **offers) == {"depth": 1}
-    assert own.build(config("Net"), **offers).num_classes == 3
+    assert user_code.build(config("net", width=2), **offers) == {"width": 2, "num_classes": 3}
+    assert user_code.build(config("net", width=2, num_classes=5), **offers)["num_classes"] == 5
+    assert user_code.build(config("wrapped", depth=1), **offers) == {"depth": 1}
+    assert user_code.build(config("Net"), **offers).num_classes == 3
 
 
 def test_unknown_arguments_are_told_before_the_call() -> None:
     """Each is one line, with what the callable takes."""
     with pytest.raises(ConfigError) as caught:
-        own.build(config("net", wide=2, deep=3))
+        user_code.build(config("net", wide=2, deep=3))
     assert caught.value.lines == [
         f"{__name__}.net takes no argument wide: it takes width, num_classes",
         f"{__name__}.net takes no argument deep: it takes width, num_classes",
@@ -165,10 +165,10 @@ def test_missing_arguments_are_told_before_the_call() -> None:
     with pytest.raises(
         ConfigError, match=r"net needs width: give it beside _target_ .*num_classes"
     ):
-        own.build(config("net"), num_classes=3)
+        user_code.build(config("net"), num_classes=3)
 
 
 def test_errors_of_the_callable_pass() -> None:
     """What goes wrong inside the user's code keeps its trace."""
     with pytest.raises(TypeError):
-        own.build(config("net", width=[]))["width"] + 1
+        user_code.build(config("net", width=[]))["width"] + 1

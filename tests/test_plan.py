@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
@@ -156,7 +157,7 @@ def test_the_plan_lies_around_what_the_study_takes() -> None:
     config = a_config(plan=["lr_range", "weight_decay", "final"])
     plan = plan_study(config)
     objective = QuadraticObjective()
-    stages, recipe, seconds = config.build_stages(objective.facts), config.build_recipe(), 0.0
+    stages, recipe, seconds = build.stages(config, objective.facts), build.recipe(config), 0.0
     seen: dict[Run, Outcome] = {}
 
     def run_round(runs: list[Run]) -> list[Outcome]:
@@ -179,15 +180,15 @@ def test_what_is_known_costs_nothing() -> None:
     """A play with outcomes that are there already is as long as what is missing."""
     config = a_config(plan=["lr_range", "final"])
     objective = QuadraticObjective()
-    stages = config.build_stages(objective.facts)
+    stages = build.stages(config, objective.facts)
     prices = Prices(objective.facts, {64: 0.0023, 128: 0.0036})
-    world = World(0, objective.facts, prices, config.build_recipe())
-    whole = play(stages, config.build_recipe(), world)
+    world = World(0, objective.facts, prices, build.recipe(config))
+    whole = play(stages, build.recipe(config), world)
     ramps = [
         world.outcome(run, first=number == 0) for number, run in enumerate(whole.runs["lr_range"])
     ]
     there = {o.run: o for o in ramps}
-    rest = play(stages, config.build_recipe(), world, there.get)
+    rest = play(stages, build.recipe(config), world, there.get)
     assert whole.seconds["lr_range"] > 0
     assert rest.seconds["lr_range"] == 0
 
@@ -195,8 +196,8 @@ def test_what_is_known_costs_nothing() -> None:
 def test_what_is_known_is_compared_at_its_own_level() -> None:
     """The incumbent's real losses are a tenth of the world's: the candidates' are then, too."""
     config = a_config(plan=["weight_decay"], recipe={"max_lr": 0.1})
-    objective, recipe = QuadraticObjective(), config.build_recipe()
-    stages = config.build_stages(objective.facts)
+    objective, recipe = QuadraticObjective(), build.recipe(config)
+    stages = build.stages(config, objective.facts)
     prices = Prices(objective.facts, {64: 0.0023})
     for seed in range(len(KINDS)):
         world = World(seed, objective.facts, prices, recipe)
@@ -260,7 +261,7 @@ def test_a_dry_run_says_where_one_thread_is_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the user chose no number, and it is worth a word."""
-    monkeypatch.setattr("orchestrator.objectives.training.gain_of_one_thread", lambda *_: gain)
+    monkeypatch.setattr("orchestrator.training.objective.gain_of_one_thread", lambda *_: gain)
     told = objective(threads=threads).advice(32)
     assert len(told) == len(said)
     assert all(word in line for word, line in zip(said, told, strict=True))

@@ -16,15 +16,16 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from test_inline import COMPARING, ROUNDS, Nobody, a_run, an_executor
 from test_study import a_study, trials
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Point
 from orchestrator.errors import ConfigError
 from orchestrator.executors.crew import Crew, cores
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
 from orchestrator.executors.processes import ProcessExecutor, groups
-from orchestrator.ledger import Ledger
 from orchestrator.recipe import Run
+from orchestrator.storage.ledger import Ledger
 
 OWN = {"_target_": "misbehaving.Misbehaving"}
 
@@ -56,7 +57,7 @@ def processes(crew: Crew, tmp_path: Path) -> Make:
     ) -> ProcessExecutor:
         objective = Misbehaving()
         config = Config.from_mapping({"pruner": pruner or {"name": "none"}})
-        made = config.build_pruner(objective.facts.chance_loss)
+        made = build.pruner(config, objective.facts.chance_loss)
         ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
         folder = tmp_path / "checkpoints"
         return ProcessExecutor(ledger, objective, made, folder, watcher or Nobody(), crew=crew)

@@ -9,13 +9,12 @@ import pytest
 from nvidia import Driver
 from test_inline import Nobody, a_run
 
-from orchestrator import nvml
-from orchestrator.executors import _use_of_gpu as use_of_gpu
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.executors.quiet import Quiet, Ticks, ticks
-from orchestrator.ledger import Ledger
+from orchestrator.executors.quiet import Quiet, Ticks, ticks, use_of_gpu
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.storage import open_storage
+from orchestrator.storage.backend import open_storage
+from orchestrator.storage.ledger import Ledger
+from orchestrator.system import nvml
 
 
 class Machine:

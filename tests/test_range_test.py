@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from orchestrator import LRRangeResult, lr_range_test
 from orchestrator.recipe import Recipe
 from orchestrator.stages.ramps import POINTS
-from orchestrator.training import loaders, range_loop, range_test
+from orchestrator.training.standalone import loaders, range_loop, range_test
 
 CLASSES, FEATURES, BATCH = 3, 6, 16
 LOSS = nn.CrossEntropyLoss()

@@ -18,20 +18,20 @@ import pytest
 from records import study as a_record
 
 from orchestrator import __main__ as cli
-from orchestrator import own
-from orchestrator import study as walk
-from orchestrator.config import Config
+from orchestrator.config import user_code
+from orchestrator.config.problems import shown
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.options import shown
 from orchestrator.redact import Formatter, hidden, hidden_in
 from orchestrator.report import elements, html
 from orchestrator.report.terminal import Terminal
-from orchestrator.storage import journal
-from orchestrator.study import run_study
+from orchestrator.storage.backend import journal
+from orchestrator.study import walk
+from orchestrator.study.walk import run_study
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Unavailable
 
-SOURCES = sorted(Path(own.__file__).parent.rglob("*.py"))
+SOURCES = sorted(Path(user_code.__file__).parents[1].rglob("*.py"))
 
 # --- no code from data or config
 
@@ -129,7 +129,7 @@ sqlalchemy.create_engine pip.main IPython.start_ipython
 def test_a_dangerous_target_is_refused(target: str) -> None:
     """By name, without importing or calling anything."""
     with pytest.raises(ConfigError, match="is not allowed"):
-        own.resolve(target)
+        user_code.resolve(target)
 
 
 HELPER = """
@@ -164,7 +164,7 @@ def test_a_dangerous_callable_is_refused_under_another_name(
     monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(__import__("sys").modules, "helper_of_tests", raising=False)
     with pytest.raises(ConfigError, match="is not allowed"):
-        own.resolve(f"helper_of_tests.{name}")
+        user_code.resolve(f"helper_of_tests.{name}")
 
 
 # --- no path outside the run folder

@@ -20,10 +20,10 @@ import torch
 from programs import free_port, until_it_answers
 
 import orchestrator
-from orchestrator.compose import compose, parse
-from orchestrator.config import Config
-from orchestrator.objectives.training import from_config
-from orchestrator.serving import served
+from orchestrator import build
+from orchestrator.config.compose import compose, parse
+from orchestrator.config.schema import Config
+from orchestrator.study.model_files import served
 
 SMALL = ["plan=[final]", "recipe.max_lr=0.1", "recipe.batch_size=32", "model=mlp"]
 SMALL += ["stages.final.epochs=3", "stages.final.seeds=1", "threads=1"]
@@ -90,7 +90,7 @@ def test_the_documented_command_serves_the_network(
     assert orchestrator.run_study(overrides=SMALL).status == "complete"
     images, _ = digits(3)
     got = asked(model_of_the_study(f"sqlite:///{here}/mlflow.db"), {"inputs": images.tolist()})
-    setup = from_config(Config.from_mapping(compose(parse(SMALL))), here)._setup
+    setup = build.objective(Config.from_mapping(compose(parse(SMALL))), here)._setup
     network, data = setup.make_model().eval(), setup.data
     network.load_state_dict(torch.load("runs/study/model.pt", weights_only=True))
     x = (torch.from_numpy(images) - data.mean) * data.scale / data.std
@@ -136,7 +136,7 @@ def test_a_network_that_cannot_be_exported_stops_nothing(
         raise RuntimeError("data-dependent branch\nand much more")
 
     torch.save({}, tmp_path / "model.pt")
-    caplog.set_level(logging.WARNING, logger="orchestrator.serving")
+    caplog.set_level(logging.WARNING, logger="orchestrator.study.model_files")
     objective: Any = SimpleNamespace(export=export)
     assert served(objective, tmp_path) is None
     assert "cannot trace it (data-dependent branch)" in caplog.text

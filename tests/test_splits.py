@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig
 from orchestrator.training.batches import Inputs
-from orchestrator.training.data import DataError, load
+from orchestrator.training.data.load import load
+from orchestrator.training.data.parts import DataError
 
 X = np.arange(120, dtype=np.float32).reshape(60, 2)
 LABELS = np.arange(60) % 3

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from orchestrator import __main__ as cli
-from orchestrator.objectives import training
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.training import objective as training
 
 STORED = Path(__file__).parent / "stored"
 QUIET = ["study_name=stored", "quiet=true"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, TrainingConfig
 from orchestrator.objectives import StopRun
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig, TrainingConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import batches, checkpoint, memory, stream
-from orchestrator.training.data import load
+from orchestrator.training.data.load import load
+from orchestrator.training.objective import TrainingObjective
 from tests.trainings import DIGITS, a_run, objective, train
 
 HARD = OwnConfig(_target_="tests.trainings.Hard")
@@ -39,7 +39,7 @@ def reading() -> list[str]:
 
 
 def made(resident: Any, data: Any = CROPPED, model: Any = HARD) -> TrainingObjective:
-    return objective(data, model, how=TrainingConfig(resident=resident))
+    return objective(data, model, objective=TrainingConfig(resident=resident))
 
 
 def bits(session: FakeSession) -> list[tuple[float, float, float]]:
@@ -81,7 +81,7 @@ def test_a_streamed_run_resumes_within_a_chunk(steps: int, monkeypatch: pytest.M
     cut = FakeSession(a_run())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Keeper, "is_due", lambda self: next(asked) == steps)
-        patch.setattr("orchestrator.signals.check", stop)
+        patch.setattr("orchestrator.system.signals.check", stop)
         with pytest.raises(KeyboardInterrupt):
             made(False)(a_run(), cut)
     assert cut.checkpoint is not None

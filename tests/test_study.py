@@ -13,8 +13,9 @@ import optuna
 import pytest
 import yaml
 
+from orchestrator import build
 from orchestrator.changes import surroundings
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.curve import Point, Result
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
@@ -24,8 +25,8 @@ from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.comparison import spread
 from orchestrator.stages.stage import cycle
-from orchestrator.storage import journal
-from orchestrator.study import _version, run_study
+from orchestrator.storage.backend import journal
+from orchestrator.study.walk import _version, run_study
 
 DRAWINGS = html.drawings  # for the one test that looks at the figures
 pytestmark = pytest.mark.usefixtures("here", "without_figures")
@@ -292,7 +293,7 @@ class Scripted:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, loss: Any) -> None:
-    monkeypatch.setattr(Config, "build_objective", lambda self, cache: Scripted(loss))
+    monkeypatch.setattr(build, "objective", lambda config, cache=None: Scripted(loss))
 
 
 def falling(run: Run, progress: float) -> float:
@@ -428,8 +429,8 @@ def test_a_study_whose_runs_all_fail_says_failed_and_why(monkeypatch: pytest.Mon
 def test_torch_is_not_imported_by_a_study_on_the_fake_objective(here: Path) -> None:
     """A whole study in a new process: no torch, no MLflow."""
     code = (
-        "import sys; from orchestrator.config import Config; "
-        "from orchestrator.study import run_study; "
+        "import sys; from orchestrator.config.schema import Config; "
+        "from orchestrator.study.walk import run_study; "
         "r = run_study(Config.from_mapping({'objective': {'name': 'quadratic'},"
         " 'tracking': {'name': 'none'}, 'quiet': True})); "
         "sys.exit(r.status != 'complete' or 'torch' in sys.modules or 'mlflow' in sys.modules)"
@@ -448,7 +449,7 @@ def test_the_sealed_test_enters_only_the_final_stage() -> None:
 def test_quadratic_problem_is_set_by_config() -> None:
     """Options of the fake objective arrive at the problem."""
     config = Config.from_mapping({"objective": {"name": "quadratic", "noise": 1.0}})
-    objective = config.build_objective(Path("cache"))
+    objective = build.objective(config, Path("cache"))
     assert isinstance(objective, QuadraticObjective)
     assert objective.problem == Quadratic(noise=1.0)
 

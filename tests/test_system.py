@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import system
+from orchestrator.system import host
 
 # What Windows has not is taken away after the imports that would notice.
 WINDOWS = """
@@ -36,7 +36,7 @@ def read_text(path, *args, **kwargs):
 pathlib.Path.read_text = read_text
 """
 STUDY = """
-import orchestrator.lock, orchestrator.signals, orchestrator.tracking.machine as machine
+import orchestrator.study.lock, orchestrator.system.signals, orchestrator.tracking.machine as machine
 from orchestrator import __main__ as cli
 machine.Machine().sample()
 sys.exit(cli.run(["+study=quadratic", "quiet=true"]))
@@ -92,15 +92,15 @@ def test_a_process_that_ended_does_not_live() -> None:
     """This one lives, a child that has been waited for does not."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert system.lives(os.getpid())
-    assert not system.lives(child.pid)
+    assert host.lives(os.getpid())
+    assert not host.lives(child.pid)
 
 
 def test_a_file_is_locked_once(tmp_path: Path) -> None:
     """A second descriptor gets the lock when the first is closed."""
     first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
-    assert system.try_lock(first)
-    assert not system.try_lock(second)
+    assert host.try_lock(first)
+    assert not host.try_lock(second)
     os.close(first)
-    assert system.try_lock(second)
+    assert host.try_lock(second)
     os.close(second)

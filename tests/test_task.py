@@ -16,21 +16,27 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from trainings import objective
 
-from orchestrator import checks
-from orchestrator.config import Config
+from orchestrator.config import checks
+from orchestrator.config.optimizer import OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.schema import Config
+from orchestrator.config.sections import (
+    LossConfig,
+    MetricConfig,
+    ModelConfig,
+    OwnMetricConfig,
+    TrainingConfig,
+)
 from orchestrator.errors import ConfigError
-from orchestrator.fitting import LossConfig, MetricConfig, OptimizerConfig, OwnMetricConfig
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
 from orchestrator.recipe import Recipe, Run
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
-from orchestrator.sections import ModelConfig, TrainingConfig
-from orchestrator.study import run_study
+from orchestrator.study.walk import run_study
 from orchestrator.testing import FakeSession
-from orchestrator.training.loop import Trainer
+from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.task import Task, TaskError
+from orchestrator.training.trainer import Trainer
 
 RUN = Run("train", Schedule("constant", 0.05, 0.05, 0.9, 0.9), 1e-4, 16, 40, 0, points=2)
 N, VOCABULARY, LENGTH = 120, 5, 7
@@ -317,7 +323,7 @@ def test_the_code_to_paste_names_a_loss_of_ones_own() -> None:
 def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -> None:
     """(n, channels, length) of a Dataset, nothing added; resident, streamed and exported."""
     how = TrainingConfig(resident=resident)
-    found = made(my("signals"), None, my("convolution"), how=how)
+    found = made(my("signals"), None, my("convolution"), objective=how)
     session = FakeSession(run := replace(RUN, opens_test=True))
     found(run, session)
     assert session.points[-1].metric > 0.9
@@ -523,7 +529,7 @@ def test_a_wrong_part_is_not_checked_further() -> None:
 
 def test_losses_are_chosen_on_the_command_line(here: Path) -> None:
     """As groups, and the user's own as a key."""
-    from orchestrator.compose import compose, parse
+    from orchestrator.config.compose import compose, parse
 
     composed = compose(parse(["loss=huber", "loss.delta=2", f"+metric._target_={__name__}.r2"]))
     assert composed is not None

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from nvidia import Driver
 
-from orchestrator import nvml
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
+from orchestrator.system import nvml
 from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.machine import Machine

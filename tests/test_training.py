@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
 from orchestrator.recipe import run_seed
 from orchestrator.schedules import Schedule
-from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.testing import FakeSession
 from orchestrator.training import checkpoint
 from orchestrator.training.batches import Inputs, batches
-from orchestrator.training.data import Part, load
+from orchestrator.training.data.load import load
+from orchestrator.training.data.parts import Part
 from orchestrator.training.device import private_random, seed_random
 from orchestrator.training.evaluate import evaluate
-from orchestrator.training.loop import Trainer
+from orchestrator.training.objective import TrainingObjective
+from orchestrator.training.trainer import Trainer
 from tests.trainings import DIGITS, a_run, losses, objective, train
 
 

@@ -12,19 +12,20 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.optimizer import OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.schema import Config
+from orchestrator.config.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.errors import ConfigError
-from orchestrator.fitting import OptimizerConfig
 from orchestrator.objectives import StopRun
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
 from orchestrator.recipe import Recipe
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
-from orchestrator.sections import DataConfig, ModelConfig, TrainingConfig
 from orchestrator.testing import FakeSession
-from orchestrator.training.loop import Trainer
 from orchestrator.training.memory import probe
+from orchestrator.training.objective import TrainingObjective
+from orchestrator.training.trainer import Trainer
 from tests.trainings import DIGITS, Hard, a_run, losses, objective, train
 
 ON: dict[str, dict[str, Any]] = {
@@ -96,14 +97,14 @@ def test_options_that_are_off_stay_out_of_the_key() -> None:
     """What was trained before there were options stays known."""
     assert objective().context(a_run())["optimizer"] == {"name": "sgd", "nesterov": True}
     assert not {"micro_batch_size", "deterministic"} & set(objective().context(a_run()))
-    told = objective(how=TrainingConfig(micro_batch_size=8)).context(a_run())
+    told = objective(objective=TrainingConfig(micro_batch_size=8)).context(a_run())
     assert told["micro_batch_size"] == 8
 
 
 def test_options_travel_with_the_recipe() -> None:
     """They stand in its values, as plain ones, while they are on; recipe.yaml brings them back."""
     given = {"optimizer": {"label_smoothing": 0.1, "frozen": ["0.*"]}, "recipe": {"max_lr": 1}}
-    recipe = Config.from_mapping(given).build_recipe()
+    recipe = build.recipe(Config.from_mapping(given))
     assert recipe.values()["optimizer_options"] == given["optimizer"]
     assert yaml.safe_load(yaml.safe_dump(recipe.values())) == recipe.values()
     assert "optimizer_options" not in Recipe().values()
@@ -272,14 +273,14 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(micro: int) -> None:
     """Without batch norm and dropout, also where the last piece is smaller."""
     how = TrainingConfig(micro_batch_size=micro)
     whole, _ = train(objective(), a_run())
-    parts, _ = train(objective(how=how), a_run())
+    parts, _ = train(objective(objective=how), a_run())
     for a, b in zip(losses(whole), losses(parts), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_only_a_piece_goes_through_the_network_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches go through as they are."""
-    made = objective(how=TrainingConfig(micro_batch_size=20))
+    made = objective(objective=TrainingConfig(micro_batch_size=20))
     trainer, seen = a_trainer(made), []
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     trainer.advance(1)
@@ -304,7 +305,7 @@ def test_a_batch_that_fits_in_pieces_fits() -> None:
 
 def test_options_are_taken_from_the_command_line(here: Path) -> None:
     """They are keys of the groups `optimizer` and `objective`."""
-    from orchestrator.compose import compose, parse
+    from orchestrator.config.compose import compose, parse
 
     composed = compose(parse(["optimizer.ema=0.99", "++objective.micro_batch_size=16"]))
     assert composed is not None
@@ -371,7 +372,7 @@ def test_the_code_to_paste_trains_as_we_do(on: dict[str, Any]) -> None:
         weight_decay=run.weight_decay,
         batch_size=run.batch_size,
         schedule=schedule.name,
-        optimizer_options=made._config["optimizer"].options,  # type: ignore[union-attr]
+        optimizer_options=made._sections["optimizer"].options,  # type: ignore[union-attr]
     )
     code = pytorch(recipe, 1)
     assert code is not None

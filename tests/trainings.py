@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from orchestrator.config.optimizer import OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.curve import Result
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
-from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.testing import FakeSession
+from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
 DIGITS = DataConfig(train_examples=300, held_out_examples=100, test_examples=50)
 
@@ -39,9 +39,9 @@ def objective(
     **options: Any,
 ) -> TrainingObjective:
     model = model or ModelConfig(width=0.25)
-    optimizer = optimizer or OptimizerConfig()
-    options = {"threads": 1, "device": "cpu", **options}
-    return TrainingObjective(data, model, optimizer, cache=cache, **options)
+    how = {"threads": 1, "device": "cpu", **options}
+    settings = TrainingSettings(data, model, optimizer or OptimizerConfig(), **how)
+    return TrainingObjective(settings, cache)
 
 
 def a_run(**changes: Any) -> Run:

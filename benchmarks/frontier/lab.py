@@ -15,7 +15,8 @@ sys.path += [str(HOME), str(HOME.parents[1])]
 
 from suite import Workload  # noqa: E402
 
-from orchestrator.config import Config  # noqa: E402
+from orchestrator import build
+from orchestrator.config.schema import Config  # noqa: E402
 from orchestrator.curve import Curve, Outcome, Result  # noqa: E402
 from orchestrator.objectives import Objective  # noqa: E402
 from orchestrator.recipe import Run  # noqa: E402
@@ -28,7 +29,7 @@ class Lab:
     def __init__(self, workload: Workload, seed: int = 0, cifar: str | None = None) -> None:
         self.workload, self.seed = workload, seed
         self.config = Config.from_mapping(workload.mapping(seed, cifar))
-        self.objective: Objective = self.config.build_objective(CACHE)
+        self.objective: Objective = build.objective(self.config, CACHE)
         self.facts = self.objective.facts
         self._db = _opened(CACHE / f"frontier_{workload.name}.sqlite")
 

@@ -35,7 +35,9 @@ def noisy_digits(share: float = 0.2) -> Arrays:
 
     found = load_digits()
     rng = np.random.default_rng(1)
-    y = np.where(rng.random(len(found.target)) < share, rng.integers(0, 10, len(found.target)), found.target)
+    y = np.where(
+        rng.random(len(found.target)) < share, rng.integers(0, 10, len(found.target)), found.target
+    )
     return _shuffled(found.data.astype(np.float32), y, 1437)
 
 
@@ -140,7 +142,9 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores; a character sees only those before it."""
-        scores: Tensor = self.head(self.body(self.tokens(x) + self.places, self.mask, is_causal=True))
+        scores: Tensor = self.head(
+            self.body(self.tokens(x) + self.places, self.mask, is_causal=True)
+        )
         return scores
 
 
@@ -174,7 +178,9 @@ def conv1d(num_classes: int, input_shape: tuple[int, ...], width: int = 16) -> n
     for outputs in (width, 2 * width, 2 * width):
         layers += [nn.Conv1d(inputs, outputs, 5, padding=2), nn.ReLU(), nn.MaxPool1d(2)]
         inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(inputs, num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(inputs, num_classes)
+    )
 
 
 def noisy_cancer(share: float = 0.1) -> Arrays:

@@ -23,6 +23,7 @@ from lab import CACHE, Lab
 from scipy.stats import qmc
 from suite import TUNING, WORKLOADS
 
+from orchestrator import build
 from orchestrator.recipe import Recipe
 from orchestrator.stages.stage import cycle, walk
 
@@ -34,8 +35,8 @@ TRUTH = 9000  # replicates from here on; no study uses them
 
 def range_test(lab: Lab) -> Recipe:
     """Return the recipe after the range test, at defaults."""
-    stage = next(s for s in lab.config.build_stages(lab.facts) if s.kind == "lr_range")
-    recipe = lab.config.build_recipe()
+    stage = next(s for s in build.stages(lab.config, lab.facts) if s.kind == "lr_range")
+    recipe = build.recipe(lab.config)
     return recipe.with_(walk(stage, recipe, lab.outcomes)[0])
 
 
@@ -57,9 +58,7 @@ def recipes(kind: str, count: int, start: Recipe, examples: int) -> list[Recipe]
             wd = 0.0 if decay < 0.15 else 10 ** (-6 + 5 * (decay - 0.15) / 0.85)
             m = 1 - 0.2 * (0.01 / 0.2) ** momentum
         at = Recipe(**{**start.values(), "batch_size": size, "weight_decay": float(wd)})
-        made.append(
-            Recipe(**{**at.values(), "max_momentum": float(m)}).at_lr(float(max_lr))
-        )
+        made.append(Recipe(**{**at.values(), "max_momentum": float(m)}).at_lr(float(max_lr)))
     return made
 
 
@@ -104,7 +103,10 @@ def main() -> int:
         file = CACHE / f"pool_{name}.json"
         file.write_text(json.dumps({"facts": vars(lab.facts), "rows": rows}))
         best = np.nanmin([r["test_loss"] for r in rows])
-        print(f"{name}: {len(rows)} runs, best {best:.4g}, {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"{name}: {len(rows)} runs, best {best:.4g}, {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
     return 0
 
 

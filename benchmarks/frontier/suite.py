@@ -70,7 +70,13 @@ TUNING = (
 )
 JUDGING = (
     _made("digits_conv", "underfits", 8, {**DIGITS, "scale": 4.0}, {"name": "conv3"}),
-    _made("few_wide", "horizontal", 40, {"_target_": "made.few_digits", "train": 300}, {**MLP, "width": 4}),
+    _made(
+        "few_wide",
+        "horizontal",
+        40,
+        {"_target_": "made.few_digits", "train": 300},
+        {**MLP, "width": 4},
+    ),
     _made("cifar_resnet", "underfits", 2, _cifar(8000, augment=True), NARROW_RESNET),
     _made("cifar_1k", "overfits", 16, _cifar(1000), NARROW_RESNET),
     _made("signals", "underfits", 10, {"_target_": "made.signals"}, {"_target_": "made.conv1d"}),

@@ -21,11 +21,11 @@ from speed_parts.contest import free_cudnn
 
 from gpu_parts.airbench import Recipe94, Triangle, accuracy, network, normalised, train
 from gpu_parts.place import left, objective
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.objectives.training import TrainingObjective
+from orchestrator.config.optimizer import OptimizerConfig
 from orchestrator.recipe import Run
 from orchestrator.testing import FakeSession
-from orchestrator.training.data import Part
+from orchestrator.training.data.parts import Part
+from orchestrator.training.objective import TrainingObjective
 
 OWN, OURS, FREE = "airbench's own", "ours", "ours, deterministic=false"
 HELD_OUT = 500  # of 50,000: as many batches an epoch as with all of them

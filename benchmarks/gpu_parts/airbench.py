@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.schedules import Rates, Schedule
-from orchestrator.training.data import Part
+from orchestrator.training.data.parts import Part
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10, of 0..1
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from speed_parts.contest import folder
 
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.objectives.training import TrainingObjective
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig, ModelConfig
+from orchestrator.config.optimizer import OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.training.clock import idle, per_step
 from orchestrator.training.device import private_random
+from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
 
 def device(options: argparse.Namespace) -> str:
@@ -62,12 +62,14 @@ def objective(
     """Return the training objective; sections as in the config, `more` goes to the data."""
     own = "_target_" in model
     return TrainingObjective(
-        DataConfig.model_validate(data(options, **more)),
-        OwnConfig.model_validate(model) if own else ModelConfig.model_validate(model),
-        OptimizerConfig.model_validate(optimizer or {}),
-        device=device(options),
-        threads=1 if options.cpu_check else None,  # two would wait for each other's core
-        precision="float32" if options.cpu_check else precision,
+        TrainingSettings(
+            DataConfig.model_validate(data(options, **more)),
+            OwnConfig.model_validate(model) if own else ModelConfig.model_validate(model),
+            OptimizerConfig.model_validate(optimizer or {}),
+            device=device(options),
+            threads=1 if options.cpu_check else None,  # two would wait for each other's core
+            precision="float32" if options.cpu_check else precision,
+        ),
         cache=folder(),
     )
 

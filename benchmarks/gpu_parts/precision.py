@@ -17,10 +17,10 @@ import bench
 
 from gpu_parts.place import left, objective
 from orchestrator import clues
-from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.testing import execute
+from orchestrator.training.objective import TrainingObjective
 
 RATES, DECAYS = (0.01, 0.05, 0.2, 1.0, 5.0), (5e-4, 0.0, 1e-2)
 COLUMNS = ("float32", "bfloat16", "another seed")

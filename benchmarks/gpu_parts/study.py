@@ -21,7 +21,7 @@ from speed_parts.contest import free_cudnn
 from speed_parts.measured import measure
 
 from gpu_parts.place import data, examples_per_second, left, objective
-from orchestrator.storage import journal
+from orchestrator.storage.backend import journal
 
 PROMISED = 180.0  # seconds to the first sealed result
 BEHIND = 0.2  # points of accuracy that it may be behind airbench

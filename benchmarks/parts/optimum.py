@@ -18,7 +18,8 @@ import numpy as np
 import workloads
 from workloads import in_parallel
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.objectives.quadratic import QuadraticObjective, random_problem
 from orchestrator.recipe import Recipe
 from orchestrator.stages.stage import cycle, walk
@@ -99,11 +100,11 @@ def problem(seed: int) -> dict[str, Any]:
             "stages": {"batch_size": {"candidates": list(SIZES)}},
         }
     )
-    objective = config.build_objective(workloads.CACHE)
+    objective = build.objective(config, workloads.CACHE)
     assert isinstance(objective, QuadraticObjective)
-    recipe = start = config.build_recipe()
+    recipe = start = build.recipe(config)
     reasons = {}
-    for stage in config.build_stages(objective.facts):
+    for stage in build.stages(config, objective.facts):
         decision, _ = walk(stage, recipe, lambda runs: [execute(objective, r) for r in runs])
         recipe = recipe.with_(decision)
         reasons[stage.name] = decision.reason

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
@@ -39,19 +40,22 @@ WEIGHT_DECAYS = (1e-3, 1e-4, 1e-5)
 
 def run(path: str, cache: Path, size: Size) -> list[Claim]:
     """Return the claims; with `Size()` about a day on one GPU, most of it the slow rival."""
-    objective = Config.from_mapping(
-        {
-            "data": {
-                "name": "cifar10",
-                "path": path,
-                "train_examples": size.images,
-                "held_out_examples": 5000 if size.images is None else size.images,
-                "image_size": size.image_size,
-                "augment": True,
-            },
-            "model": {"name": "resnet56", "width": size.width},
-        }
-    ).build_objective(cache)
+    objective = build.objective(
+        Config.from_mapping(
+            {
+                "data": {
+                    "name": "cifar10",
+                    "path": path,
+                    "train_examples": size.images,
+                    "held_out_examples": 5000 if size.images is None else size.images,
+                    "image_size": size.image_size,
+                    "augment": True,
+                },
+                "model": {"name": "resnet56", "width": size.width},
+            }
+        ),
+        cache,
+    )
 
     def outcomes(schedule: Schedule, steps: int, weight_decay: float) -> list[Outcome]:
         return [

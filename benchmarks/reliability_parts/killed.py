@@ -11,9 +11,9 @@ from orchestrator.recipe import Run
 
 def pin() -> None:
     """Let a calibration give the same seconds per step always, and every trial be on time."""
-    from orchestrator.objectives import training
     from orchestrator.stages.timed import TimedTrials
     from orchestrator.training import checkpoint
+    from orchestrator.training import objective as training
 
     def calibrate(setup: Any, run: Run, session: Any) -> Result:
         seconds = {str(b): 1e-3 + 1e-5 * b for b in run.batch_sizes}

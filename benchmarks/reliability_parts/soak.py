@@ -16,10 +16,11 @@ import bench
 SOAK = """\
 import json, os, sys, time
 from pathlib import Path
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.ledger import Ledger
-from orchestrator.storage import journal
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.backend import journal
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 
@@ -33,8 +34,8 @@ def memory():
 
 trials, step = int(sys.argv[1]), int(sys.argv[1]) // 10
 config = Config.from_mapping({"objective": {"name": "quadratic"}})
-objective = config.build_objective(Path("."))
-pruner = config.build_pruner(objective.facts.chance_loss)
+objective = build.objective(config, Path("."))
+pruner = build.pruner(config, objective.facts.chance_loss)
 def executor():
     ledger = Ledger(journal(Path("optuna.journal")), "s", repr(pruner), context=objective.context)
     return InlineExecutor(ledger, objective, pruner, Path("checkpoints"), Nobody())

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from orchestrator.config.sections import DataConfig, ModelConfig
 from orchestrator.curve import Point
-from orchestrator.fitting import OptimizerConfig
-from orchestrator.objectives.training import TrainingObjective
 from orchestrator.recipe import Recipe, Run
-from orchestrator.sections import DataConfig, ModelConfig
 from orchestrator.stages.stage import cycle
-from orchestrator.training.loop import Setup
+from orchestrator.training.objective import TrainingObjective, TrainingSettings
+from orchestrator.training.trainer import Setup
 from speed_parts.feed import Feed
 
 REPORTS = 10  # of a run
@@ -56,12 +55,13 @@ class Task:
         where = {"path": cifar} if case.data.get("name") == "cifar10" else {}
         self.case = case
         self.objective = TrainingObjective(
-            DataConfig.model_validate({**case.data, **where}),
-            ModelConfig.model_validate(case.model),
-            OptimizerConfig(),
-            device=device,
-            threads=threads,
-            precision=case.precision,
+            TrainingSettings(
+                DataConfig.model_validate({**case.data, **where}),
+                ModelConfig.model_validate(case.model),
+                device=device,
+                threads=threads,
+                precision=case.precision,
+            ),
             cache=folder(),
         )
         self.setup: Setup = self.objective._setup

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orchestrator.recipe import Run
-from orchestrator.training.loop import Setup
+from orchestrator.training.trainer import Setup
 
 CACHE_FLOATS = {"cpu": 2**20, "cuda": 2**25}
 PIECE = 512  # held-out examples at once

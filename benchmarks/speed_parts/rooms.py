@@ -22,13 +22,13 @@ REPORTS, POINTS = "Optuna: reports", "tracking: points"
 # module -> {function or Class.method: room}. A name that is no longer there is listed as missing.
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "orchestrator.__main__": {"compose": "config (Hydra)", "_study": "imports"},
-    "orchestrator.config": {
+    "orchestrator.config.schema": {
         "Config.from_mapping": "config (pydantic)",
-        "Config.build_objective": "torch, data, trying the network",
     },
-    "orchestrator.study": {"run_study": "the study's own work"},
+    "orchestrator.build": {"objective": "torch, data, trying the network"},
+    "orchestrator.study.walk": {"run_study": "the study's own work"},
     "orchestrator.plan.pace": {"Pace.walk": "stages"},
-    "orchestrator.training.loop": {
+    "orchestrator.training.trainer": {
         "Trainer.__init__": "making networks",
         "Trainer.advance": TRAINING,
         "Setup.now": TRAINING,  # on a GPU this is where the steps are waited for
@@ -41,7 +41,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "orchestrator.executors.quiet": {"Quiet.wait": "waiting for a quiet machine"},
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
-    "orchestrator.ledger": {
+    "orchestrator.storage.ledger": {
         "Ledger.__init__": "Optuna: trials",
         "Ledger.study": "Optuna: trials",
         "Ledger.find": "Optuna: trials",

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from orchestrator.commands import USAGE
-from orchestrator.compose import completions
+from orchestrator.config.compose import completions
 from orchestrator.errors import ConfigError
-from orchestrator.results import CONFIG
+from orchestrator.study.results import CONFIG
 
 # `=` no longer breaks words, so that a word is a whole override.
 BASH = """\

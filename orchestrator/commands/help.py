@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from orchestrator.compose import conf_folders
+from orchestrator.config.compose import conf_folders
 
 HELP = """\
 orchestrator finds learning rate, momentum, weight decay and batch size of a neural network

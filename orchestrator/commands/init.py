@@ -103,7 +103,7 @@ def init(name: str) -> None:
 
 
 def _check(name: str) -> None:
-    from orchestrator.compose import BUILTIN
+    from orchestrator.config.compose import BUILTIN
 
     if not (name.isidentifier() and name.isascii() and name.islower()):
         raise ConfigError(

@@ -15,7 +15,7 @@ from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import DASH, duration, measure, rate, results, status
-from orchestrator.results import CONFIG, SUMMARY
+from orchestrator.study.results import CONFIG, SUMMARY
 
 Summary = Mapping[str, Any]
 # What a summary.json that somebody has changed makes the code below raise.

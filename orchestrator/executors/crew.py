@@ -14,12 +14,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from orchestrator import signals
 from orchestrator.executors.worker import receive, send
+from orchestrator.system import signals
 
 STOP_SECONDS = 3.0  # for a worker to exit by itself
 LOOK_SECONDS = 0.2  # how soon a signal is seen
-START = "import sys; sys.path[:] = {path!r}; from orchestrator.executors.worker import main; main()"
+START = "import sys; sys.path[:] = {path!r}; from orchestrator import build; build.work()"
 
 
 class Worker:

@@ -18,11 +18,11 @@ from orchestrator.curve import Outcome, Point
 from orchestrator.executors.job import Job, train
 from orchestrator.executors.quiet import Quiet
 from orchestrator.executors.session import checkpoint_file
-from orchestrator.ledger import Ledger
 from orchestrator.objectives import Objective
 from orchestrator.pruners import CluePruner
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
+from orchestrator.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

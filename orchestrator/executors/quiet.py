@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.system import processor_times
+from orchestrator.system import nvml
+from orchestrator.system.host import processor_times
 
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
@@ -116,3 +117,10 @@ def _others(before: Ticks, after: Ticks) -> float | None:
         return None
     others = after.busy - before.busy - (after.ours - before.ours)
     return max(0.0, others / (after.total - before.total))
+
+
+def use_of_gpu(device: str) -> Callable[[], float | None] | None:
+    """Return how the use of the GPU is asked for, None without one (`auto` takes the first)."""
+    name, _, number = device.partition(":")
+    found = nvml.gpus() if name in ("auto", "cuda") else []
+    return found[int(number or 0)].utilisation if int(number or 0) < len(found) else None

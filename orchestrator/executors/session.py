@@ -7,13 +7,13 @@ from pathlib import Path
 
 import optuna
 
-from orchestrator import signals
 from orchestrator.curve import OUT_OF_MEMORY, Point
 from orchestrator.errors import out_of_memory, storing
-from orchestrator.files import read_sealed, write_atomically, write_sealed
 from orchestrator.objectives import StopRun
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
+from orchestrator.system import signals
+from orchestrator.system.files import read_sealed, write_atomically, write_sealed
 
 
 class TrialSession:

@@ -1,7 +1,7 @@
 """A worker process: trains the jobs that come in on standard input, answers on standard output.
 
 It is a Python of its own (nothing is forked: torch's threads would not survive that, and nothing of
-the user's script is run again), builds the objective once from the config and stays for all rounds.
+the user's script is run again), makes the objective once from the config and stays for all rounds.
 When its input ends it exits at once, whatever it is doing: no worker outlives the process that
 started it, however that one ended.
 """
@@ -14,15 +14,19 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from orchestrator import signals
+from orchestrator.system import signals
+
+if TYPE_CHECKING:
+    from orchestrator.objectives import Objective
 
 log = logging.getLogger(__name__)
+MakeObjective = Callable[[Mapping[str, Any]], "Objective"]
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -41,8 +45,8 @@ def receive(stream: IO[bytes]) -> bytes:
     return message
 
 
-def main() -> NoReturn:
-    """Work until the input ends."""
+def main(make_objective: MakeObjective) -> NoReturn:
+    """Work until the input ends. `make_objective` makes the objective of a config's plain values."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the user's code prints does not belong among the answers
     tasks: SimpleQueue[bytes] = SimpleQueue()
@@ -55,7 +59,7 @@ def main() -> NoReturn:
 
     try:
         with signals.handled():
-            _work(tasks, answer)
+            _work(make_objective, tasks, answer)
     except KeyboardInterrupt:  # asked to end, and the checkpoint is kept
         os._exit(signals.exit_code())
     except BaseException:
@@ -71,21 +75,21 @@ def _listen(stream: IO[bytes], tasks: SimpleQueue[bytes]) -> None:
             os._exit(0)
 
 
-def _work(tasks: SimpleQueue[bytes], answer: Callable[[object], None]) -> NoReturn:
+def _work(
+    make_objective: MakeObjective, tasks: SimpleQueue[bytes], answer: Callable[[object], None]
+) -> NoReturn:
     import optuna
 
-    from orchestrator.config import Config
     from orchestrator.errors import StorageError
     from orchestrator.executors.job import Job, train
     from orchestrator.pruners import CluePruner
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = Config.from_mapping(pickle.loads(tasks.get()))
     logger = logging.getLogger("orchestrator")
     logger.setLevel(logging.ERROR)  # the rest has been said where the objective was first built
     logger.propagate = False
     logger.addHandler(_Forward(answer))
-    objective = config.build_objective(Path(config.runs) / ".cache")
+    objective = make_objective(pickle.loads(tasks.get()))
     logger.setLevel(logging.INFO)
     while True:
         job: Job

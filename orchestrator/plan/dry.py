@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.config import Config
+from orchestrator import build
+from orchestrator.config.schema import Config
 from orchestrator.objectives import about
 from orchestrator.plan.estimate import Play, Range, StagePlan, by_stage, likeliest, plays
 from orchestrator.plan.pace import clock_of
@@ -52,8 +53,8 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     ConfigError where the request turns out to be wrong.
     """
     began = clock()
-    objective = config.build_objective(Path(config.runs) / ".cache")
-    stages, recipe = config.build_stages(objective.facts), config.build_recipe()
+    objective = build.objective(config, Path(config.runs) / ".cache")
+    stages, recipe = build.stages(config, objective.facts), build.recipe(config)
     start = AROUND + clock() - began
     watch = clock_of(objective, lambda: 0.0, clock)
     prices = probe(objective, recipe, _sizes(stages, recipe), watch)

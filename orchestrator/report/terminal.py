@@ -19,7 +19,7 @@ from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.ending import ending
 from orchestrator.report.text import between, counts, duration, number, planned, rate
-from orchestrator.system import silence
+from orchestrator.system.host import silence
 
 if TYPE_CHECKING:
     from rich.progress import Progress

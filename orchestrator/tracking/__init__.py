@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
-
-if TYPE_CHECKING:
-    from orchestrator.config import Config
-    from orchestrator.objectives import Objective
 
 
 class Tracker:
@@ -58,20 +54,5 @@ class Tracker:
     ) -> None:
         """The study ended; `status` as in summary.json. Flushes everything, then returns.
 
-        `model`: what a server needs of the trained network, see `serving.served`.
+        `model`: what a server needs of the trained network, see `study.model_files.served`.
         """
-
-
-def build(config: Config, objective: Objective, folder: Path) -> Tracker:
-    """Return the tracker that `config` describes; `folder` is the study's."""
-    if config.tracking.name == "none":
-        return Tracker()
-    from orchestrator.tracking.mlflow import MlflowTracker
-
-    return MlflowTracker(
-        config.study_name,
-        Path.cwd(),
-        folder.parent,
-        uri=config.tracking.uri,
-        metric=objective.facts.metric,
-    )

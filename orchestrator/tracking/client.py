@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.redact import hidden
-from orchestrator.system import try_lock
+from orchestrator.system.host import try_lock
 from orchestrator.tracking.outbox import Unavailable
 
 if TYPE_CHECKING:

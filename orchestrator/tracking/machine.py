@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator import nvml
-from orchestrator.system import processor_times
+from orchestrator.system import nvml
+from orchestrator.system.host import processor_times
 
 MEGABYTE = 1e6
 

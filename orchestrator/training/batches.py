@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orchestrator.recipe import run_seed
-from orchestrator.training.data import Data, Part
+from orchestrator.training.data.parts import Data, Part
 from orchestrator.training.device import send
 
 # Floats gathered at once: few calls per step; on a CPU little enough to stay in the cache, on a GPU

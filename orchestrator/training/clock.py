@@ -14,7 +14,7 @@ from orchestrator.curve import Result
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.training.batches import gathered
-from orchestrator.training.loop import Setup, Trainer
+from orchestrator.training.trainer import Setup, Trainer
 
 ROUNDS = 7
 ROUND_SECONDS = 0.02  # per batch size: long against the clock's resolution and the scheduler's tick

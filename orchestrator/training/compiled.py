@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.files import read_sealed, write_sealed
+from orchestrator.system.files import read_sealed, write_sealed
 from orchestrator.training.clock import idle, per_step
-from orchestrator.training.loop import Forward, Setup, Trainer, eager
+from orchestrator.training.trainer import Forward, Setup, Trainer, eager
 
 SIZES = 6  # batch sizes that a study trains with, each compiled anew
 MOST = 2 / 3  # of a step's time is what compiling can be hoped to save, ...

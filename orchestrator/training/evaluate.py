@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.training.batches import Inputs
-from orchestrator.training.data import Part
+from orchestrator.training.data.parts import Part
 from orchestrator.training.task import CLASSIFY, Task
 
 PIECE = 512  # examples at once

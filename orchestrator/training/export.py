@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.data import Data
+from orchestrator.training.data.parts import Data
 
 
 class Served(nn.Module):

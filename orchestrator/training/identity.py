@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import own
-from orchestrator.fitting import Fitting
-from orchestrator.options import OwnConfig
-from orchestrator.sections import DataConfig, ModelConfig
-from orchestrator.training.data import Data
+from orchestrator.config import user_code
+from orchestrator.config.optimizer import Fitting
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig, ModelConfig
+from orchestrator.training.data.parts import Data
 
 # Of the data: content hashes say it better, and say it of the test only where that is opened.
 LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
@@ -34,7 +34,7 @@ def _source(target: str) -> str:
     The whole module: the callable may use whatever stands beside it.
     """
     try:
-        module = inspect.getmodule(inspect.unwrap(own.resolve(target)))
+        module = inspect.getmodule(inspect.unwrap(user_code.resolve(target)))
         text = inspect.getsource(module) if module else target
     except (OSError, TypeError):
         text = target

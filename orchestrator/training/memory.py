@@ -16,9 +16,9 @@ from orchestrator.curve import Result
 from orchestrator.errors import out_of_memory
 from orchestrator.recipe import Run
 from orchestrator.training.batches import Inputs
-from orchestrator.training.data import Data
-from orchestrator.training.loop import Setup, Trainer
+from orchestrator.training.data.parts import Data
 from orchestrator.training.stream import Streamed
+from orchestrator.training.trainer import Setup, Trainer
 
 HEAD_ROOM = 1.1  # evaluation, fragmentation and whatever else is on the machine
 RESIDENT_SHARE = 0.5  # of free memory that data may take; the rest is for the network

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import ModelConfig
+from orchestrator.config.user_code import build as build_own
+from orchestrator.config.user_code import raised
 from orchestrator.errors import ConfigError
-from orchestrator.options import OwnConfig
-from orchestrator.own import build as build_own
-from orchestrator.own import raised
-from orchestrator.sections import ModelConfig
-from orchestrator.training.data import Data
+from orchestrator.training.data.parts import Data
 from orchestrator.training.task import CLASSIFY, Task
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from orchestrator import own
-from orchestrator.fitting import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
+from orchestrator.config import user_code
+from orchestrator.config.optimizer import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
 from orchestrator.schedules import Rates
 from orchestrator.training.models import ModelError
 
@@ -43,7 +43,7 @@ def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimi
 def _own(
     options: OwnOptimizerConfig, groups: list[dict[str, Any]], weight_decay: float
 ) -> Optimizer:
-    made = own.build(options, params=groups, lr=1e-3, weight_decay=weight_decay)
+    made = user_code.build(options, params=groups, lr=1e-3, weight_decay=weight_decay)
     if not isinstance(made, Optimizer):
         raise ModelError(f"optimizer {options.target}: gives a {type(made).__name__}, no Optimizer")
     if missing := [key for key in ("lr", "weight_decay") if key not in made.defaults]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.training.batches import Chunk, Inputs, chunk_steps
-from orchestrator.training.data import Data, Part
+from orchestrator.training.data.parts import Data, Part
 
 AHEAD = 3  # pieces read before they are asked for: more memory, and a longer stall evened out
 WORKERS = 2

@@ -12,10 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator import own
+from orchestrator.config import user_code
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import (
+    AnyLoss,
+    AnyMetric,
+    LossConfig,
+    MetricConfig,
+    OwnMetricConfig,
+)
 from orchestrator.errors import ConfigError
-from orchestrator.fitting import AnyLoss, AnyMetric, LossConfig, MetricConfig, OwnMetricConfig
-from orchestrator.options import OwnConfig
 
 Function: TypeAlias = Callable[..., Tensor]  # of scores and targets
 NUMBERS, LABELS = ("mse", "l1", "huber"), "bce_with_logits"
@@ -290,10 +296,10 @@ def _probabilities(scores: Tensor) -> bool:
 
 def _made(config: OwnConfig) -> Function:
     """Return the user's function with its arguments, or an instance of the class (nn.Module)."""
-    found = own.check(config)
+    found = user_code.check(config)
     if not inspect.isclass(found):
         return partial(found, **config.arguments)
-    made = own.build(config)
+    made = user_code.build(config)
     if not callable(made):
         raise TaskError(f"{config.target}: cannot be called with scores and targets")
     return made  # type: ignore[no-any-return]

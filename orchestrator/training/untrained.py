@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.training.data import Part
+from orchestrator.training.data.parts import Part
 from orchestrator.training.evaluate import evaluate
-from orchestrator.training.loop import Setup
+from orchestrator.training.trainer import Setup
 
 EXAMPLES = 256
 SEEDS = 3  # replicates: those of the range test's ramps

@@ -1,0 +1,147 @@
+"""The composition root: from a checked config to the parts of a study."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from orchestrator import tracking
+from orchestrator.config import checks, choices, user_code
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.schema import Config
+from orchestrator.config.sections import ProcessesConfig, TrainingConfig
+from orchestrator.errors import ConfigError
+from orchestrator.recipe import Facts, Recipe
+
+if TYPE_CHECKING:
+    from orchestrator.executors.inline import InlineExecutor, Watcher
+    from orchestrator.objectives import Objective
+    from orchestrator.pruners import CluePruner
+    from orchestrator.stages.stage import Stage
+    from orchestrator.storage.ledger import Ledger
+
+
+def recipe(config: Config) -> Recipe:
+    """Return the recipe that the first stage gets."""
+    return Recipe(
+        **dict(config.recipe),
+        schedule=config.schedule.name,
+        optimizer=config.optimizer.name,
+        nesterov=config.optimizer.nesterov,
+        optimizer_options=config.optimizer.options,
+    )
+
+
+def stages(config: Config, facts: Facts) -> list[Stage]:
+    """Return the stages in the order of `plan`.
+
+    Raises ConfigError for a batch larger than the data, and for dropout without such a module.
+    """
+    lines = checks.size_lines(config.recipe, config.stages, facts.train_examples)
+    lines += checks.dropout_lines(config.recipe, facts)
+    made = []
+    for name in config.plan:
+        try:
+            made.append(choices.build(config.stages[name], name=name, facts=facts))
+        except ValueError as error:  # a stage that these facts leave nothing to do
+            lines.append(f"stages.{name}: {error}")
+    if lines:
+        raise ConfigError(lines)
+    return made
+
+
+def objective(config: Config, cache: Path | None = None) -> Objective:
+    """Return the objective; `cache`: where it may keep decoded data (None: with the studies)."""
+    cache = cache or Path(config.runs) / ".cache"
+    if isinstance(config.objective, TrainingConfig):
+        return _training(config, cache)
+    offered: dict[str, Any] = {"seed": config.seed, "final_epochs": config.final_epochs}
+    if isinstance(config.objective, OwnConfig):
+        return _own(config.objective, **offered, config=config, cache=cache)
+    from orchestrator.objectives.quadratic import QuadraticObjective
+
+    return QuadraticObjective(choices.build(config.objective), **offered)
+
+
+def _training(config: Config, cache: Path) -> Objective:
+    from orchestrator.training.objective import TrainingObjective, TrainingSettings
+
+    own: dict[str, Any] = {
+        "final_epochs": config.final_epochs,
+        "batch_size": config.recipe.batch_size,
+    }
+    same = [f.name for f in fields(TrainingSettings) if f.name not in own]
+    return TrainingObjective(
+        TrainingSettings(**{name: getattr(config, name) for name in same}, **own), cache
+    )
+
+
+def _own(own: OwnConfig, **offered: Any) -> Objective:
+    """Return the user's own objective. Raises ConfigError where it cannot be one."""
+    made: Objective = user_code.build(own, **offered)
+    if not (callable(made) and hasattr(made, "facts") and hasattr(made, "context")):
+        raise ConfigError(
+            f"objective._target_: {own.target} is no objective: it needs facts, context(run) and a"
+            " call with (run, session)"
+        )
+    if not 0 < made.facts.chance_loss < math.inf:
+        raise ConfigError(
+            f"objective._target_: {own.target} has a chance_loss of {made.facts.chance_loss}: it"
+            " must be above 0, losses are compared by factors"
+        )
+    return made
+
+
+def pruner(config: Config, start_loss: float) -> CluePruner | None:
+    """Return the pruner, None if every run is to go to its end."""
+    if not config.prunes:
+        return None
+    from orchestrator.pruners import CluePruner
+
+    also = getattr(config.pruner, "also", None)
+    beside = choices.optunas_pruner(also) if also else None
+    return CluePruner(choices.build(config.pruner), beside, chance_loss=start_loss)
+
+
+def executor(
+    config: Config,
+    ledger: Ledger,
+    objective: Objective,
+    pruner: CluePruner | None,
+    checkpoints: Path,
+    watcher: Watcher,
+) -> InlineExecutor:
+    """Return where runs are trained."""
+    from orchestrator.executors.quiet import Quiet, use_of_gpu
+
+    parts = (ledger, objective, pruner, checkpoints, watcher)
+    quiet = Quiet(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
+    if not isinstance(config.executor, ProcessesConfig):
+        from orchestrator.executors.inline import InlineExecutor
+
+        return InlineExecutor(*parts, quiet=quiet)
+    from orchestrator.executors.crew import Crew, cores
+    from orchestrator.executors.processes import ProcessExecutor
+
+    workers = config.executor.workers or max(1, cores() // (config.threads or 1))
+    return ProcessExecutor(*parts, quiet=quiet, crew=Crew(config.as_mapping(), workers))
+
+
+def work() -> NoReturn:
+    """Be a worker process of an executor (see `executors.worker`)."""
+    from orchestrator.executors import worker
+
+    worker.main(lambda values: objective(Config.from_mapping(values)))
+
+
+def tracker(config: Config, metric: str | None, folder: Path) -> tracking.Tracker:
+    """Return who is told; `metric`: the objective's, `folder`: the study's."""
+    if config.tracking.name == "none":
+        return tracking.Tracker()
+    from orchestrator.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(
+        config.study_name, Path.cwd(), folder.parent, uri=config.tracking.uri, metric=metric
+    )

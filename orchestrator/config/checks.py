@@ -1,0 +1,278 @@
+"""Checks of the config that involve more than one section; each returns a line per problem.
+
+A part that is None is wrong in itself and has been reported: it is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.config import user_code
+from orchestrator.config.options import Options, OwnConfig
+from orchestrator.config.problems import one_of, shown
+from orchestrator.config.sections import LossConfig
+from orchestrator.errors import ConfigError
+from orchestrator.recipe import Facts
+
+# Examples to train on and to hold out, to refuse what is too large before the data is opened.
+EXAMPLES = {"digits": 1438, "cifar10": 50_000}
+
+
+NO_RANGE = (
+    "a momentum range test shows no minimum (Smith 2018, 4.3): momentum is chosen by short runs, as"
+    " the momentum stage does"
+)
+NO_CYCLE = (
+    "weight decay stays constant: cycling it does not help (Smith 2018, 4.4); set"
+    " recipe.weight_decay, or plan a weight_decay stage"
+)
+RANGE_KINDS = ("momentum_range", "momentum_range_test")
+DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
+STAGE_NAME = "must be 1 to 40 letters, digits, '_' or '-', not starting with a digit"
+CYCLED_DECAY = ("min_weight_decay", "max_weight_decay", "final_weight_decay")
+
+
+def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
+    """Return `mapping` without what the method found to be of no use, and say why in `lines`.
+
+    A momentum range test, and weight decay that changes during a run: that such a key is unknown
+    would not say why.
+    """
+    kept = dict(mapping)
+    if isinstance(given := mapping.get("stages"), Mapping):
+        wrong_names = [name for name in given if not _is_stage_name(name)]
+        lines += [f"stages: {shown(n)} is not allowed as a name: {STAGE_NAME}" for n in wrong_names]
+        given = {name: entry for name, entry in given.items() if name not in wrong_names}
+        kept["stages"] = {name: _momentum(name, entry, lines) for name, entry in given.items()}
+    if isinstance(plan := mapping.get("plan"), list | tuple):
+        for i, name in enumerate(plan):
+            if name in RANGE_KINDS and name not in (kept.get("stages") or {}):
+                lines.append(f"plan.{i}: {name} is refused: {NO_RANGE}")
+                kept["stages"] = {**(kept.get("stages") or {}), name: {"kind": "momentum"}}
+    for section, more in (("recipe", ()), ("schedule", ("weight_decay",))):
+        if isinstance(given := mapping.get(section), Mapping):
+            wrong = [k for k in given if k in (*CYCLED_DECAY, *more)]
+            lines += [f"{section}.{k}: {shown(given[k])} is refused: {NO_CYCLE}" for k in wrong]
+            kept[section] = {k: v for k, v in given.items() if k not in wrong}
+    return kept
+
+
+def _is_stage_name(name: object) -> bool:
+    """Whether a stage may be called so: figures and Optuna studies bear the names of stages."""
+    return (
+        isinstance(name, str)
+        and name.isascii()
+        and name.replace("-", "_").isidentifier()
+        and len(name) <= 40
+    )
+
+
+def _momentum(name: object, entry: Any, lines: list[str]) -> Any:
+    """Return a stage's entry, a plain momentum stage instead of a momentum range test."""
+    if not isinstance(entry, Mapping | None) or "_target_" in (entry or {}):
+        return entry
+    kind, options = (entry or {}).get("kind", name), dict(entry or {})
+    if kind in RANGE_KINDS:
+        where = f"stages.{name}.kind: {kind}" if "kind" in options else f"stages.{name}"
+        lines.append(f"{where} is refused: {NO_RANGE}")
+        return {"kind": "momentum"}
+    if kind == "momentum" and "range" in str(options.get("mode", "")):
+        lines.append(f"stages.{name}.mode: {options.pop('mode')} is refused: {NO_RANGE}")
+        return options
+    return entry
+
+
+def class_of(entry: BaseModel) -> Any:
+    """Return the class that a stage entry builds."""
+    return entry.builds if isinstance(entry, Options) else user_code.resolve(_target(entry))
+
+
+def _target(entry: BaseModel) -> str:
+    assert isinstance(entry, OwnConfig)
+    return entry.target
+
+
+def plan_lines(
+    plan: Sequence[object], stages: Mapping[str, BaseModel | None], recipe: BaseModel | None
+) -> list[str]:
+    """Check that the planned stages exist, stand there once, and get what they need."""
+    lines = []
+    for i, name in enumerate(plan):
+        if not isinstance(name, str):
+            continue  # the schema says so
+        if name not in stages:
+            lines.append(f"plan.{i}: {shown(name)} is not allowed: {one_of(stages, name)}")
+        elif name in plan[:i]:
+            lines.append(
+                f"plan.{i}: {shown(name)} is not allowed: it stands there already; for a repeat"
+                f" add an entry such as stages.{name}_again: {{kind: {name}}}"
+            )
+    entries = {name: stages[name] for name in plan if isinstance(name, str) and name in stages}
+    classes = {name: class_of(entry) for name, entry in entries.items() if entry is not None}
+    for name, cls in classes.items():
+        if getattr(cls, "kind", None) == "final" and name != plan[-1]:
+            lines.append(
+                f"plan: {shown(list(plan))} is not allowed: {name} opens the sealed test data,"
+                " so it must be the last stage"
+            )
+    if recipe is not None and not lines and len(classes) == len(entries):
+        lines += _needs_lines(classes, recipe)
+    return lines
+
+
+def _needs_lines(classes: Mapping[str, Any], recipe: BaseModel) -> list[str]:
+    lines = []
+    known = {name for name, value in recipe if value is not None}
+    for name, cls in classes.items():
+        lines += [
+            f"plan: stage {name} needs {need}, which nothing gives: set recipe.{need}, or plan a"
+            f" stage before it that gives {need} ({_givers(need)})"
+            for need in getattr(cls, "needs", ())
+            if need not in known
+        ]
+        known.update(getattr(cls, "gives", ()))
+    return lines
+
+
+def _givers(need: str) -> str:
+    from orchestrator.stages import STAGES
+
+    givers = [k for k, cls in STAGES.items() if need in cls.gives and need not in cls.needs]
+    return ", ".join(givers) or "none of ours"
+
+
+def recipe_lines(recipe: Any) -> list[str]:
+    """Check that lower bounds are not above upper bounds."""
+    if recipe is None:
+        return []
+    lines = []
+    for low, high in (("min_lr", "max_lr"), ("min_momentum", "max_momentum")):
+        least, most = getattr(recipe, low), getattr(recipe, high)
+        if least is not None and most is not None and least > most:
+            lines.append(
+                f"recipe.{low}: {least} is not allowed: must be at most recipe.{high}, {most}"
+            )
+    return lines
+
+
+def processor_lines(device: Any) -> list[str]:
+    """Return a problem if runs are to train side by side on what was never measured so."""
+    if device in (None, "auto", "cpu"):
+        return []
+    return [
+        f"device: {shown(device)} trains one run at a time: whether several at once on one GPU pay"
+        " has not been measured; choose executor=inline, or device=cpu for executor=processes"
+    ]
+
+
+def storage_lines(storage: Any) -> list[str]:
+    """Check that a database has an address, and only a database."""
+    if storage is None:
+        return []
+    if storage.url is None:
+        missing = "storage.url: must be given for storage.name=url, such as sqlite:///trials.db"
+        return [missing] if storage.name == "url" else []
+    if storage.name != "url":
+        return [
+            f"storage.url: {shown(storage.url)} is not allowed: only storage.name=url takes one,"
+            f" storage.name is {storage.name}"
+        ]
+    dialect, slashes, rest = storage.url.partition("://")
+    if not slashes or not rest or dialect.partition("+")[0] not in DATABASES:
+        return [
+            f"storage.url: {shown(storage.url)} is not allowed: must be the address of a database"
+            f" ({', '.join(DATABASES)}), such as postgresql://user@host/name"
+        ]
+    if dialect == "sqlite" and not (folder := Path(rest.removeprefix("/")).parent).is_dir():
+        return [f"storage.url: {shown(storage.url)} is not allowed: there is no folder {folder}"]
+    return []
+
+
+def examples(data: Any, objective: Any) -> int | None:
+    """Return how many training examples there are, None if only the data can say."""
+    if (fake := getattr(objective, "train_examples", None)) is not None:
+        return int(fake)
+    if getattr(objective, "name", "") != "training":
+        return None
+    if (wanted := getattr(data, "train_examples", None)) is not None:
+        return int(wanted)
+    total = EXAMPLES.get(getattr(data, "name", ""))
+    left = total - (data.held_out_examples or round(total / 6)) if total else 0
+    return left if left > 0 else None  # not above 0: `data_lines` says so
+
+
+def data_lines(data: Any) -> list[str]:
+    """Check that the parts of a well-known data set are not larger than the whole."""
+    total = EXAMPLES.get(getattr(data, "name", ""))
+    if total is None:
+        return []
+    train, held_out = data.train_examples or 1, data.held_out_examples or 1
+    if train + held_out <= total:
+        return []
+    key = "train_examples" if train > held_out else "held_out_examples"
+    return [
+        f"data.{key}: {max(train, held_out)} is not allowed: must be at most"
+        f" {total - min(train, held_out)}, for there are {total} to train on and to hold out"
+    ]
+
+
+def loss_lines(loss: Any, metric: Any, optimizer: Any) -> list[str]:
+    """Check that accuracy, label smoothing and delta are asked for where they mean something."""
+    if loss is None:
+        return []
+    kind = "own" if isinstance(loss, OwnConfig) else loss.name
+    lines = []
+    if kind not in ("huber", "own") and loss.delta != LossConfig().delta:
+        lines.append(f"loss.delta: {loss.delta} is not allowed: loss {kind} has none")
+    if getattr(optimizer, "label_smoothing", 0) and kind != "cross_entropy":
+        lines.append(
+            f"optimizer.label_smoothing: {optimizer.label_smoothing} is not allowed: only"
+            " loss cross_entropy has classes to smooth"
+        )
+    accuracy = getattr(metric, "name", "") == "accuracy" and not isinstance(metric, OwnConfig)
+    if accuracy and kind not in ("cross_entropy", "bce_with_logits"):
+        lines.append(
+            "metric.name: 'accuracy' is not allowed: only losses cross_entropy and bce_with_logits"
+            f" have one, this loss is {kind}; choose none, or a metric of your own"
+        )
+    return lines
+
+
+def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | None) -> list[str]:
+    """Check that no batch is larger than the `most` examples there are to train on."""
+    sizes = {"recipe.batch_size": getattr(recipe, "batch_size", 0)}
+    for name, entry in stages.items():
+        if isinstance(entry, Options) and "batch_size" in getattr(entry.builds, "gives", ()):
+            for i, size in enumerate(getattr(entry, "candidates", ())):
+                sizes[f"stages.{name}.candidates.{i}"] = size
+    return [
+        f"{path}: {size} is not allowed: must be at most {most}, the number of training examples"
+        for path, size in sizes.items()
+        if most is not None and size > most
+    ]
+
+
+def dropout_lines(recipe: Any, facts: Facts) -> list[str]:
+    """Check that a recipe with dropout has a model that drops."""
+    if recipe.dropout is None or facts.dropout is not None:
+        return []
+    return [
+        f"recipe.dropout: {recipe.dropout} is not allowed: the model has no dropout module whose"
+        " probability could be set; leave it null"
+    ]
+
+
+def own_lines(sections: Mapping[str, BaseModel]) -> list[str]:
+    """Check that the user's own callables exist and take the arguments that the config gives."""
+    lines = []
+    for key, section in sections.items():
+        if isinstance(section, OwnConfig):
+            try:
+                user_code.check(section, key)
+            except ConfigError as error:
+                lines += [f"{key}._target_: {line}" for line in error.lines]
+    return lines

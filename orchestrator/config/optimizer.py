@@ -1,0 +1,86 @@
+"""The optimiser's section of the config."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from orchestrator.config.options import Fraction, OwnConfig, Positive, Real, Section
+
+
+class Fitting(Section):
+    """What can be switched on with any optimiser."""
+
+    always: ClassVar[set[str]] = set()  # fields that are told even at their defaults
+
+    decay_norms_and_biases: bool = True
+    """Whether parameters of one dimension have weight decay too."""
+    frozen: tuple[str, ...] = ()
+    """Parameters whose name matches such a shell pattern (`0.*`, `*.bias`) are not trained."""
+    max_grad_norm: Positive | None = None
+    """Longer gradients are scaled down to this norm; null: none are."""
+    label_smoothing: Fraction = 0.0
+    """Share of each label that is spread over all classes in training."""
+    ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the average of the weights that is evaluated and saved; null: the last."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is switched on: plain values of the fields that are not at their defaults."""
+        return self.model_dump(mode="json", exclude=self.always, exclude_defaults=True)
+
+    def described(self) -> dict[str, Any]:
+        """Return what decides results: what is off stays out, so that its coming changed no key."""
+        named = self.model_dump(mode="json", include=self.always, by_alias=True)
+        return {**named, **self.options}
+
+
+class OptimizerConfig(Fitting):
+    """SGD with momentum; weight decay is coupled L2, as in the paper's own code."""
+
+    always: ClassVar[set[str]] = {"name", "nesterov"}
+
+    name: Literal["sgd"] = "sgd"
+    """The optimiser."""
+    nesterov: bool = True
+    """Nesterov's momentum instead of the classical one."""
+
+
+class AdamWConfig(Fitting):
+    """AdamW: momentum means beta1, and weight decay is decoupled from the gradient.
+
+    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101). As in torch, a step takes
+    lr x weight_decay of each weight: another lr is another decay.
+    """
+
+    always: ClassVar[set[str]] = {"name"}
+
+    nesterov: ClassVar[bool] = False
+
+    name: Literal["adamw"] = "adamw"
+    """The optimiser."""
+    beta2: Fraction = 0.999
+    """Decay of the mean of squared gradients; beta1 is the recipe's momentum."""
+    eps: Positive = 1e-8
+    """Added to the root of that mean."""
+
+
+class OwnOptimizerConfig(Fitting, OwnConfig):
+    """Another torch optimiser, by `_target_` and its arguments.
+
+    Its lr is set before each step, and so is its momentum or the first of its betas, if it has any.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    always: ClassVar[set[str]] = {"target"}
+
+    nesterov: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in a recipe."""
+        return self.target
+
+
+AnyOptimizer = OptimizerConfig | AdamWConfig | OwnOptimizerConfig

@@ -1,0 +1,149 @@
+"""The typed schema of the whole configuration: Hydra composes it, pydantic checks it.
+
+Every mistake is reported at once, one line each, with its path, its value and what is allowed.
+The settings are declared in `sections.py`, `fitting.py` and, by those who use them, as dataclass
+fields (`stages.stage.option`); `choices.py` finds the model that a mapping chooses. Nothing here
+imports torch, MLflow or Optuna until it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SerializeAsAny
+
+from orchestrator.config import checks, choices
+from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
+from orchestrator.config.options import OwnConfig, Section, Seed, Whole
+from orchestrator.config.problems import read
+from orchestrator.config.sections import (
+    BudgetConfig,
+    DataConfig,
+    Device,
+    ExecutorConfig,
+    LossConfig,
+    MetricConfig,
+    ModelConfig,
+    NoPruner,
+    OwnMetricConfig,
+    ProcessesConfig,
+    RecipeConfig,
+    ScheduleConfig,
+    StorageConfig,
+    StudyName,
+    TrackingConfig,
+)
+from orchestrator.errors import ConfigError
+from orchestrator.redact import hidden_in
+
+PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
+
+
+class Config(Section):
+    """The whole configuration, checked. Make one with `from_mapping`."""
+
+    study_name: StudyName = "study"
+    """Results go to runs/<study_name>/."""
+    plan: Annotated[tuple[str, ...], Field(min_length=1)] = PLAN
+    """The stages, in this order: names under `stages`."""
+    stages: dict[str, SerializeAsAny[BaseModel]]
+    recipe: RecipeConfig
+    data: DataConfig | OwnConfig
+    model: ModelConfig | OwnConfig
+    loss: LossConfig | OwnConfig
+    metric: MetricConfig | OwnMetricConfig
+    optimizer: OptimizerConfig | AdamWConfig | OwnOptimizerConfig
+    schedule: ScheduleConfig
+    pruner: SerializeAsAny[BaseModel]
+    objective: SerializeAsAny[BaseModel]
+    executor: ExecutorConfig | ProcessesConfig
+    storage: StorageConfig
+    tracking: TrackingConfig
+    budget: BudgetConfig
+    device: Device = "auto"
+    """auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:0 (1, 2, ...) or mps."""
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """CPU threads to train with; null: torch's default."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast; weights and their updates stay float32."""
+    seed: Seed = 0
+    """Weights and data order; the same seed gives the same numbers (but for measured times)."""
+    fresh: bool = False
+    """Start over; what is there is renamed aside."""
+    dry_run: bool = False
+    """Say what would run and how long it takes, from a few steps, and stop."""
+    quiet: bool = False
+    """Plain lines, one for each decision, instead of a live display."""
+    runs: Annotated[str, Field(min_length=1)] = "runs"
+    """The folder of all results."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Config:
+        """Check `mapping` (what Hydra composed, or plain Python) and fill in the defaults.
+
+        Raises ConfigError with a line for every problem.
+        """
+        lines: list[str] = []
+        mapping = checks.refuse(mapping, lines)
+        parts = {key: choices.section(key, mapping.get(key), lines) for key in choices.SECTIONS}
+        stages = choices.stages(mapping.get("stages"), lines)
+        # A wrong part has told its own lines: here an empty one of its type stands in for it.
+        filled = {k: v or choices.SECTIONS[k].model_construct() for k, v in parts.items()}
+        filled_stages = {k: v or Section() for k, v in stages.items()}
+        config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
+        lines += checks.recipe_lines(parts["recipe"])
+        lines += checks.data_lines(parts["data"])
+        lines += checks.loss_lines(parts["loss"], parts["metric"], parts["optimizer"])
+        lines += checks.storage_lines(parts["storage"])
+        if isinstance(parts["executor"], ProcessesConfig):
+            lines += checks.processor_lines(mapping.get("device"))
+        lines += checks.size_lines(
+            parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
+        )
+        plan = mapping.get("plan", PLAN)
+        if isinstance(plan, list | tuple):
+            lines += checks.plan_lines(plan, stages, parts["recipe"])
+        if config is not None and not lines:  # last, for it imports the user's modules
+            lines += checks.own_lines({k: filled[k] for k in choices.OWN_ALLOWED})
+        if config is None or lines:
+            raise ConfigError(lines)
+        return _settled(config)
+
+    def public(self) -> dict[str, Any]:
+        """Return plain values without passwords, to be kept and shown."""
+        shown: dict[str, Any] = hidden_in(self.as_mapping())
+        return shown
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return plain values; `from_mapping` makes the same config of them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def final_epochs(self) -> float:
+        """Length of the final run in epochs: the horizon that short runs are a fraction of."""
+        for name in (*self.plan, *self.stages):  # a planned final stage before an unused one
+            entry = self.stages[name]
+            if getattr(checks.class_of(entry), "kind", None) == "final" and hasattr(
+                entry, "epochs"
+            ):
+                return float(entry.epochs)
+        raise ConfigError("stages: no stage of kind final says how many epochs a final run has")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether lost runs are stopped."""
+        return not isinstance(self.pruner, NoPruner)
+
+    @property
+    def audit(self) -> float:
+        """Share of the pruned runs that are let to their end all the same."""
+        return float(getattr(self.pruner, "audit", 0.0))
+
+
+def _settled(config: Config) -> Config:
+    """Fill in what side by side means: one thread for each run, on the processor."""
+    if not isinstance(config.executor, ProcessesConfig):
+        return config
+    device = "cpu" if config.device == "auto" else config.device
+    return config.model_copy(update={"threads": config.threads or 1, "device": device})

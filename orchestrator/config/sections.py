@@ -1,0 +1,233 @@
+"""The sections of the config: what can be set, what it means, and what it is unless it is set.
+
+That of the optimiser is in `optimizer.py`. A text after a field is its meaning in
+docs/config.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from orchestrator.config.options import (
+    Count,
+    Fraction,
+    NotNegative,
+    OwnConfig,
+    Positive,
+    Section,
+    Seed,
+    Whole,
+)
+
+ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant"]
+
+
+class RecipeConfig(Section):
+    """Starting values; what no stage decides stays as it is here."""
+
+    max_lr: Positive | None = None
+    """Learning rate at the top of the schedule; null: the range test finds it."""
+    min_lr: Positive | None = None
+    """Where the schedule's legs start and end; null: a tenth of max_lr."""
+    max_momentum: Fraction = 0.9
+    """Momentum while the learning rate is low (all the time if the schedule does not cycle it)."""
+    min_momentum: Fraction = 0.85
+    """Momentum at the top of the learning rate, at most max_momentum."""
+    weight_decay: Fraction = 5e-4
+    """Coefficient of the L2 penalty, constant over the run."""
+    batch_size: Count = 64
+    """Training examples in a step."""
+    dropout: Fraction | None = None
+    """Probability; null: as the model has it."""
+
+
+class DataConfig(Section):
+    """Which data, and how much of it. Splits are stratified."""
+
+    name: Literal["digits", "cifar10", "arrays", "folder", "torchvision"] = "digits"
+    """Digits of scikit-learn, CIFAR-10, arrays of an .npz file, image folders, or torchvision's."""
+    path: str | None = None
+    """The .npz file of `arrays`; the folder with train/ and test/; a file or folder of CIFAR-10."""
+    dataset: str | None = None
+    """The class in torchvision.datasets, such as MNIST."""
+    folder: str = "data"
+    """Where CIFAR-10 and torchvision's data are looked for and downloaded to."""
+    download: bool = True
+    """Whether they may be downloaded if they are not there."""
+    train_examples: Count | None = None
+    """Training examples; null: all there is."""
+    held_out_examples: Count | None = None
+    """Examples that choices are made on; null: a sixth of the training data."""
+    test_examples: Count | None = None
+    """Sealed examples that the last runs are tested on; null: all there is."""
+    image_size: Annotated[Whole, Field(ge=4)] | None = None
+    """Pixels of a side that images are mean-pooled (files: resized) to; null: as they are."""
+    scale: Positive = 1.0
+    """Multiplies the normalised inputs, to see what badly scaled ones do to the learning rate."""
+    augment: bool = False
+    """Random horizontal flips and crops of training images."""
+    seed: Seed = 0
+    """Decides the splits, and nothing else."""
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    name: Literal["mlp", "conv3", "resnet9", "resnet18", "resnet56"] = "mlp"
+    """One of ours; your own has `_target_`."""
+    width: Positive = 1.0
+    """Multiplies the channels."""
+    dropout: Fraction = 0.0
+    """Probability before the last layer."""
+
+
+class LossConfig(Section):
+    """What is minimised, as a mean over examples; decisions are made by its held-out value."""
+
+    name: Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"] = "cross_entropy"
+    """Of classes; of numbers (mse, l1, huber); of labels that are 0 or 1 (bce_with_logits)."""
+    delta: Positive = 1.0
+    """Where the quadratic part of huber ends, in units of the targets."""
+
+
+class MetricConfig(Section):
+    """What is shown beside the loss."""
+
+    name: Literal["auto", "accuracy", "none"] = "auto"
+    """Accuracy where the loss is one of classes or of labels, none elsewhere."""
+
+
+class OwnMetricConfig(OwnConfig):
+    """The user's own metric: `_target_` is called with scores and targets of a whole part."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,39}$")] | None = None
+    larger_is_better: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The name it goes by: its own, or that of the function."""
+        return self.name or self.target.rpartition(".")[2]
+
+
+AnyLoss = LossConfig | OwnConfig
+AnyMetric = MetricConfig | OwnMetricConfig
+
+
+class ScheduleConfig(Section):
+    """The schedule of the final run and of every short cycle."""
+
+    name: ScheduleName = "paper"
+    """The 1cycle policy of the paper, of the author's code, of fastai, of torch; or a plain one."""
+
+
+class TrainingConfig(Section):
+    """The training objective: how it computes what `data`, `model` and `optimizer` say."""
+
+    name: Literal["training"] = "training"
+    """Training with PyTorch."""
+    micro_batch_size: Count | None = None
+    """Gradients of a larger batch are added up over pieces of this size; null: in one piece."""
+    deterministic: bool = True
+    """false lets a GPU choose faster kernels that do not repeat bit for bit."""
+    compile: bool | Literal["auto"] = False
+    """torch.compile, once for each batch size; auto: where a probe says that it pays."""
+    resident: bool | Literal["auto"] = "auto"
+    """Whether all data lie on the device, or are streamed; auto: if they fit into half of what is
+    free. The results are the same."""
+
+    @property
+    def changing(self) -> dict[str, Any]:
+        """What is switched on of that which changes results, if only in their last bits."""
+        return self.model_dump(mode="json", exclude={"name", "resident"}, exclude_defaults=True)
+
+
+class NoPruner(Section):
+    """Every run goes to its end."""
+
+    name: Literal["none"] = "none"
+    """No pruner."""
+
+
+class ExecutorConfig(Section):
+    """Runs run in this process, one after the other."""
+
+    name: Literal["inline"] = "inline"
+    """This process."""
+    wait_seconds: NotNegative = 30.0
+    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
+
+
+class ProcessesConfig(Section):
+    """Runs that are not timed run side by side, each in a process with `threads` threads (1).
+
+    For processors: several runs at once on one GPU have not been measured.
+    """
+
+    name: Literal["processes"] = "processes"
+    """Worker processes on this machine."""
+    workers: Count | None = None
+    """How many; null: as many as there are physical cores for."""
+    wait_seconds: NotNegative = 30.0
+    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
+
+
+class StorageConfig(Section):
+    """Where Optuna keeps its trials."""
+
+    name: Literal["journal", "memory", "url"] = "journal"
+    """A journal file in the run folder, memory (nothing is kept), or a database."""
+    url: str | None = None
+    """The database as SQLAlchemy writes it, such as sqlite:///trials.db."""
+
+
+class TrackingConfig(Section):
+    """Who is told."""
+
+    name: Literal["mlflow", "none"] = "mlflow"
+    """MLflow or nobody."""
+    uri: str | None = None
+    """MLflow's tracking server or database; null: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    model: bool = True
+    """Whether the trained network is kept there too, ready to be loaded and served."""
+
+
+class BudgetConfig(Section):
+    """What a study may cost."""
+
+    max_seconds: Positive | None = None
+    """Seconds of all its commands together; null: what it takes."""
+
+
+NAME_HOLDS = "1 to 80 letters, digits, '.', '_' or '-' (letters a to z)"
+
+
+def _folder_name(name: str) -> str:
+    if name.startswith("."):  # also keeps `..` out
+        raise ValueError("must not start with a dot")
+    if len(name) > 80 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+        raise ValueError(f"must be {NAME_HOLDS}")
+    return name
+
+
+def _digits_are_a_name(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+StudyName = Annotated[
+    str,
+    BeforeValidator(_digits_are_a_name),
+    Field(min_length=1),
+    AfterValidator(_folder_name),
+]
+
+
+def _device(name: str) -> str:
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and index.isdecimal()):
+        raise ValueError("must be auto, cpu, cuda, cuda:0 (1, 2, ...) or mps")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]

@@ -1,0 +1,208 @@
+"""The user's own classes and functions, named in the config by `_target_: package.module.name`.
+
+We import them ourselves instead of handing config to Hydra's `instantiate`: only callables, nothing
+that runs commands, evaluates text or unpickles files, and arguments checked before the call. This
+guards against accidents and pasted configs; it is no sandbox, the user's module itself may do
+anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from orchestrator.config.options import OwnConfig
+
+# The standard library is refused as a whole (os, subprocess, pickle, builtins...): nothing in it is
+# a model, a data set or a stage. Of other packages these, and everything below them.
+DENIED = frozenset(
+    """
+    torch.load torch.hub torch.package torch.serialization torch.jit.load torch.jit._serialization
+    torch.utils.cpp_extension torch.utils.model_zoo torch.distributed torch.multiprocessing
+    torch.ops torch.classes
+    torch.utils.benchmark torch.utils.bottleneck torch.utils.collect_env torch.utils.tensorboard
+    torch.jit torch.fx torch.export torch.onnx torch.testing torch._inductor torch._dynamo torch._C
+    numpy.load numpy.f2py numpy.ctypeslib numpy.lib numpy.testing numpy.distutils numpy.memmap
+    numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.fromfile numpy.genfromtxt
+    pandas.read_pickle pandas.eval pandas.io.pickle pandas.core.computation
+    sympy.sympify sympy.parsing sympy.core.sympify
+    hydra omegaconf yaml joblib cloudpickle dill skops mlflow pip setuptools pkg_resources
+    IPython pexpect sh fabric paramiko numexpr docker git invoke plumbum psutil jinja2 mako
+    sqlalchemy alembic optuna pytest _pytest ray dask distributed
+    """.split()  # noqa: SIM905  # forty lines otherwise
+)
+
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
+NOT_THEIRS = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"), OURS)
+
+
+def _is_denied(name: str) -> bool:
+    return name.split(".")[0] in sys.stdlib_module_names or any(
+        name == denied or name.startswith(f"{denied}.") for denied in DENIED
+    )
+
+
+def _full_name(found: Any) -> str:
+    """Return where `found` really comes from: names can be imported into any module."""
+    while isinstance(found, partial):
+        found = found.func
+    found = getattr(found, "__func__", found)  # of a bound method
+    if not hasattr(found, "__qualname__"):  # an instance with __call__
+        found = type(found)
+    module = getattr(found, "__module__", None) or getattr(found, "__objclass__", type).__module__
+    return f"{module}.{found.__qualname__}"
+
+
+def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
+    """Import the longest module that `parts` begins with; return it and the parts that remain."""
+    for n in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:n])
+        try:
+            return importlib.import_module(name), parts[n:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise ConfigError(f"{target}: {name} imports {error.name}, not installed") from None
+        except (Exception, SystemExit) as error:  # a script without `if __name__ == ...` exits
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{target}: importing {name} fails with {problem}") from error
+    raise ConfigError(
+        f"{target}: there is no module {parts[0]} in the working folder or among the"
+        " installed packages"
+    )
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Return the callable that `target` ("package.module.name") names.
+
+    Raises ConfigError, one line, if it cannot be imported, is no callable or is not allowed.
+    """
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{target!r} is no name: write package.module.name")
+    if any(part.startswith("__") for part in parts[1:]):
+        raise ConfigError(f"{target} is not allowed: nothing that Python itself put there")
+    if _is_denied(target):
+        raise ConfigError(
+            f"{target} is not allowed: {parts[0]} is part of Python's standard library, or may run"
+            " commands or unpickle files; name a class or function of your own"
+        )
+    found, rest = _import(target, parts)
+    for i, part in enumerate(rest):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            where = ".".join(parts[: len(parts) - len(rest) + i])
+            hint = nearest(part, _offered(found), cutoff=0.6)
+            problem = f"{target}: {where} has no {part}" + (f", {hint}" if hint else "")
+            raise ConfigError(problem) from None
+    if not callable(found):
+        raise ConfigError(f"{target} is a {type(found).__name__}, not a class or function")
+    if _is_denied(real := _full_name(found)):
+        raise ConfigError(f"{target} is not allowed: it is {real}")
+    return found  # type: ignore[no-any-return]
+
+
+def _offered(found: Any) -> list[str]:
+    """Return the classes and functions of a module or class, without what it imported itself."""
+    home = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", "")
+    values = {n: getattr(found, n, None) for n in dir(found) if not n.startswith("_")}
+    return [
+        name
+        for name, value in values.items()
+        if callable(value) and f"{getattr(value, '__module__', '')}.".startswith(f"{home}.")
+    ]
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """Return the parameters that can be given by name, None if the signature cannot be known."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None
+    return {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+
+
+def _names(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, p in parameters.items() if p.kind not in variadic]
+
+
+def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
+    """Return the callable that `own` names; ConfigError if it does not take the given arguments.
+
+    `section`: the key where it stands, to say how an argument that a study gave is taken out.
+    """
+    function = resolve(own.target)
+    parameters = _parameters(function)
+    if parameters is None:
+        return function
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return function
+    takes = _names(parameters)
+    lines = [
+        f"{own.target} takes no argument {name}: it takes {', '.join(takes) or 'none'}"
+        + (f" (if a study gave it: ~{section}.{name})" if section else "")
+        for name in own.arguments
+        if name not in takes
+    ]
+    if lines:
+        raise ConfigError(lines)
+    return function
+
+
+def build(own: OwnConfig, **offered: Any) -> Any:
+    """Call what `own` names with its arguments and those of `offered` that it names itself.
+
+    The config wins over `offered`. `offered` is not poured into **kwargs: a wrapper that passes
+    them on (as torchvision's model functions do) would choke on them. Raises ConfigError for
+    arguments that are unknown or missing, and for whatever the callable raises.
+    """
+    function = check(own)
+    parameters = _parameters(function)
+    if parameters is None:
+        return _call(own.target, function, own.arguments)
+    takes = _names(parameters)
+    arguments = {**{k: v for k, v in offered.items() if k in takes}, **own.arguments}
+    missing = [
+        name
+        for name in takes
+        if name not in arguments and parameters[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise ConfigError(
+            f"{own.target} needs {', '.join(missing)}: give it beside _target_"
+            f" (it is offered {', '.join(offered) or 'nothing'})"
+        )
+    return _call(own.target, function, arguments)
+
+
+def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own mistake: say what, where, one line
+        raise ConfigError(f"{target} raised {raised(error)}") from error
+
+
+def raised(error: BaseException) -> str:
+    """Return one line: the type of the error, its words, and the last line of the user's own code.
+
+    No line where only installed packages and we were at work: theirs would not help.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(place in f.filename for place in NOT_THEIRS)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    problem = " ".join(str(error).split())[:200]
+    return ": ".join(filter(None, [type(error).__name__, problem])) + where

@@ -1,0 +1,1 @@
+"""One study's life: the walk, its folder, and what is kept there."""

@@ -1,0 +1,81 @@
+"""The folder of a study, `runs/<study_name>/`: whose it is, what is set aside, and its log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from orchestrator.config.schema import Config
+from orchestrator.errors import ConfigError
+from orchestrator.redact import Formatter
+from orchestrator.storage import backend
+from orchestrator.study import lock
+
+
+@contextmanager
+def owned(config: Config, folder: Path, database: backend.Storage | None) -> Iterator[None]:
+    """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
+    with ExitStack() as stack:
+        with writable(folder):
+            old = folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.held(folder))
+            if config.fresh:
+                _set_aside(config.study_name, folder, old, database)
+                folder.mkdir(exist_ok=True)
+                stack.enter_context(lock.held(folder) if old else nullcontext())
+        yield
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Within it, what the system refuses becomes a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise ConfigError(
+            f"{folder} cannot be written ({problem}): set runs=... to a folder that can"
+        ) from error
+
+
+def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | None) -> None:
+    """Rename what an earlier study of this name left, so that this one starts over."""
+    suffix = time.strftime(".old-%Y%m%d-%H%M%S")
+    while folder.with_name(folder.name + suffix).exists():  # twice in a second
+        suffix += "+"
+    if old:
+        folder.rename(folder.with_name(folder.name + suffix))
+    if database is not None:
+        backend.set_aside(database, study, suffix)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Within it, what the program logs goes to `path`."""
+    handler = _Quiet(path)
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("orchestrator")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class _Quiet(logging.FileHandler):
+    """A log that cannot be written (a full disk) is no reason for lines on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close the file; what a full disk left unwritten is lost."""
+        with suppress(OSError):
+            super().close()

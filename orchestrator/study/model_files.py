@@ -1,0 +1,58 @@
+"""model.pt2: the answer's network as a program that runs alone, for MLflow to load and serve."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.objectives import Objective
+from orchestrator.record import StudyRecord
+from orchestrator.study.results import MODEL, PROGRAM
+
+log = logging.getLogger(__name__)
+
+
+def is_served(folder: Path) -> bool:
+    """Whether model.pt2 is there and no older than model.pt."""
+    weights, program = folder / MODEL, folder / PROGRAM
+    if not (weights.is_file() and program.is_file()):
+        return False
+    return program.stat().st_mtime >= weights.stat().st_mtime
+
+
+def set_aside(record: StudyRecord, folder: Path) -> list[str]:
+    """Rename model files that are not of `record`'s answer to *.old; return their new names.
+
+    Nothing is lost: `checkpoints/` has each answer's network under its key, from where the command
+    that gives that answer again copies it.
+    """
+    answered = record.status == "complete" and record.final is not None
+    model, program = folder / MODEL, folder / PROGRAM
+    if answered and is_served(folder):
+        return []
+    found = [file for file in ((program,) if answered else (model, program)) if file.is_file()]
+    return [file.replace(file.with_name(f"{file.name}.old")).name for file in found]
+
+
+def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
+    """Write model.pt2 beside model.pt; return what a server needs.
+
+    That is its `file`, a `digest` of the weights, and of one example `input_shape`, `input_type`
+    and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or
+    cannot do it, which is logged: the weights are in model.pt all the same.
+    """
+    weights, program = folder / MODEL, folder / PROGRAM
+    export = getattr(objective, "export", None)
+    if export is None or not weights.is_file():
+        return None
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    try:
+        shapes = export(weights, program)
+    except Exception as error:  # torch.export refuses networks for many reasons
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("no model.pt2 and no model in MLflow: torch.export cannot trace it (%s)", first)
+        return None
+    return {"file": str(program.resolve()), "digest": digest, **shapes}

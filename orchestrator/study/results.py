@@ -1,0 +1,110 @@
+"""What a study leaves in its folder when it ends, and what it finds there of earlier commands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.record import StudyRecord
+
+CONFIG, SUMMARY, RECIPE = "config.yaml", "summary.json", "recipe.yaml"
+MODEL, PROGRAM = "model.pt", "model.pt2"
+CHECKPOINTS = "checkpoints"  # a folder
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier commands spent on a study, in seconds; zeros if there were none.
+
+    `first_test_seconds`: see `StudyRecord`. `budget_seconds` are by the budget's own clock;
+    `used_up` is the `max_seconds` that they have come to the end of.
+    """
+
+    total_seconds: float = 0.0
+    first_test_seconds: float | None = None
+    budget_seconds: float = 0.0
+    used_up: float | None = None
+
+
+def earlier(folder: Path) -> Earlier:
+    """Read what earlier commands spent from summary.json; a damaged one counts as none."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text())
+        cost, budget = found["cost"], found.get("budget") or {}
+        total, first = float(cost["total_seconds"]), cost.get("first_test_seconds")
+        return Earlier(
+            total,
+            None if first is None else float(first),
+            float(budget.get("spent_seconds", total)),
+            float(budget["max_seconds"]) if budget.get("reached") else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Earlier()
+
+
+def write(record: StudyRecord, folder: Path) -> list[Path]:
+    """Write all that `record` says, for programs and for people; return the files.
+
+    Raises OSError if the disk does not take it.
+    """
+    from orchestrator.report import html
+
+    text = json.dumps(record.summary(), indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / SUMMARY, text.encode())
+    write_atomically(folder / RECIPE, recipe_file(record).encode())
+    _keep_model(record, folder)
+    return [*(folder / name for name in (SUMMARY, RECIPE, CONFIG)), *html.write(record, folder)]
+
+
+def recipe_file(record: StudyRecord) -> str:
+    """Return recipe.yaml: the answer as a Hydra override file."""
+    import yaml  # comes with Hydra
+
+    values = record.recipe.values()
+    schedule = {"name": values.pop("schedule")}
+    name, nesterov = values.pop("optimizer"), values.pop("nesterov")
+    options = values.pop("optimizer_options", {})
+    kind = {"_target_": name} if "." in name else {"name": name}
+    sgd = {"nesterov": nesterov} if name == "sgd" else {}
+    mine = " optimizer=<your file>" if "." in name else ""
+    head = (
+        "# @package _global_\n"
+        f"# The recipe of study {record.study} ({record.status}).\n"
+        "# To use it: copy this file to conf/study/<name>.yaml and add it to a study,\n"
+        f"# for example: +study=[digits,<name>]{mine} 'plan=[final]'\n"
+    )
+    sections: dict[str, Any] = {
+        "recipe": values,
+        "schedule": schedule,
+        "optimizer": {**kind, **sgd, **options},
+    }
+    if record.final_epochs and (record.final is None or record.final.decision.stage == "final"):
+        epochs = record.final_epochs  # what the recipe is for; of a stage that every study has
+        sections["stages"] = {"final": {"epochs": int(epochs) if epochs % 1 == 0 else epochs}}
+    if name == "adamw":  # its keys are not those of the default, which must not be merged in
+        sections = {"defaults": [{"override /optimizer": name}, "_self_"], **sections}
+    text: str = yaml.safe_dump(sections, sort_keys=False)
+    return head + text
+
+
+def _keep_model(record: StudyRecord, folder: Path) -> None:
+    """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
+    if record.status != "complete" or record.final is None:
+        return
+    key = record.final.decision.evidence.get("model")
+    for file in (folder / CHECKPOINTS).glob("*"):
+        if file.name == f"{key}.model":  # stays under its key: another config may come between
+            _write_if_new(folder / MODEL, file.read_bytes())
+        elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
+            file.unlink()
+
+
+def _write_if_new(path: Path, data: bytes) -> None:
+    """Leave a file alone that holds `data`: what is made of it stays newer than it."""
+    if not (path.is_file() and path.read_bytes() == data):
+        write_atomically(path, data)

@@ -1,0 +1,1 @@
+"""The machine: signals, files, processors and GPUs."""

@@ -1,0 +1,108 @@
+"""Loading: data are read from their source, checked, pooled and split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import DataConfig
+from orchestrator.training.data import cifar10, pictures, sources, splits, targets
+from orchestrator.training.data.parts import Data, DataError, Part, Raw
+
+
+def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy") -> Data:
+    """Load, split and check the data that `config` names; decoded images are kept under `cache`.
+
+    `loss`: its name, or "own", decides what targets may be. Raises DataError, one line, when the
+    data are not there, not usable, or fewer than asked for.
+    """
+    options = config if isinstance(config, DataConfig) else DataConfig(name="arrays")
+    raw, classes = targets.prepared(_read(config, cache), loss)
+    raw = _resized(raw, options.image_size)
+    train, held_out = splits.split(raw, options)
+    test = splits.some(raw.test, options.test_examples, "test_examples", options.seed)
+    mean, std = _statistics(train.x)
+    return Data(
+        train=train,
+        held_out=held_out,
+        classes=classes,
+        mean=mean,
+        std=std,
+        source=_sentence(raw, train, held_out, test, options.image_size),
+        train_hash=train.digest(),
+        held_out_hash=held_out.digest(),
+        scale=options.scale,
+        augment=options.augment,
+        mirrored=raw.mirrored,
+        _test=test,
+    )
+
+
+def _read(config: DataConfig | OwnConfig, cache: Path) -> Raw:
+    if isinstance(config, OwnConfig):
+        return sources.own(config)
+    if config.name == "cifar10":
+        return cifar10.load(config, cache)
+    files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
+    return files[config.name](config) if config.name in files else sources.digits()
+
+
+def _resized(raw: Raw, size: int | None) -> Raw:
+    if size is None:
+        return raw
+    shape = tuple(raw.train.x.shape[1:])
+    if len(shape) != 3:
+        raise DataError(f"data.image_size={size}: these data are no images, leave it out")
+    allowed = [s for s in range(4, min(shape[1:]) + 1) if shape[1] % s == 0 == shape[2] % s]
+    if size == shape[1] == shape[2]:
+        return raw
+    if size not in allowed:
+        raise DataError(
+            f"data.image_size={size}: images of {shape[1]}x{shape[2]} can be mean-pooled to"
+            f" {', '.join(map(str, allowed)) or 'no other size'}"
+        )
+    train, test = (Part(_pool(part.x, size), part.y) for part in (raw.train, raw.test))
+    held_out = raw.held_out and Part(_pool(raw.held_out.x, size), raw.held_out.y)
+    return raw._replace(train=train, test=test, held_out=held_out)
+
+
+def _pool(x: Tensor, size: int) -> Tensor:
+    """Mean-pool images to `size` x `size`, in pieces, since floats take four times the room."""
+    channels, height, width = x.shape[1:]
+    cells = (-1, channels, size, height // size, size, width // size)
+    pieces = (x[start : start + 4096] for start in range(0, len(x), 4096))
+    means = (piece.reshape(cells).float().mean((3, 5)) for piece in pieces)
+    return torch.cat([m if x.is_floating_point() else m.round().to(x.dtype) for m in means])
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per channel (or feature), 1 where it is constant.
+
+    Of tokens 0 and 1: they are no amounts.
+    """
+    if x.dtype == torch.int64:
+        return torch.zeros(1), torch.ones(1)
+    if x.dtype == torch.uint8:  # exact, and without a float copy: 256 values, counted
+        value = torch.arange(256, dtype=torch.float64)
+        planes = x.transpose(0, 1).flatten(1)
+        share = torch.stack([torch.bincount(p, minlength=256).double() / len(p) for p in planes])
+        mean = share @ value
+        variance = share @ value**2 - mean**2
+    else:
+        columns = x.transpose(0, 1).flatten(1).double()
+        mean, variance = columns.mean(1), columns.var(1, unbiased=False)
+    std = variance.clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
+def _sentence(raw: Raw, train: Part, held_out: Part, test: Part, size: int | None) -> str:
+    kind = "images" if raw.train.x.dim() == 4 else "examples"
+    pooled = f", pooled to {size}x{size}" if size else ""
+    others = "others" if raw.held_out is None else f"of {len(raw.held_out):,} given ones"
+    return (
+        f"{raw.source}, {len(train):,} of {len(raw.train):,} training {kind}{pooled};"
+        f" {len(held_out):,} {others} held out; {len(test):,} of {len(raw.test):,} test {kind}."
+    )

@@ -1,0 +1,130 @@
+"""The vocabulary of data: what a source gives, what a study has of it, and a sealed test part."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+
+
+class DataError(ConfigError):
+    """The data, or what the config asks of them, cannot be used; one line says why."""
+
+
+class Part(NamedTuple):
+    """Examples: `x` (n, ...) of uint8 or float32, or int64 tokens; `y` (n, ...), int64 or float32.
+
+    Classes are whole numbers of shape (n,).
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:  # of examples, not of the tuple
+        return len(self.y)
+
+    def take(self, index: NDArray[np.int64]) -> Part:
+        """Return the examples at `index`, in that order."""
+        at = torch.from_numpy(index)
+        return Part(self.x[at], self.y[at])
+
+    def digest(self) -> str:
+        """Return the sha256 of shapes, types and contents."""
+        digest = hashlib.sha256()
+        for tensor in (self.x, self.y):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class Raw(NamedTuple):
+    """What a source gives: all its training and test examples, and where they are from.
+
+    `held_out`: None where it is to be split off the training examples. `groups`: shape (n,), equal
+    for training examples of one group (a patient, a speaker), which a split keeps together.
+    """
+
+    train: Part
+    test: Part
+    source: str
+    mirrored: bool = True  # whether a mirrored image still shows the same thing
+    held_out: Part | None = None
+    groups: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a study, on the CPU.
+
+    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, signals (n,
+    channels, length) or features (n, d) as float32, or tokens (n, length) as int64; labels
+    0..`classes`-1, or targets of `classes` values. Tokens are not normalised. `held_out` stands in
+    a frozen order of which every prefix is as stratified as can be, so its first n examples are the
+    frozen stratified subset of n. `mean`, `std`: of the training part, shape (channels,) or (d,).
+    `scale` multiplies the normalised inputs. `augment`: training images are shifted at random, and
+    mirrored if `mirrored`. `source`: one sentence on where the data are from and how much is used.
+    """
+
+    train: Part
+    held_out: Part
+    classes: int
+    mean: Tensor
+    std: Tensor
+    source: str
+    train_hash: str
+    held_out_hash: str
+    scale: float = 1.0
+    augment: bool = False
+    mirrored: bool = True
+    _test: Part = field(kw_only=True, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example: (channels, height, width), (channels, length) or (d,)."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def tokens(self) -> bool:
+        """Whether inputs are whole numbers that the network gets as they are."""
+        return self.train.x.dtype == torch.int64
+
+    def sample(self, count: int = 2) -> Part:
+        """Return the first training examples, not normalised, as the network takes them."""
+        x, y = (t[:count] for t in self.train)
+        return Part(x if self.tokens else x.float(), y)
+
+    def open_test(self) -> Part:
+        """Return the sealed test data: only for a run with `opens_test`."""
+        return self._test
+
+    @property
+    def test_examples(self) -> int:
+        """How many sealed test examples there are; their number tells nothing."""
+        return len(self._test)
+
+    @property
+    def border(self) -> int:
+        """By how many pixels training images are shifted at most, 0 where they are not."""
+        shifted = self.augment and len(self.input_shape) == 3
+        return max(1, self.input_shape[1] // 8) if shifted else 0
+
+    @property
+    def bytes_in_use(self) -> int:
+        """How many bytes all the examples take on a device, the sealed ones too.
+
+        Images that are shifted lie there with a border, about 5/4 as high and wide.
+        """
+        parts = (self.train, self.held_out, self._test)
+        whole = sum(tensor.nbytes for part in parts for tensor in part)
+        return whole + (self.train.x.nbytes * 9 // 16 if self.border else 0)
+
+    def test_hash(self) -> str:
+        """Return the content hash of the sealed test data: only for keys of runs that open it."""
+        return self._test.digest()

@@ -1,0 +1,262 @@
+"""The training objective: runs are trained with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from orchestrator.config.optimizer import AnyOptimizer, OptimizerConfig
+from orchestrator.config.options import OwnConfig
+from orchestrator.config.sections import (
+    AnyLoss,
+    AnyMetric,
+    DataConfig,
+    LossConfig,
+    MetricConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from orchestrator.curve import Result
+from orchestrator.objectives import Session
+from orchestrator.recipe import Facts, Run, RunKind
+from orchestrator.training import compiled, models
+from orchestrator.training import device as torch_device
+from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
+from orchestrator.training.data.load import load
+from orchestrator.training.data.parts import Data
+from orchestrator.training.identity import asides, described, named, preprocessing
+from orchestrator.training.loop import train
+from orchestrator.training.memory import place, probe
+from orchestrator.training.optimizer import freeze
+from orchestrator.training.task import Task
+from orchestrator.training.trainer import Setup
+from orchestrator.training.untrained import untrained_loss
+
+# Raise it with every change to training that changes losses: results of older versions are then not
+# taken for new ones. tests/test_training.py fails when the losses move.
+TRAINING_VERSION = 2
+DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
+    "train": train,
+    "ramp": train,
+    "probe": lambda setup, run, _: probe(setup, run),
+    "calibrate": lambda setup, run, _: calibrate(setup, run),
+}
+LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
+WORTH_SAYING = 1.2  # x as fast
+RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
+DEFAULTS = (LossConfig(), MetricConfig())
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The sections of the config that training needs, under their names there.
+
+    `objective`: how to compute what the others say. `device`: "auto" takes CUDA if there is one,
+    else the CPU. `threads` None: torch's default. `precision`: "float32", or "bfloat16" by
+    autocast. `seed`: the study's; with a run's replicate it decides weights, data order, crops and
+    dropout. `final_epochs`: length of a final run. `batch_size`: to probe torch.compile with.
+    """
+
+    data: DataConfig | OwnConfig
+    model: ModelConfig | OwnConfig
+    optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
+    loss: AnyLoss = field(default_factory=LossConfig)
+    metric: AnyMetric = field(default_factory=MetricConfig)
+    objective: TrainingConfig = field(default_factory=TrainingConfig)
+    device: str = "auto"
+    threads: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+    final_epochs: float = 10
+    batch_size: int = 64
+
+    def determining(self) -> dict[str, BaseModel]:
+        """Return the sections that determine results, by their names in keys of runs."""
+        # Loss and metric are left out at their defaults: keys are those of before there was a
+        # choice.
+        chosen = {"loss": self.loss, "metric": self.metric}
+        more = {name: section for name, section in chosen.items() if section not in DEFAULTS}
+        return {"data": self.data, "model": self.model, "optimizer": self.optimizer, **more}
+
+
+class TrainingObjective:
+    """Trains a model on data (see `objectives.Objective`), in this process.
+
+    `cache`: the folder where decoded images may be kept. Cross-entropies are in nats, accuracy is a
+    fraction. `notes` are sentences for the report, `device` and `versions` say what it ran on,
+    `datasets` on what, `inputs` what is done to them, `task` how they are fitted, as code.
+    Raises ConfigError (DataError, ModelError), one line, before any training.
+    """
+
+    formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
+
+    def __init__(self, settings: TrainingSettings, cache: Path) -> None:
+        how, optimizer = settings.objective, settings.optimizer
+        where = torch_device.find(settings.device, how.deterministic)
+        self._how, self._sections = how, settings.determining()
+        self._threads_given = settings.threads is not None
+        self._threads = torch_device.use_threads(settings.threads)
+        self.device = torch_device.describe(where, self._threads)
+        task = Task(settings.loss, settings.metric)
+        found = load(settings.data, cache, task.kind)
+        make_model = partial(_network, settings.model, found, optimizer.frozen)
+        inputs = place(found, where, how.resident)
+        with torch_device.private_random(where):
+            tried = make_model()
+            inputs.channels_last &= models.check(tried, found, task)
+        scores = _scores(tried, found)
+        chance = task.chance(found.train.y, found.classes, scores)
+        self.task = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
+        task.to(where)
+        self._setup = Setup(
+            make_model,
+            found,
+            inputs,
+            optimizer,
+            settings.precision,
+            settings.seed,
+            how.micro_batch_size,
+            task=task,
+        )
+        self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
+        self.test_examples = found.test_examples
+        self.datasets, self.inputs = named(settings.data, found), preprocessing(found)
+        self.versions = {name: version(name) for name in ("torch", "torchvision")}
+        warning = self._warning()  # first: its batch size would be compiled for nothing
+        compiling = self._compile(settings.batch_size, cache)
+        remarks = task.remarks(found.train.y, chance, scores)
+        self.notes = (found.source, *asides(found, settings.model), *remarks, *compiling, *warning)
+
+    def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
+        data, task = self._setup.data, self._setup.task
+        with self._at_work():
+            untrained = untrained_loss(self._setup, chance)
+        return Facts(
+            train_examples=len(data.train),
+            held_out_examples=len(data.held_out),
+            chance_loss=chance,
+            final_epochs=final_epochs,
+            metric=task.metric_name,
+            larger_is_better=task.larger_is_better,
+            dropout=dropout,
+            untrained_loss=untrained,
+        )
+
+    def _compile(self, batch_size: int, cache: Path) -> list[str]:
+        """Compile the forward pass if that is asked for or pays; say which and why."""
+        changing = self._how.changing
+        asked = changing.pop("compile", False)
+        self._changing = changing
+        if not asked:
+            return []
+        choice = compiled.Choice(True, "compiled, as asked for")
+        if asked == "auto":
+            size = min(batch_size, self.facts.train_examples)
+            examples = self.facts.final_examples * RUNS_PER_STUDY
+            key = [*map(described, self._sections.values()), self._setup.precision, self.device]
+            with self._at_work():
+                choice = compiled.choose(self._setup, size, examples, cache, key)
+        if choice.on:
+            self._changing["compile"] = True
+            self._setup = replace(self._setup, forward=compiled.compiled(), _warm=set())
+        return [f"The network is {choice.reason}."]
+
+    def _warning(self) -> list[str]:
+        """Say beforehand if a processor is going to need hours for what is meant for a GPU."""
+        if self._setup.device.type != "cpu":
+            return []
+        size = min(16, self.facts.train_examples)
+        with self._at_work():
+            seconds = seconds_per_example(self._setup, size) * self.facts.final_examples
+        if seconds < LONG_SECONDS:
+            return []
+        return [
+            f"One final run takes about {seconds / 3600:.2g} hours on {self.device}, a whole study"
+            f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
+            " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
+        ]
+
+    def advice(self, batch_size: int) -> list[str]:
+        """Return what would make training faster here, from a few steps; nothing is changed."""
+        if self._setup.device.type != "cpu" or self._threads_given or self._threads == 1:
+            return []
+        size = min(batch_size, self.facts.train_examples)
+        with self._at_work():
+            gain = gain_of_one_thread(self._setup, size)
+        if gain < WORTH_SAYING:
+            return []
+        times = f"{gain:.1f}" if gain < 10 else "more than 10"
+        return [
+            f"With threads=1 a step of batch size {size} is {times} times as fast here as with"
+            f" {self._threads} threads, which wait for each other."
+        ]
+
+    def context(self, run: Run) -> Mapping[str, Any]:
+        """Return everything but the run that determines its result."""
+        found = self._setup.data
+        context = {
+            "objective": "training",
+            "version": TRAINING_VERSION,
+            **{key: described(part) for key, part in self._sections.items()},
+            "train_hash": found.train_hash,
+            "held_out_hash": found.held_out_hash,
+            "device": self._setup.device.type if self._setup.device.type == "cpu" else self.device,
+            "threads": self._threads,
+            "precision": self._setup.precision,
+            "seed": self._setup.seed,
+            **self._changing,
+        }
+        return {**context, "test_hash": found.test_hash()} if run.opens_test else context
+
+    def export(self, weights: Path, to: Path) -> dict[str, Any]:
+        """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
+
+        It takes inputs as the data source gives them. Returns what one example is made of and what
+        it becomes.
+        """
+        from orchestrator.training.export import export
+
+        data = self._setup.data
+        with torch_device.private_random(self._setup.device):
+            network = self._setup.make_model()
+        shape = export(network, data, weights, to)
+        return {
+            "input_shape": list(data.input_shape),
+            "input_type": "int64" if data.tokens else "float32",
+            "output_shape": list(shape),
+        }
+
+    def __call__(self, run: Run, session: Session) -> Result:
+        """Do the run. Raises ValueError if its batch is larger than the training data."""
+        torch_device.use_threads(self._threads)  # another objective may have changed it since
+        with self._at_work():
+            return DO[run.kind](self._setup, run, session)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Leave random states as they were, and no thread behind, however the work ends."""
+        with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
+            yield
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, data: Data) -> Tensor:
+    """Return scores of two examples, on the CPU."""
+    scores: Tensor = model.eval()(data.sample().x)
+    return scores
+
+
+def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) -> nn.Module:
+    """Return the network with fresh weights, some of them perhaps frozen. Raises ModelError."""
+    made = models.build(model, data)
+    freeze(made, frozen)
+    return made

@@ -1,0 +1,1 @@
+"""What works in a training loop of the user's own."""

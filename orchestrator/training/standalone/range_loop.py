@@ -1,0 +1,169 @@
+"""Ramps over a model, an optimiser and loaders of the user's own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from orchestrator.curve import Curve, Outcome, Point, Result
+from orchestrator.recipe import Run, run_seed
+from orchestrator.training.evaluate import using_batch_statistics
+from orchestrator.training.standalone.as_found import ModelAsFound, OptimizerAsFound, seed_all
+from orchestrator.training.standalone.loaders import Batch, forever, generators_of, moved, size_of
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+
+
+class RampLoop:
+    """Makes ramps: takes a `Run`, trains from the weights as found, gives its `Outcome`.
+
+    `held_out`: the frozen subset, in batches, kept on the device. After the last ramp the model is
+    as `found` can put it back. Raises ValueError, from any method, for a loss that is of no use.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        train: Iterable[Any],
+        held_out: Sequence[Batch],
+        optimizer: Optimizer,
+        *,
+        found: tuple[ModelAsFound, OptimizerAsFound],
+        seed: int,
+    ) -> None:
+        self._device = next(model.parameters()).device
+        self._model, self._loss, self._train = model, loss, train
+        self._held_out: list[Batch] = [moved(batch, self._device) for batch in held_out]
+        self._optimizer, self._found, self._seed = optimizer, found, seed
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
+        if not model.training:  # else as it is: the user may have put parts of it in eval mode
+            model.train()
+        self._tried = False
+        self._modes = [(module, module.training) for module in model.modules()]
+
+    @property
+    def held_out_examples(self) -> int:
+        """Size of the frozen subset."""
+        return sum(map(size_of, self._held_out))
+
+    def loss_at_start(self) -> float:
+        """Return the held-out loss before any training."""
+        value = self._held_out_loss(0)
+        if not math.isfinite(value):
+            raise ValueError(f"the held-out loss is {value} before any training")
+        return value
+
+    def __call__(self, run: Run) -> Outcome:
+        """Make one ramp; it ends at its stop rule."""
+        for found in self._found:
+            found.restart()
+        seed_all(run_seed(self._seed, run.replicate, "order"), generators_of(self._train))
+        batches, points, seconds, step = forever(self._train), [], 0.0, 0
+        for stop in run.report_steps():
+            start = time.perf_counter()
+            train_loss = self._advance(run, batches, step, stop)
+            seconds += time.perf_counter() - start
+            held_out_loss = self._held_out_loss(run.held_out_examples)
+            rates, step = run.schedule.at((stop - 1) / run.steps), stop
+            points.append(
+                Point(
+                    step=stop,
+                    progress=stop / run.steps,
+                    lr=rates.lr,
+                    momentum=rates.momentum,
+                    train_loss=train_loss,
+                    held_out_loss=held_out_loss,
+                    seconds=seconds,
+                )
+            )
+            if run.stopped_by(held_out_loss):
+                return Outcome.stopped(run, run.label, points, "stop rule", pruned=False)
+        return Outcome(run, run.label, "finished", Curve.of(points), Result(seconds, run.examples))
+
+    def _advance(self, run: Run, batches: Iterator[Batch], start: int, stop: int) -> float:
+        """Make the steps from `start` to `stop`, return their mean loss."""
+        total = torch.zeros((), device=self._device)
+        for step in range(start, stop):
+            lr = run.schedule.at(step / run.steps).lr
+            for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
+                group["lr"] = lr * ratio
+            x, y = moved(next(batches), self._device)
+            for parameter in self._model.parameters():  # also those that no optimiser clears
+                parameter.grad = None
+            value = self._value(x, y)
+            torch.autograd.backward(value)
+            self._optimizer.step()
+            total += value.detach()
+        return float(total) / (stop - start)
+
+    @torch.no_grad()
+    def _held_out_loss(self, examples: int) -> float:
+        """Return the mean loss on the first `examples` (0: all), whole batches of them."""
+        total, seen = 0.0, 0
+        self._model.eval()
+        # The running statistics of batch norm lag behind a ramp: see training.loop.
+        with using_batch_statistics(self._model):
+            for x, y in self._cut(examples):
+                total += float(self._value(x, y)) * size_of((x, y))
+                seen += size_of((x, y))
+        for module, mode in self._modes:
+            module.training = mode
+        mean = total / seen
+        if mean <= 0:
+            raise ValueError(
+                f"the held-out loss is {mean:.3g}, it must stay above 0, as cross-entropy and mean"
+                " squared error do: what counts is by which factor it changes"
+            )
+        return mean
+
+    def _cut(self, examples: int) -> Iterator[Batch]:
+        """Yield batches until they hold `examples` (0: all of them)."""
+        left = examples or self.held_out_examples
+        for x, y in self._held_out:
+            size = size_of((x, y))
+            if left < size and isinstance(x, Tensor) and isinstance(y, Tensor):
+                x, y, size = x[:left], y[:left], left
+            yield x, y
+            left -= size
+            if left <= 0:
+                return
+
+    def _value(self, x: Any, y: Any) -> Tensor:
+        outputs = self._model(x)
+        if not self._tried:
+            self._tried = True
+            _check_pairing(self._loss, outputs, y)
+        value = self._loss(outputs, y)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must return a scalar tensor, the mean over a batch, got {got}")
+        return value.reshape(())
+
+
+def _check_pairing(loss: Loss, outputs: Any, y: Any) -> None:
+    """Raise ValueError where `loss` takes outputs (n, 1) and targets (n,) for n x n pairs.
+
+    Seen at outputs that are all right: with their last dimension they cost more than without it,
+    unless the loss itself takes it off.
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(y, Tensor) and y.is_floating_point()):
+        return
+    if outputs.shape != (*y.shape, 1):
+        return
+    try:
+        without, given = float(loss(y, y)), float(loss(y.unsqueeze(-1), y))
+    except Exception:  # a loss that wants (n, 1), or refuses it: in its own words, later
+        return
+    if without < given < math.inf and not math.isclose(without, given, rel_tol=1e-5):
+        raise ValueError(
+            f"the model gives {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the loss"
+            " broadcasts against each other: let the model or the loss squeeze(-1)"
+        )

@@ -1,0 +1,189 @@
+"""The LR range test for a model, a loss and loaders of the user's own: no study, no config.
+
+The decisions are those of the stage `lr_range`; only what trains is another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from orchestrator.recipe import Facts, Recipe
+from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
+from orchestrator.stages.ramps import COST, POINTS
+from orchestrator.stages.stage import held_out_share, walk
+from orchestrator.training.optimizer import momentum_of, name_of
+from orchestrator.training.standalone import loaders
+from orchestrator.training.standalone.as_found import as_found, randomness_as_found, seed_all
+from orchestrator.training.standalone.loaders import Batch
+from orchestrator.training.standalone.range_loop import Loss, RampLoop
+from orchestrator.training.standalone.range_result import LRRangeResult
+
+LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
+SOME_STEPS = 100  # nor that of an epoch
+
+
+def lr_range_test(
+    model: nn.Module,
+    loss: Loss,
+    train: Iterable[Any],
+    held_out: Iterable[Any] | tuple[Tensor, Tensor],
+    *,
+    optimizer: Optimizer | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    start_lr: float = 1e-5,
+    end_lr: float | None = None,
+    steps: int | None = None,
+    ramps: int = 3,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> LRRangeResult:
+    """Find the largest learning rate to train `model` with, and leave everything as it was found.
+
+    One exponential ramp brackets the useful rates, then `ramps` short linear ramps measure, all
+    from the weights that `model` has now; the order of the data and the dropout differ between
+    them. Each is read on held-out loss. It trains for 4 x `steps` steps, fewer where ramps
+    break early, more where they say too little: then they are made longer, and to other ends.
+
+    `model`: on its device; batches are moved there, and called as `model(x)`.
+    `loss(outputs, targets)`: a scalar tensor, the mean over the batch. It must stay above 0, as
+    cross-entropy and mean squared error do: what counts is by which factor it changes.
+    `train`: batches (x, y) with examples along the first dimension, from a DataLoader, a list or
+    another iterable that can be gone through again and again; it starts over when it ends.
+    `held_out`: the same, or a pair of tensors. A frozen subset is used, so large that all
+    evaluations cost at most half of the training: stratified by y where y are whole numbers of
+    shape (n,) and inputs are tensors of one shape; drawn at random from a DataLoader that has a
+    dataset with a length, else taken from the start.
+    `optimizer`: any torch optimiser that trains `model`; it is used as it is set, only lr is
+    ramped. Param groups keep the ratios of their rates, and max_lr is that of the first. None: SGD
+    with Nesterov `momentum` (give the one that your schedule has where its lr is highest) and
+    `weight_decay` (coupled L2). Both play no part where an optimiser is given.
+    `start_lr`, `end_lr`: of the bracket, which goes further once if it has to. lr is per step.
+    None: to 10 with SGD, to 0.1 with all others, whose steps do not grow with the gradient.
+    `steps`: of one ramp. None: an epoch, though 80 to 400, and 100 where `train` has no length.
+    Ramps that say too little are made up to four times as long.
+    `margin`: max_lr as a share of the last good rate of the ramps.
+
+    Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
+    says why. Model (weights, buffers, gradients, modes), optimiser and all random states are left
+    as found, also after an exception or Ctrl-C.
+
+    Raises TypeError for an optimiser that is no instance. Raises ValueError for: a model without
+    trainable parameters, or with lazy ones that no batch has shaped yet; an optimiser of another
+    model; loaders without batches, that can be read only once or whose batches are no pairs; a loss
+    that is no scalar, not finite before any training, or not above 0, or that takes outputs (n, 1)
+    and float targets (n,) for n x n pairs, as torch broadcasts them; bad numbers.
+
+    Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
+    habits of fastai's `lr_find` and of torch-lr-finder, which read one ramp.
+
+    >>> from torch.utils.data import DataLoader
+    >>> x = torch.randn(600, 8)
+    >>> y = (x[:, 0] > x[:, 1]).long()
+    >>> train = DataLoader(list(zip(x[:500], y[:500])), batch_size=20, shuffle=True)
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> found = lr_range_test(model, nn.CrossEntropyLoss(), train, (x[500:], y[500:]))
+    >>> found.answered, found.interval[0] <= found.max_lr <= found.interval[1]
+    (True, True)
+    >>> axes = found.plot()
+    """
+    _check(start_lr, end_lr, steps, ramps, margin)
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(f"an optimizer instance is wanted, made for this model, got {optimizer!r}")
+    trained = _trained(model, optimizer)
+    loaders.check_repeatable(train, "train")
+    own = optimizer or torch.optim.SGD(
+        trained, start_lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
+    )
+    generators = [*loaders.generators_of(train), *loaders.generators_of(held_out)]
+    with randomness_as_found(trained[0].device, generators), as_found(model, own) as found:
+        seed_all(seed, generators)
+        batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
+        length = steps or _steps(train)
+        subset = _subset(held_out, length * batch_size, seed)
+        loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
+        stage = _Alone(
+            name="lr_range_test",
+            facts=_facts(loop, length * batch_size),
+            start_lr=start_lr,
+            end_lr=end_lr,
+            least_steps=length,
+            most_steps=length,
+            ramps=ramps,
+            margin=margin,
+        )
+        recipe = _recipe(own, batch_size)
+        decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
+    return LRRangeResult.of(decision, stage.facts.start_loss)
+
+
+class _Alone(LRRange):
+    """The stage, outside a study."""
+
+    way_out: ClassVar[str] = "allow more steps"
+
+
+def _check(
+    start_lr: float, end_lr: float | None, steps: int | None, ramps: int, margin: float
+) -> None:
+    if not (0 < start_lr < math.inf and (end_lr is None or start_lr < end_lr < math.inf)):
+        raise ValueError(f"need 0 < start_lr < end_lr < inf, got {start_lr=}, {end_lr=}")
+    if steps is not None and steps < 10:
+        raise ValueError(f"a ramp needs 10 steps or more, got {steps=}")
+    if ramps < 1 or not 0 < margin <= 1:
+        raise ValueError(f"need ramps >= 1 and 0 < margin <= 1, got {ramps=}, {margin=}")
+
+
+def _trained(model: nn.Module, optimizer: Optimizer | None) -> list[nn.Parameter]:
+    """Return the parameters that are trained. Raises ValueError if there are none."""
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        raise ValueError("the model has lazy parameters: call it on one batch first")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("the model has no parameters that can be trained (requires_grad)")
+    if optimizer is not None:
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in known for p in trained):
+            raise ValueError("the optimizer trains none of this model's parameters")
+    return trained
+
+
+def _steps(train: Iterable[Any]) -> int:
+    """Return the length of a ramp: an epoch, within bounds."""
+    length = loaders.length_of(train)
+    return min(max(length, LEAST_STEPS), MOST_STEPS) if length else SOME_STEPS
+
+
+def _subset(held_out: Iterable[Any] | tuple[Tensor, Tensor], seen: int, seed: int) -> list[Batch]:
+    """Return as much of `held_out` as the longest ramp may use; a plain one trains on `seen`."""
+    _, most = held_out_share(LONGER * seen, POINTS, COST)
+    return loaders.frozen_subset(held_out, most, seed)
+
+
+def _facts(loop: RampLoop, seen: int) -> Facts:
+    return Facts(
+        train_examples=seen,
+        held_out_examples=loop.held_out_examples,
+        chance_loss=loop.loss_at_start(),
+        final_epochs=1,
+    )
+
+
+def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
+    """Return what the stage has to know: whose ramps they are, and at which momentum."""
+    group = optimizer.param_groups[0]
+    momentum = momentum_of(group) or 0.0
+    return Recipe(
+        max_momentum=momentum,
+        weight_decay=float(group.get("weight_decay", 0.0)),
+        batch_size=batch_size,
+        schedule="constant",
+        optimizer=name_of(optimizer),
+    )
