@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.clues import Clue
 from orchestrator.curve import Curve, Outcome, Point
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
@@ -424,5 +425,6 @@ def test_where_most_runs_jump_it_is_said_what_that_means(unstable: int, said: bo
     found = records.study().stages[1]
     keys = [o.key for o in found.outcomes][:5]
     labels = ["unstable"] * unstable + ["horizontal"] * (5 - unstable)
-    page = section(replace(found, clues=dict(zip(keys, labels, strict=True))), None)
+    clues = [Clue(label, 0, 9, "why") for label in labels]
+    page = section(replace(found, clues=dict(zip(keys, clues, strict=True))), None)
     assert ("Most runs here jumped" in page) is said

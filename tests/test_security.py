@@ -18,6 +18,7 @@ import pytest
 from records import study as a_record
 
 from orchestrator import __main__ as cli
+from orchestrator.clues import Clue
 from orchestrator.config import user_code
 from orchestrator.config.problems import shown
 from orchestrator.config.schema import Config
@@ -208,8 +209,8 @@ def hostile() -> Any:
         rows = [{HOSTILE: HOSTILE, "n": 1}]
         decision = replace(stage.decision, reason=HOSTILE, evidence={**stage.decision.evidence})
         decision = replace(decision, evidence={**decision.evidence, "rows": rows})
-        marks = dict.fromkeys((o.key for o in outcomes), HOSTILE)
-        stages.append(replace(stage, decision=decision, outcomes=outcomes, clues=marks))
+        clues = dict.fromkeys((o.key for o in outcomes), Clue("unstable", 1, 9, HOSTILE))
+        stages.append(replace(stage, decision=decision, outcomes=outcomes, clues=clues))
     return replace(
         record, stages=stages, reason=HOSTILE, notes=(HOSTILE,), device=HOSTILE, machine=HOSTILE,
         versions={HOSTILE: HOSTILE}, metric=HOSTILE, study=HOSTILE,

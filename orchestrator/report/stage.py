@@ -64,8 +64,8 @@ def _told(stage: StageRecord) -> str:
 
 def _mostly_unstable(stage: StageRecord) -> bool:
     """Whether more than half of the runs whose clue is known, three at least, were unstable."""
-    known = [clue for clue in stage.clues.values() if clue]
-    return len(known) >= 3 and 2 * known.count("unstable") > len(known)
+    labels = [clue.label for clue in stage.clues.values()]
+    return len(labels) >= 3 and 2 * labels.count("unstable") > len(labels)
 
 
 def _sentences(stage: StageRecord) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _sentences(stage: StageRecord) -> Iterator[str]:
     for o in ended:
         yield f"{o.run.name} was {o.state}: {o.reason or 'no reason was given'}"
     for o in stage.outcomes:
-        if o.state == "finished" and (clue := clue_of(stage, o)) and clue.reason:
+        if o.state == "finished" and (clue := clue_of(stage, o)):
             yield f"{o.run.name}: {clue.reason}"
 
 
@@ -85,7 +85,7 @@ def _runs(stage: StageRecord) -> str:
         (
             o.run.name,
             o.state,
-            stage.clues.get(o.key, ""),
+            stage.clues[o.key].label if o.key in stage.clues else "",
             number(float(o.curve.held_out_loss[-1])) if len(o.curve) else number(None),
             number(o.metric if math.isfinite(o.metric) else None),
             number(o.result.seconds, 3),
