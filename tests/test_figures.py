@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from curves import curve
 
+from orchestrator import figures
 from orchestrator.curve import Curve, Outcome, Result
+from orchestrator.figures import Figure, clue_strip, interactive, png
+from orchestrator.figures.clue_strip import _beside
+from orchestrator.figures.lr_range import _levels
+from orchestrator.figures.style import PROGRESS
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord
-from orchestrator.report import figures, html
-from orchestrator.report.figures import Figure, clue_strip, interactive, png
-from orchestrator.report.figures.clue_strip import _beside
-from orchestrator.report.figures.lr_range import _levels
-from orchestrator.report.figures.style import PROGRESS
+from orchestrator.report import html
 from tests import records
 
 # The first point of a run is measured after some training: below the untrained loss (2.3) or above.

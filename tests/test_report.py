@@ -16,24 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator import figures
 from orchestrator.clues import Clue
 from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.figures import interactive, png
+from orchestrator.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
-from orchestrator.report import figures, html
-from orchestrator.report.figures import interactive, png
+from orchestrator.report import html
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
-from orchestrator.report.text import (
-    against,
-    balance,
-    counts,
-    duration,
-    number,
-    overrides,
-    rate,
-    spread,
-)
+from orchestrator.report.text import against, balance, counts, overrides, spread
 from orchestrator.schedules import VARIANTS
 from tests import records
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from html import escape as escaped
 
+from orchestrator.figures.figure import Entry, Figure
+from orchestrator.figures.interactive import plots
 from orchestrator.redact import hidden
-from orchestrator.report.figures.figure import Entry, Figure
-from orchestrator.report.figures.interactive import plots
 
 # Marks that turn the direction of text, and control characters: they make a page show another text
 # than it holds.

@@ -7,26 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import figures
+from orchestrator.figures import Figure
+from orchestrator.figures.png import png
+from orchestrator.numbers import duration, number, rate
 from orchestrator.record import StageRecord, StudyRecord
-from orchestrator.report import figures
 from orchestrator.report.elements import escape, table, to_copy
-from orchestrator.report.figures import Figure
-from orchestrator.report.figures.png import png
 from orchestrator.report.page import page
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
-from orchestrator.report.text import (
-    audited,
-    balance,
-    command,
-    counts,
-    dropout,
-    duration,
-    measure,
-    number,
-    rate,
-    results,
-)
+from orchestrator.report.text import audited, balance, command, counts, dropout, measure, results
 
 log = logging.getLogger(__name__)
 DECAYS = {  # of an optimiser of the user's own it is not known

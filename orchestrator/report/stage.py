@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.curve import Outcome
+from orchestrator.figures import Figure
+from orchestrator.figures.clue_strip import clue_of
+from orchestrator.numbers import duration, number, rate
 from orchestrator.record import StageRecord
 from orchestrator.report.elements import escape, figure, table
-from orchestrator.report.figures import Figure
-from orchestrator.report.figures.clue_strip import clue_of
-from orchestrator.report.text import columns, counts, duration, number, rate
+from orchestrator.report.text import columns, counts
 
 PAIRED = (
     "Held-out loss is the geometric mean over the seeds; the difference to the incumbent is that"

@@ -10,8 +10,8 @@ import numpy as np
 
 from orchestrator.clues import GRAVITY, Clue, Label
 from orchestrator.curve import Floats, Outcome
+from orchestrator.figures.figure import Axis, Bar, Panel, Words
 from orchestrator.record import StageRecord
-from orchestrator.report.figures.figure import Axis, Bar, Panel, Words
 
 QUIET: tuple[Label, ...] = ("horizontal", "short")  # the goal, and nothing to say
 ROW, HEAD, MOST = 0.16, 0.2, 10  # inches of a row and of the title; rows at most

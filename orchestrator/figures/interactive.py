@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.curve import Floats
-from orchestrator.report.figures.figure import Axis, Figure, Line, Panel, Span
+from orchestrator.figures.figure import Axis, Figure, Line, Panel, Span
 
 INCH = 78  # pixels
 TITLE, NAMES, LABELS = 24, 16, 46  # pixels: title, names of lines, beneath the last x axis
