@@ -25,7 +25,6 @@ from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
 from orchestrator.report import html
 from orchestrator.report.snippet import pytorch
-from orchestrator.report.stage import section
 from orchestrator.report.text import against, balance, counts, overrides, spread
 from orchestrator.schedules import VARIANTS
 from tests import records
@@ -419,5 +418,6 @@ def test_where_most_runs_jump_it_is_said_what_that_means(unstable: int, said: bo
     keys = [o.key for o in found.outcomes][:5]
     labels = ["unstable"] * unstable + ["horizontal"] * (5 - unstable)
     clues = [Clue(label, 0, 9, "why") for label in labels]
-    page = section(replace(found, clues=dict(zip(keys, clues, strict=True))), None)
+    stage = replace(found, clues=dict(zip(keys, clues, strict=True)))
+    page = html.render(replace(records.study(), stages=(stage,)), {})
     assert ("Most runs here jumped" in page) is said
