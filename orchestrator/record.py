@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.audit import Audit
+from orchestrator.clues import Clue
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe
 
@@ -20,14 +21,14 @@ SCHEMA = 1
 class StageRecord:
     """A stage that decided: what it ran (as proposed), what it said, the recipe after it.
 
-    `clues` names the shape of each outcome's curve, by the outcome's key. `audits`: those of its
+    `clues`: what the curves of its training runs show, by the outcome's key. `audits`: those of its
     pruned runs that were let to their end after it had decided.
     """
 
     decision: Decision
     recipe: Recipe
     outcomes: tuple[Outcome, ...]
-    clues: Mapping[str, str] = field(default_factory=dict)
+    clues: Mapping[str, Clue] = field(default_factory=dict)
     audits: tuple[Audit, ...] = ()
 
     @property
@@ -70,7 +71,7 @@ class StageRecord:
             "interval": list(d.interval) if d.interval else None,
             "tied_with": list(d.tied_with),
             "reason": d.reason,
-            "clues": dict(Counter(self.clues.values())),
+            "clues": dict(Counter(clue.label for clue in self.clues.values())),
             "trials": {s: states[s] for s in ("finished", "pruned", "failed")},
             "pruned": [
                 {"run": o.run.label, "progress": _share(o), "reason": o.reason}

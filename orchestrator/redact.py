@@ -1,4 +1,4 @@
-"""Passwords in addresses (of databases and tracking servers) are shown to nobody."""
+"""What is shown to nobody: passwords in addresses, and characters that hide what a text says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from typing import Any
 USER = re.compile(r"//\S*@")
 QUERY = re.compile(r"(?i)([?&;](?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)=)[^&;\s'\"]*")
 
+# Marks that turn the direction of text, and control characters: they make a page show another text
+# than it holds.
+TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+UNSEEN = dict.fromkeys((*range(9), *range(14, 32), 127, *TURNING), "?")
+
 
 def hidden(text: str) -> str:
     """Return `text` with stars for user and password of every address in it."""
     return QUERY.sub(r"\1***", USER.sub("//***@", text))
+
+
+def clean(text: str) -> str:
+    """Return `text` without passwords and without marks that cannot be seen; markup stays."""
+    return hidden(text).translate(UNSEEN)
 
 
 def hidden_in(tree: Any) -> Any:

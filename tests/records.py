@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.clues import Clue, read
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Recipe, Run, RunKind
 from orchestrator.record import StageRecord, Status, StudyRecord
@@ -76,10 +77,9 @@ def outcome(
     return Outcome(r, f"{r.label}/{r.steps}", state, curve, result, reason)
 
 
-def clues(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Return a clue for every outcome."""
-    names = {"finished": "horizontal", "pruned": "diverged", "failed": "short"}
-    return {o.key: names[o.state] for o in outcomes}
+def clues(outcomes: Sequence[Outcome]) -> dict[str, Clue]:
+    """Return what a study reads off the curves of its training runs."""
+    return {o.key: read(o.curve, CHANCE) for o in outcomes if o.run.kind == "train"}
 
 
 def ramp(seed: int, low: float, high: float, schedule: str, cliff: float = 0.25) -> Outcome:

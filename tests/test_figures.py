@@ -8,25 +8,27 @@ import numpy as np
 import pytest
 from curves import curve
 
-from orchestrator import clues
-from orchestrator.curve import Outcome, Result
+from orchestrator import figures
+from orchestrator.curve import Curve, Outcome, Result
+from orchestrator.figures import Figure, clue_strip, interactive, png
+from orchestrator.figures.clue_strip import _beside
+from orchestrator.figures.lr_range import _levels
+from orchestrator.figures.style import PROGRESS
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord
-from orchestrator.report import figures, html
-from orchestrator.report.figures import Figure, clue_strip, interactive, png
-from orchestrator.report.figures.clue_strip import _beside
-from orchestrator.report.figures.lr_range import _levels
-from orchestrator.report.figures.style import PROGRESS
+from orchestrator.report import html
 from tests import records
 
+# The first point of a run is measured after some training: below the untrained loss (2.3) or above.
 OVERFIT = curve(
-    [*np.geomspace(2.3, 0.5, 12), *np.linspace(0.52, 0.8, 8)], np.geomspace(2.3, 0.01, 20)
+    [*np.geomspace(1.7, 0.5, 12), *np.linspace(0.52, 0.8, 8)], np.geomspace(1.8, 0.01, 20)
 )
-LEVEL = curve([*np.geomspace(2.3, 0.3, 12), *[0.3] * 8])
-JUMP = curve([*np.geomspace(2.3, 0.4, 8), 0.9, *[0.4] * 11])
+LEVEL = curve([*np.geomspace(1.4, 0.3, 12), *[0.3] * 8])
+JUMP = curve([*np.geomspace(2.8, 0.4, 8), 0.9, *[0.4] * 11])
+ABOVE = curve([4.0, *np.linspace(4.1, 6, 19)])
 
 
-def stage(kind: str, shapes: dict[str, list[clues.Curve]]) -> StageRecord:
+def stage(kind: str, shapes: dict[str, list[Curve]]) -> StageRecord:
     """Return a stage whose candidates have these curves, one per seed, with the clues read."""
     outcomes = [
         Outcome(
@@ -39,8 +41,9 @@ def stage(kind: str, shapes: dict[str, list[clues.Curve]]) -> StageRecord:
         for name, found in shapes.items()
         for i, shape in enumerate(found)
     ]
-    labels = {o.key: clues.read(o.curve, records.CHANCE).label for o in outcomes}
-    return StageRecord(Decision("x", kind, "why"), Recipe(), tuple(outcomes), labels)
+    return StageRecord(
+        Decision("x", kind, "why"), Recipe(), tuple(outcomes), records.clues(outcomes)
+    )
 
 
 def drawn(stage: StageRecord, metric: str | None = None) -> Figure:
@@ -90,23 +93,18 @@ def test_at_most_ten_rows_and_those_the_gravest() -> None:
     assert [row.name for row in rows] == sorted(row.name for row in rows)
 
 
-def test_a_clue_that_cannot_be_found_again_stands_at_the_end() -> None:
-    """The record's label holds: its place is then where the run ended, its words the outcome's."""
-    found = stage("momentum", {"a": [LEVEL]})
-    lost = replace(found.outcomes[0], state="pruned", reason="diverged: as the pruner said")
-    record = replace(found, outcomes=(lost,), clues={lost.key: "diverged"})
-    clue = clue_strip.clue_of(record, lost)
-    assert clue == clues.Clue("diverged", 200, 200, "diverged: as the pruner said")
-    assert texts(drawn(record)) == ["a: diverged"]
-
-
-def test_a_clue_has_its_sentence() -> None:
-    """The same words that the pruner and the report use."""
-    found = stage("momentum", {"a": [OVERFIT]})
-    clue = clue_strip.clue_of(found, found.outcomes[0])
-    assert clue is not None
-    assert clue.reason.startswith("held-out loss rose from 0.52 to 0.8 while train loss fell")
-    assert clue.reason.endswith("(steps 120-200)")
+def test_a_run_above_the_untrained_loss_from_its_first_point_is_shown_as_the_study_read_it() -> (
+    None
+):
+    """The record's clue stands beneath the curve: none is read with the first loss as chance."""
+    found = stage("momentum", {"a": [ABOVE]})
+    figure = drawn(found)
+    assert texts(figure) == ["a: diverged"]
+    [bar] = figure.columns[0][-1].bars
+    assert (bar.low, bar.high) == pytest.approx((0.05, 0.1))  # steps 10 to 20 of 200
+    sentence = "held-out loss 4.1 is above 1.3 x the untrained loss (2.3) and rising (steps 10-20)"
+    assert bar.text == f"a seed 0: {sentence}"
+    assert sentence in html.render(replace(records.study(), stages=(found,)), {})
 
 
 def test_the_range_test_shows_interval_both_rates_and_all_rules() -> None:

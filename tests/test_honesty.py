@@ -13,11 +13,12 @@ from records import study as a_record
 
 from orchestrator import __main__ as cli
 from orchestrator.config.schema import Config
+from orchestrator.numbers import rate
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.record import StudyRecord
 from orchestrator.report.html import render
 from orchestrator.report.terminal import Terminal
-from orchestrator.report.text import against, rate, spread
+from orchestrator.report.text import against, spread
 from orchestrator.study.walk import run_study
 from orchestrator.tracking import mlflow
 

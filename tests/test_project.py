@@ -75,7 +75,7 @@ def test_a_wheel_works_where_there_is_no_checkout(tmp_path: Path) -> None:
     assert data | conf | {"orchestrator/py.typed"} <= names
     with tarfile.open(sdist) as held:
         inside = {name.partition("/")[2] for name in held.getnames()}
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "conf/orchestrator.yaml"} <= inside
+    assert data | {"README.md", "LICENSE", "CHANGELOG.md", "conf/orchestrator.yaml"} <= inside
     assert not [name for name in inside if re.match(r"runs/\w|\.venv|mlruns", name)]
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
     subprocess.run(

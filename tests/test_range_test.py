@@ -3,17 +3,22 @@
 import doctest
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from orchestrator import LRRangeResult, lr_range_test
+from orchestrator import LRRangeResult, figures, lr_range_test
 from orchestrator.recipe import Recipe
+from orchestrator.record import StageRecord
 from orchestrator.stages.ramps import POINTS
 from orchestrator.training.standalone import loaders, range_loop, range_test
 
@@ -367,6 +372,7 @@ def test_no_answer_is_said_plainly(model: nn.Module, options: dict[str, Any], re
     assert str(found) == found.reason
     assert (found.answered, found.max_lr, found.min_lr, found.interval) == (False, *[None] * 3)
     assert "no answer" in found._repr_html_()
+    assert found.plot(Figure().add_subplot()).get_title("left") == "no answer"
 
 
 def frozen() -> nn.Module:
@@ -454,20 +460,37 @@ def test_reads_well_in_a_terminal_and_in_a_notebook() -> None:
     assert lines[2].startswith("rules, without a margin: within drop ")
     html = found._repr_html_()
     assert "max_lr" in html
-    assert 'src="data:image/png;base64,' in html
+    assert 'src="data:image/png;base64,iVBOR' in html
 
 
-def test_plot_draws_into_given_axes() -> None:
-    """log lr axis, a line per ramp and kind of loss, the interval, the rules named."""
-    from matplotlib.figure import Figure
-
+def test_plot_draws_the_figure_of_the_report_into_given_axes() -> None:
+    """The same curves, interval, names of rates and legend as the figure of a study has."""
     found, ax = short(network()), Figure().add_subplot()
+    stage = StageRecord(replace(found.decision, kind="lr_range"), Recipe(), ())
+    figure = figures.of(stage)
+    assert figure is not None
+    [[panel]] = figure.columns
     assert found.plot(ax) is ax
     assert ax.get_xscale() == "log"
-    assert len(ax.patches) == 1
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert f"max_lr {found.max_lr:.3g}" in labels
-    assert any(label.startswith("valley ") for label in labels)
+    assert ax.get_ylim() == panel.y.range
+    drawn = [line.get_ydata() for line in ax.get_lines()]
+    assert len(panel.lines) == 3 * len(found.ramps)
+    for line, y in zip(panel.lines, drawn, strict=False):
+        assert np.array_equal(line.y, y, equal_nan=True)
+    assert len(ax.patches) == sum(span.low < span.high for span in panel.spans)
+    assert {text.get_text() for text in ax.texts} == {s.text for s in panel.spans if s.text}
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == [entry.label for entry in figure.legend]
+    assert any(label.startswith("valley: ") for label in legend)
+
+
+def test_training_is_imported_without_matplotlib() -> None:
+    """It is paid for where something is drawn."""
+    code = (
+        "import sys, orchestrator.training, orchestrator.training.standalone.range_test;"
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_example_in_the_docstring_runs() -> None:

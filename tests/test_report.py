@@ -16,23 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator import figures
+from orchestrator.clues import Clue
 from orchestrator.curve import Curve, Outcome, Point
+from orchestrator.figures import interactive, png
+from orchestrator.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
-from orchestrator.report import figures, html
-from orchestrator.report.figures import interactive, png
+from orchestrator.report import html
 from orchestrator.report.snippet import pytorch
-from orchestrator.report.stage import section
-from orchestrator.report.text import (
-    against,
-    balance,
-    counts,
-    duration,
-    number,
-    overrides,
-    rate,
-    spread,
-)
+from orchestrator.report.text import against, balance, counts, overrides, spread
 from orchestrator.schedules import VARIANTS
 from tests import records
 
@@ -424,5 +417,7 @@ def test_where_most_runs_jump_it_is_said_what_that_means(unstable: int, said: bo
     found = records.study().stages[1]
     keys = [o.key for o in found.outcomes][:5]
     labels = ["unstable"] * unstable + ["horizontal"] * (5 - unstable)
-    page = section(replace(found, clues=dict(zip(keys, labels, strict=True))), None)
+    clues = [Clue(label, 0, 9, "why") for label in labels]
+    stage = replace(found, clues=dict(zip(keys, clues, strict=True)))
+    page = html.render(replace(records.study(), stages=(stage,)), {})
     assert ("Most runs here jumped" in page) is said

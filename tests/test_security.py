@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import nodes
 from records import study as a_record
 
 from orchestrator import __main__ as cli
+from orchestrator.clues import Clue
 from orchestrator.config import user_code
 from orchestrator.config.problems import shown
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.redact import Formatter, hidden, hidden_in
-from orchestrator.report import elements, html
+from orchestrator.report import html
+from orchestrator.report.page import templates
 from orchestrator.report.terminal import Terminal
 from orchestrator.storage.backend import journal
 from orchestrator.study import walk
@@ -196,23 +199,23 @@ def test_a_study_writes_only_below_its_runs_folder(here: Path) -> None:
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u202etxt.exe\x00\x1b[31m"
 
 
-def hostile() -> Any:
-    """Return a record in which every free text is hostile."""
+def saying(text: str) -> Any:
+    """Return a record in which every free text is `text`."""
     record = a_record()
     stages = []
     for stage in record.stages:
         outcomes = tuple(
-            replace(o, run=replace(o.run, label=HOSTILE + o.run.label), reason=HOSTILE)
+            replace(o, run=replace(o.run, label=text + o.run.label), reason=text)
             for o in stage.outcomes
         )
-        rows = [{HOSTILE: HOSTILE, "n": 1}]
-        decision = replace(stage.decision, reason=HOSTILE, evidence={**stage.decision.evidence})
+        rows = [{text: text, "n": 1}]
+        decision = replace(stage.decision, reason=text)
         decision = replace(decision, evidence={**decision.evidence, "rows": rows})
-        marks = dict.fromkeys((o.key for o in outcomes), HOSTILE)
-        stages.append(replace(stage, decision=decision, outcomes=outcomes, clues=marks))
+        clues = dict.fromkeys((o.key for o in outcomes), Clue("unstable", 1, 9, text))
+        stages.append(replace(stage, decision=decision, outcomes=outcomes, clues=clues))
     return replace(
-        record, stages=stages, reason=HOSTILE, notes=(HOSTILE,), device=HOSTILE, machine=HOSTILE,
-        versions={HOSTILE: HOSTILE}, metric=HOSTILE, study=HOSTILE,
+        record, stages=stages, reason=text, notes=(text,), device=text, machine=text,
+        versions={text: text}, metric=text, study=text, overrides=(text,),
     )  # fmt: skip
 
 
@@ -231,7 +234,7 @@ class Tags(HTMLParser):
 
 def test_hostile_texts_are_shown_and_never_run() -> None:
     """Labels, reasons, notes, clues, columns, names: no tag, no open quote, no hidden mark."""
-    record = hostile()
+    record = saying(HOSTILE)
     page = html.render(record, html.drawings(record))
     assert "&lt;script&gt;alert(1)" in page
     ours = page[: page.index("<script>/**")]  # before plotly.js
@@ -255,11 +258,12 @@ def test_hostile_texts_in_the_data_of_figures_stay_text() -> None:
     record = replace(a_record(), stages=stages, metric=label)
     drawn = html.drawings(record)
     assert len(drawn) == len(stages)
-    for drawing, _ in drawn.values():
-        block = re.search(r"<script[^>]*>(.*)</script>", elements.figure(drawing, b"", ""), re.S)
-        assert block
-        assert not re.search("[<>&\u2028\u2029]", block[1])
-        shown = json.dumps(json.loads(block[1]), ensure_ascii=False)
+    page = html.render(record, drawn)
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert len(blocks) == len(drawn)
+    for block in blocks:
+        assert not re.search("[<>&\u2028\u2029]", block)
+        shown = json.dumps(json.loads(block), ensure_ascii=False)
         assert "\u202e" not in shown
         assert "<img" not in shown
         assert "%{y}<" not in shown
@@ -270,7 +274,7 @@ def test_hostile_texts_in_the_data_of_figures_stay_text() -> None:
 def test_the_page_runs_no_script_but_its_own() -> None:
     """Its policy names two scripts by hash, and the data are no script."""
     page = html.render(a_record(), html.drawings(a_record()))
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]*)"', page)
     assert policy
     assert "default-src 'none'" in policy[1]
     scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
@@ -306,6 +310,30 @@ def test_texts_without_a_password_stay_as_they_are() -> None:
     """A mail address, a plain URL, a seed key."""
     for text in ("a@b.c", "sqlite:///x.db", "https://host/x?y=1", "key=3"):
         assert hidden(text) == text
+
+
+def test_passwords_are_nowhere_in_the_report() -> None:
+    """Whatever text of a record holds an address: not in a sentence, a table, code or a figure."""
+    record = saying("postgresql://me:hunter2@host/db ")
+    drawn = html.drawings(record)
+    assert len(drawn) == len(record.stages)
+    page = html.render(record, drawn)
+    assert page.count("postgresql://***@host/db") > 100
+    assert "hunter2" not in page
+
+
+def test_no_template_of_the_report_makes_markup_of_a_text() -> None:
+    """Such a text would keep its passwords; only figures are JSON, whose texts are cleaned."""
+    found = templates()
+    assert found.loader
+    for name in found.list_templates():
+        tree = found.parse(found.loader.get_source(found, name)[0])
+        filters = list(tree.find_all(nodes.Filter))
+        assert {f.name for f in filters} <= {
+            "base64", "sha256", "plots", "tojson", "length", "round",
+        }  # fmt: skip
+        assert {f.node.name for f in filters if f.name == "tojson"} <= {"plots"}
+        assert not list(tree.find_all((nodes.Concat, nodes.EvalContextModifier)))
 
 
 def test_passwords_are_nowhere_in_what_a_study_leaves(

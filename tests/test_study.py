@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import optuna
 import pytest
 import yaml
 
-from orchestrator import build
+from orchestrator import build, clues
 from orchestrator.changes import surroundings
 from orchestrator.config.schema import Config
 from orchestrator.curve import Point, Result
@@ -43,6 +44,32 @@ def a_study(**changes: Any) -> tuple[StudyRecord, str]:
     stream = io.StringIO()
     record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
     return record, stream.getvalue()
+
+
+def test_the_page_shows_the_clues_that_the_study_read() -> None:
+    """A run above the untrained loss from its first point on has that loss in its sentence."""
+    diverging = {"max_lr": 0.3, "min_lr": 0.3}
+    record, _ = a_study(plan=["weight_decay"], pruner={"name": "none"}, recipe=diverging)
+    start = QuadraticObjective().facts.start_loss
+    page = unescape(Path("runs/s/report.html").read_text())
+    trained = [o for o in record.outcomes if o.run.kind == "train"]
+    assert len(trained) > 2
+    for o in trained:
+        assert o.curve.held_out_loss[0] > start
+        clue = clues.read(o.curve, start)
+        assert f"untrained loss ({start:.3g})" in clue.reason
+        assert clue.reason in page
+
+
+def test_the_clue_of_a_run_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracker gets, when a run ends, what the record keeps; also where stages share a run."""
+    curves, read = [], clues.read
+    monkeypatch.setattr(
+        clues, "read", lambda curve, start_loss: curves.append(curve) or read(curve, start_loss)
+    )
+    record, _ = a_study()
+    assert len(curves) == len({id(curve) for curve in curves})
+    assert len(curves) == len({key for s in record.stages for key in s.clues})
 
 
 def test_nothing_is_left_after_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from orchestrator.changes import differences, kept
 from orchestrator.errors import ConfigError, nearest
+from orchestrator.numbers import DASH, duration, rate
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
-from orchestrator.report.text import DASH, duration, measure, rate, results, status
+from orchestrator.report.text import measure, results, status
 from orchestrator.study.results import CONFIG, SUMMARY
 
 Summary = Mapping[str, Any]

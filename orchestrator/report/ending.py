@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.changes import kept
 from orchestrator.curve import State
+from orchestrator.numbers import rate
 from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
@@ -20,7 +21,6 @@ from orchestrator.report.text import (
     command,
     counts,
     measure,
-    rate,
     results,
     spent,
     status,

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import figures
+from orchestrator.figures import Figure
+from orchestrator.figures.png import png
+from orchestrator.numbers import duration, number, rate
 from orchestrator.record import StageRecord, StudyRecord
-from orchestrator.report import figures
-from orchestrator.report.elements import escape, table, to_copy
-from orchestrator.report.figures import Figure
-from orchestrator.report.figures.png import png
-from orchestrator.report.page import page
+from orchestrator.report import page
+from orchestrator.report.page import Table
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
-from orchestrator.report.text import (
-    audited,
-    balance,
-    command,
-    counts,
-    dropout,
-    duration,
-    measure,
-    number,
-    rate,
-    results,
-)
+from orchestrator.report.text import audited, balance, command, counts, dropout, measure, results
 
 log = logging.getLogger(__name__)
 DECAYS = {  # of an optimiser of the user's own it is not known
@@ -73,58 +63,36 @@ def drawings(record: StudyRecord) -> dict[str, tuple[Figure, bytes]]:
 def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> str:
     """Return the page; `drawn` are figures with their PNG files, by stage name."""
     summary = record.summary()
-    parts = [
-        _head(record),
-        _answer(record, summary),
-        *(section(s, drawn.get(s.decision.stage)) for s in record.stages),
-        _cost(record, summary),
-        _audits(record, summary),
-        _reproduce(record),
-    ]
-    title = escape(f"Study {record.study}")
-    return page(title, "\n".join(parts), figures=bool(drawn))
+    return page.render(
+        "report.html",
+        record=record,
+        warnings=[line for line in (VERDICTS[record.status], record.reason) if line],
+        answer=_answer(record, summary),
+        stages=[section(s, drawn.get(s.decision.stage)) for s in record.stages],
+        cost=_cost(record, summary["cost"]),
+        price=_price(record, summary["cost"]),
+        audits=_audits(record),
+        audited=audited(summary),
+        versions=", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        figures=bool(drawn),
+    )
 
 
-def _head(record: StudyRecord) -> str:
-    status = f'<span class="status {record.status}">{record.status}</span>'
-    lines = [f"<h1>Study {escape(record.study)} {status}</h1>"]
-    lines.append(f'<p class="soft">{escape(record.device)}</p>')
-    if verdict := VERDICTS[record.status]:
-        lines.append(f'<p class="warn">{verdict}</p>')
-    if record.reason:
-        lines.append(f'<p class="warn">{escape(record.reason)}</p>')
-    lines += [f'<p class="soft">{escape(note)}</p>' for note in record.notes]
-    return "\n".join(lines)
-
-
-def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> str:
+def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> dict[str, Any]:
     complete = record.status == "complete"
-    parts = [f"<h2>{'The answer' if complete else 'The recipe so far'}</h2>"]
-    if scores := results(summary):
-        parts.append(f'<p class="score">{escape(measure(summary))} {escape(scores[0][1])}</p>')
-        parts.append(
-            table(
-                ("recipe", measure(summary), "the answer is"),
-                [(name.replace("_", " "), score, verdict) for name, score, verdict in scores],
-                first_is_own=True,
-            )
-        )
-        parts.append(
-            '<p class="soft">Mean ± standard deviation over n seeds, measured once on data that no'
-            " decision saw. A tie: the difference is within two standard errors.</p>"
-        )
-    parts += ["<h3>Recipe</h3>", _recipe(record, summary)]
-    parts.append(f'<p class="soft">{_price(record, summary["cost"])}</p>')
-    if complete:
-        parts.append("<h3>Train with it again</h3>")
-        parts.append("<p>This trains and tests it, alone:</p>")
-        parts.append(to_copy(command(summary), wrap=True))
-    evidence: Mapping[str, Any] = record.final.decision.evidence if record.final else {}
-    code = pytorch(record.recipe, evidence.get("epochs"), record.inputs, record.task)
-    if complete and code:
-        parts += ["<h3>The same recipe in plain PyTorch</h3>", to_copy(code)]
-    parts.append(_balance(record, summary))
-    return "\n".join(parts)
+    epochs = record.final.decision.evidence.get("epochs") if record.final else None
+    scores = [(name.replace("_", " "), score, said) for name, score, said in results(summary)]
+    head = ("recipe", measure(summary), "the answer is")
+    return {
+        "complete": complete,
+        "measure": measure(summary),
+        "scores": Table(head, scores, first_is_own=True),
+        "recipe": Table(("", "value", "chosen by"), list(_recipe(record, summary)), {1}),
+        "command": command(summary) if complete else "",
+        "code": pytorch(record.recipe, epochs, record.inputs, record.task) if complete else None,
+        "balance": Table(("", "value", "regularises more when"), balance(summary), {1}),
+        "decay": DECAYS.get(record.recipe.optimizer, ""),
+    }
 
 
 def _price(record: StudyRecord, cost: Mapping[str, Any]) -> str:
@@ -137,35 +105,19 @@ def _price(record: StudyRecord, cost: Mapping[str, Any]) -> str:
     )
 
 
-def _recipe(record: StudyRecord, summary: Mapping[str, Any]) -> str:
-    """Return the recipe's table: each value, and which stage chose it."""
+def _recipe(record: StudyRecord, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield each field of the recipe, its value, and which stage chose it."""
     setter: dict[str, StageRecord] = {}
     chosen: dict[str, Any] = {}
     for stage in record.stages:
         for field, value in stage.decision.values.items():
             if field not in chosen or chosen[field] != value:  # a later yes is not a choice
                 chosen[field], setter[field] = value, stage
-    rows = []
     for field, value in record.recipe.values().items():
         shown = "not known" if value is None else rate(value)
         if field == "dropout":
             shown = dropout(summary)
-        origin = _origin(setter[field], field) if field in setter else "as configured"
-        rows.append((field, shown, origin))
-    return table(("", "value", "chosen by"), rows, numeric={1})
-
-
-def _balance(record: StudyRecord, summary: Mapping[str, Any]) -> str:
-    """Return what regularises and how: whoever changes one of them has to look at the others."""
-    if not (parts := balance(summary)):
-        return ""
-    return (
-        "<h3>Balance of regularisation</h3>"
-        + table(("", "value", "regularises more when"), parts, numeric={1})
-        + '<p class="soft">Raise one and the others must give way; the products of lr matter more'
-        " than their factors. lr and momentum are per step"
-        f"{DECAYS.get(record.recipe.optimizer, '')}.</p>"
-    )
+        yield field, shown, _origin(setter[field], field) if field in setter else "as configured"
 
 
 def _origin(stage: StageRecord, field: str) -> str:
@@ -183,8 +135,8 @@ def _origin(stage: StageRecord, field: str) -> str:
     return ", ".join(parts)
 
 
-def _cost(record: StudyRecord, summary: Mapping[str, Any]) -> str:
-    cost = summary["cost"]
+def _cost(record: StudyRecord, cost: Mapping[str, Any]) -> Table:
+    """Return what each stage cost; a run that several stages share counts for the first of them."""
     rows, seen = [], set[str]()
     for s in record.stages:
         new = [o for o in s.outcomes if o.key not in seen]
@@ -199,18 +151,11 @@ def _cost(record: StudyRecord, summary: Mapping[str, Any]) -> str:
         rows.append(("audit", states, f"{audit['examples']:,}", spent))
     states = counts(o.state for o in record.outcomes)
     rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
-    return (
-        "<h2>What it cost</h2>"
-        + table(("stage", "runs", "training examples", "training time"), rows, numeric={2, 3})
-        + f"<p>{_price(record, cost)}</p>"
-        + '<p class="soft">A run that several stages look at counts for the first of them.</p>'
-    )
+    return Table(("stage", "runs", "training examples", "training time"), rows, {2, 3})
 
 
-def _audits(record: StudyRecord, summary: Mapping[str, Any]) -> str:
-    """Return what became of pruned runs that were let to their end, nothing without an audit."""
-    if not record.audits:
-        return ""
+def _audits(record: StudyRecord) -> Table:
+    """Return what became of pruned runs that were let to their end; no rows without an audit."""
     rows = [
         (
             a.pruned.run.name,
@@ -224,20 +169,4 @@ def _audits(record: StudyRecord, summary: Mapping[str, Any]) -> str:
         for a in record.audits
     ]
     head = ("run", "pruned at", "because", "loss then", "loss at its end", "best", "pruned")
-    return (
-        f"<h2>Audit of the pruner</h2><p>{escape(audited(summary))}.</p>"
-        + table(head, rows, numeric={1, 3, 4, 5})
-        + '<p class="soft">Held-out losses; best: that of the best finished run of the same stage'
-        " and length. The ends took no part in any decision.</p>"
-    )
-
-
-def _reproduce(record: StudyRecord) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    return (
-        "<h2>How to reproduce it</h2>"
-        "<p>The same command, with the config in <code>config.yaml</code> beside this file, the"
-        " same versions and the same device. Every number of this page is in"
-        " <code>summary.json</code> or in the Optuna storage beside it.</p>"
-        f'<p class="soft">{escape(record.device)}{"; " if versions else ""}{escape(versions)}</p>'
-    )
+    return Table(head, rows, {1, 3, 4, 5})

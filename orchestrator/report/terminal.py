@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.curve import Outcome, Point, State
+from orchestrator.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.ending import ending
-from orchestrator.report.text import between, counts, duration, number, planned, rate
+from orchestrator.report.text import between, counts, planned
 from orchestrator.system.host import silence
 
 if TYPE_CHECKING:

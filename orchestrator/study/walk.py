@@ -190,7 +190,8 @@ class _Study:
         self.terminal.decided(decision, self.pace.left())
         for outcome in record.outcomes:
             if outcome.key not in self.watch.ended:
-                self.tracker.known(decision.stage, outcome, record.clues.get(outcome.key, ""))
+                clue = record.clues.get(outcome.key)
+                self.tracker.known(decision.stage, outcome, clue.label if clue else "")
         self.tracker.decided(decision)
         log.info("%s: %s", decision.stage, decision.reason)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from orchestrator import clues
-from orchestrator.curve import Outcome, Point
+from orchestrator.clues import Clue
+from orchestrator.curve import Outcome, Point, State
 from orchestrator.plan.pace import Pace
 from orchestrator.recipe import Run
 from orchestrator.report.terminal import Terminal
@@ -15,10 +16,11 @@ from orchestrator.tracking import Tracker
 class Watch:
     """Tells the terminal and the tracker of every run that is really trained."""
 
-    def __init__(self, terminal: Terminal, tracker: Tracker, chance_loss: float) -> None:
+    def __init__(self, terminal: Terminal, tracker: Tracker, start_loss: float) -> None:
         self._terminal = terminal
         self._tracker = tracker
-        self._chance_loss = chance_loss
+        self._start_loss = start_loss
+        self._clues: dict[tuple[str, State], Clue] = {}  # a pruned run may go on and finish
         self._number = self._of = 0
         self._seconds: dict[str, float] = {}  # of training, by key
         self.ended: set[str] = set()  # keys of the runs that this command trained
@@ -35,11 +37,14 @@ class Watch:
         self._number, self._of = 0, runs
         self._terminal.left(self.pace.left() if self.pace else None)
 
-    def clue(self, outcome: Outcome) -> str:
-        """Return the label of an outcome's curve, "" for a ramp, which is meant to break."""
+    def clue(self, outcome: Outcome) -> Clue | None:
+        """Return the clue of an outcome's curve, None for a ramp, which is meant to break."""
         if outcome.run.kind != "train":
-            return ""
-        return clues.read(outcome.curve, self._chance_loss).label
+            return None
+        which = outcome.key, outcome.state
+        if which not in self._clues:
+            self._clues[which] = clues.read(outcome.curve, self._start_loss)
+        return self._clues[which]
 
     def run_started(self, stage: str, run: Run, key: str) -> None:
         """A run begins."""
@@ -66,5 +71,6 @@ class Watch:
         if self.pace is not None:
             self.pace.run_ended(outcome)
         clue = self.clue(outcome)
-        self._terminal.run_ended(stage, outcome, clue)
-        self._tracker.run_ended(stage, outcome, clue)
+        label = clue.label if clue else ""
+        self._terminal.run_ended(stage, outcome, label)
+        self._tracker.run_ended(stage, outcome, label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.curve import Floats
+from orchestrator.figures import Figure, png
+from orchestrator.figures.lr_range import losses
 from orchestrator.recipe import Decision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BRACKET, LINEAR, CHOSEN = "#999999", "#0072B2", "#009E73"  # Okabe and Ito's colours
-MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
+WIDTH = 640  # of the figure in a notebook, in pixels; it has more, for dense screens
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class LRRangeResult:
     `max_lr`, `min_lr` (a tenth of it): per step, None where not `answered`. `interval`: what the
     single ramps say. `reason`: one sentence with its numbers. `rules`: what every suggestion rule
     says (see `stages.suggest`), without a margin; None where its mark does not exist. `ramps`: all
-    of them, in the order made. `initial_loss`: held-out loss before any training.
+    of them, in the order made. `initial_loss`: held-out loss before any training. `decision`: the
+    stage's own, with its evidence.
     """
 
     max_lr: float | None
@@ -54,6 +55,7 @@ class LRRangeResult:
     rules: Mapping[str, float | None]
     ramps: tuple[Ramp, ...] = field(repr=False)
     initial_loss: float
+    decision: Decision = field(repr=False)
 
     @classmethod
     def of(cls, decision: Decision, initial_loss: float) -> LRRangeResult:
@@ -70,59 +72,28 @@ class LRRangeResult:
                 for r in decision.evidence["ramps"]
             ),
             initial_loss=initial_loss,
+            decision=decision,
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw loss against lr, the interval and the rules' marks; return the axes.
+        """Draw the figure of a study's report on `ax`, and return it.
 
-        Thick: smoothed, which is read; thin: as measured; dotted: train loss. `ax` None: new axes,
-        by pyplot, so that a notebook shows them. Needs matplotlib.
+        Losses against lr, max_lr and min_lr, the interval and the rules' marks. `ax` None: new
+        axes, by pyplot, so that a notebook shows them. Needs matplotlib.
         """
         if ax is None:
             from matplotlib import pyplot
 
-            ax = pyplot.figure(figsize=(7.0, 4.2), layout="constrained").add_subplot()
-        labelled: set[str] = set()
-        for ramp in self.ramps:
-            colour = LINEAR if ramp.shape == "linear" else BRACKET
-            name = f"held-out loss, {ramp.shape} ramp"
-            label = {} if name in labelled else {"label": name}
-            labelled.add(name)
-            ax.plot(ramp.lr, ramp.smoothed, color=colour, lw=2, **label)  # type: ignore[arg-type]
-            ax.plot(ramp.lr, ramp.held_out_loss, color=colour, lw=0.8, alpha=0.5)
-            ax.plot(ramp.lr, ramp.train_loss, ":", color=colour, lw=0.8, alpha=0.6)
-        ax.set_xscale("log")
-        ax.set_ylim(*self._loss_range())
-        if self.interval and self.max_lr:
-            ax.axvspan(*self.interval, color=CHOSEN, alpha=0.18, lw=0)
-            ax.axvline(self.max_lr, color=CHOSEN, lw=1.8, label=f"max_lr {self.max_lr:.3g}")
-        self._mark_rules(ax)
-        ax.set_xlabel("learning rate (per step)")
-        ax.set_ylabel("loss")
-        ax.set_title("LR range test" if self.answered else "LR range test: no answer", loc="left")
-        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            ax = pyplot.figure(figsize=(8.4, 4.2), layout="constrained").add_subplot()
+        png.draw_on(ax, self._figure())
+        if not self.answered:
+            ax.set_title("no answer", loc="left")
         return ax
 
-    def _loss_range(self) -> tuple[float, float]:
-        """Return limits of the loss axis: what blows up leaves through the top."""
-        seen = np.concatenate([r.smoothed for r in self.ramps] or [np.ones(1)])
-        seen = seen[np.isfinite(seen)]
-        low = float(seen.min()) if len(seen) else 0.0
-        high = 1.15 * self.initial_loss
-        return min(0.95 * low, low - 0.03 * (high - low)), max(high, 1.05 * low)
-
-    def _mark_rules(self, ax: Axes) -> None:
-        shown = [(name, lr) for name, lr in self.rules.items() if lr is not None]
-        for (name, lr), mark in zip(shown, MARKS, strict=False):
-            ax.plot(
-                lr,
-                0.03,
-                mark,
-                transform=ax.get_xaxis_transform(),
-                mec="white",
-                ms=7,
-                label=f"{name.replace('_', ' ')} {lr:.2g}",
-            )
+    def _figure(self) -> Figure:
+        figure = losses(self.decision)
+        assert figure is not None  # there is a ramp, and it has a point
+        return figure
 
     def __str__(self) -> str:
         if self.max_lr is None or self.min_lr is None or self.interval is None:
@@ -139,16 +110,11 @@ class LRRangeResult:
 
     def _repr_html_(self) -> str:
         """Return the answer with its figure, for a notebook."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained", dpi=110)
-        self.plot(figure.add_subplot())
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-        picture = base64.b64encode(file.getvalue()).decode()
+        picture = base64.b64encode(png.png(self._figure())).decode()
         first, *more = str(self).splitlines()
         text = "".join(f"<br>{html.escape(line)}" for line in more)
         return (
             f"<div><b>{html.escape(first)}</b>{text}<br>"
-            f'<img alt="loss against learning rate" src="data:image/png;base64,{picture}"></div>'
+            f'<img alt="loss against learning rate" width="{WIDTH}"'
+            f' src="data:image/png;base64,{picture}"></div>'
         )

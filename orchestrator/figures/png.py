@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.report.figures.figure import Axis, Entry, Figure, Panel, Span
-from orchestrator.report.figures.style import SOFT
-from orchestrator.report.text import rate
+from orchestrator.figures.figure import Axis, Entry, Figure, Panel, Span
+from orchestrator.figures.style import SOFT
+from orchestrator.numbers import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +77,15 @@ def draw(figure: Figure) -> Canvas:
         grid[last][j].set_xlabel(figure.x.label)
     _legend(canvas, figure)
     return canvas
+
+
+def draw_on(axes: Axes, figure: Figure) -> None:
+    """Draw a figure of one panel on axes of the reader's own, the legend to the right of them."""
+    [[panel]] = figure.columns
+    _panel(axes, panel, figure.x)
+    axes.set_xlabel(figure.x.label)
+    handles = [_handle(e) for e in figure.legend]
+    axes.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _panel(axes: Axes, panel: Panel, x: Axis) -> None:

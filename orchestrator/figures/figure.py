@@ -140,6 +140,11 @@ class Figure:
     legend: tuple[Entry, ...] = ()
     legend_title: str = ""
 
+    @property
+    def groups(self) -> set[str]:
+        """The keys of the legend's entries that hide something."""
+        return {key for column in self.columns for panel in column for key in panel.groups}
+
 
 def plottable(value: Any) -> TypeGuard[float]:
     """Whether a value can stand on a logarithmic axis."""

@@ -5,10 +5,10 @@ Losses may be NaN or inf and stages may have run nothing: then less is drawn, ne
 
 from __future__ import annotations
 
+from orchestrator.figures.figure import Figure
+from orchestrator.figures.lr_range import lr_range
+from orchestrator.figures.runs import batch_size, curves, final
 from orchestrator.record import StageRecord
-from orchestrator.report.figures.figure import Figure
-from orchestrator.report.figures.lr_range import lr_range
-from orchestrator.report.figures.runs import batch_size, curves, final
 
 __all__ = ["Figure", "of"]
 

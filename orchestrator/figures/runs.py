@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.curve import Floats, Outcome
-from orchestrator.record import StageRecord
-from orchestrator.report.figures import clue_strip
-from orchestrator.report.figures.figure import (
+from orchestrator.figures import clue_strip
+from orchestrator.figures.figure import (
     Axis,
     Dash,
     Entry,
@@ -23,7 +22,7 @@ from orchestrator.report.figures.figure import (
     Span,
     plottable,
 )
-from orchestrator.report.figures.style import (
+from orchestrator.figures.style import (
     PROGRESS,
     SOFT,
     both_axis,
@@ -31,7 +30,8 @@ from orchestrator.report.figures.style import (
     log_axis,
     loss_axis,
 )
-from orchestrator.report.text import rate
+from orchestrator.numbers import rate
+from orchestrator.record import StageRecord
 
 NAMES = {
     "max_momentum": "max momentum",

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator import clues
-from orchestrator.clues import Clue, Label
+from orchestrator.clues import GRAVITY, Clue, Label
 from orchestrator.curve import Floats, Outcome
+from orchestrator.figures.figure import Axis, Bar, Panel, Words
 from orchestrator.record import StageRecord
-from orchestrator.report.figures.figure import Axis, Bar, Panel, Words
 
-QUIET = ("", "horizontal", "short")  # the goal, and nothing to say
+QUIET: tuple[Label, ...] = ("horizontal", "short")  # the goal, and nothing to say
 ROW, HEAD, MOST = 0.16, 0.2, 10  # inches of a row and of the title; rows at most
 LEAST, ROOM = 0.012, 0.42  # of the axis: the shortest bar that is seen, what words need on a phone
 
@@ -29,18 +28,9 @@ class Row(NamedTuple):
 
 
 def clue_of(stage: StageRecord, o: Outcome) -> Clue | None:
-    """Return the gravest clue of a run, with its steps and sentence.
-
-    None where there is nothing to tell: the end is horizontal, or the curve too short.
-    """
-    label = stage.clues.get(o.key, "")
-    if label in QUIET or label not in clues.GRAVITY or not len(o.curve):
-        return None
-    # The record names the clue but not the chance loss: a run starts near it.
-    found = clues.segments(o.curve, float(o.curve.held_out_loss[0]))
-    end = int(o.curve.step[-1])
-    named = (clue for clue in found if clue.label == label)
-    return next(named, None) or Clue(label, end, end, o.reason)
+    """Return the clue of a run; None where its end is horizontal, or the curve too short to say."""
+    clue = stage.clues.get(o.key)
+    return clue if clue and clue.label not in QUIET else None
 
 
 def rows(
@@ -59,7 +49,7 @@ def rows(
             found[name(o), clue.label].append((o, clue))
     of, order = Counter(map(name, outcomes)), list(names)
     made = [Row(who, label, runs, of[who]) for (who, label), runs in found.items()]
-    gravest = sorted(made, key=lambda row: clues.GRAVITY.index(row.label))[:MOST]
+    gravest = sorted(made, key=lambda row: GRAVITY.index(row.label))[:MOST]
     return sorted(gravest, key=lambda row: order.index(row.name))
 
 
@@ -93,7 +83,7 @@ def _strip(
     for i, row in enumerate(found):
         for o, clue in row.runs:
             low, high = _span(o, clue, x(o), axis)
-            text = f"{o.run.label}: {clue.reason or clue.label}"
+            text = f"{o.run.label}: {clue.reason}"
             bars.append(Bar(i, low, high, colours[row.name], text, (row.name,)))
         many = f", {len(row.runs)} of {row.of}" if row.of > 1 else ""
         own = [bar for bar in bars if bar.row == i]

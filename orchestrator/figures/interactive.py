@@ -6,7 +6,7 @@ Colours of the page (text, grid) are the script's affair, since they follow the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -14,31 +14,31 @@ from typing import Any
 import numpy as np
 
 from orchestrator.curve import Floats
-from orchestrator.report.figures.figure import Axis, Figure, Line, Panel, Span
+from orchestrator.figures.figure import Axis, Figure, Line, Panel, Span
+from orchestrator.redact import clean
 
 INCH = 78  # pixels
 TITLE, NAMES, LABELS = 24, 16, 46  # pixels: title, names of lines, beneath the last x axis
 Plot = dict[str, Any]
 
 
-def plots(figure: Figure, clean: Callable[[str], str] = str) -> list[Plot]:
+def plots(figure: Figure) -> list[Plot]:
     """Return a plot per column: {height, data, groups, layout}, for `JSON.parse` in the page.
 
-    `groups` has for each trace the numbers of the legend's entries that hide it. `clean` takes out
-    of texts what a page must not hold; markup is escaped here, since plotly.js knows some.
+    `groups` has for each trace the numbers of the legend's entries that hide it. Texts hold no
+    passwords, no hidden marks and no markup.
     """
     keys = {entry.key: i for i, entry in enumerate(figure.legend)}
-
-    def text(words: str) -> str:
-        # Templates are filled in before entities are read: no label can ask for a value.
-        return escape(clean(words), quote=False).replace("%{", "&#37;{")
-
-    return [_plot(column, figure.x, keys, text) for column in figure.columns]
+    return [_plot(column, figure.x, keys) for column in figure.columns]
 
 
-def _plot(
-    column: tuple[Panel, ...], x: Axis, keys: Mapping[str, int], text: Callable[[str], str]
-) -> Plot:
+def _text(words: str) -> str:
+    """Return what plotly.js shows as `words`: it knows some markup, and fills in templates."""
+    # Templates are filled in before entities are read: no label can ask for a value.
+    return escape(clean(words), quote=False).replace("%{", "&#37;{")
+
+
+def _plot(column: tuple[Panel, ...], x: Axis, keys: Mapping[str, int]) -> Plot:
     heights = [panel.height * INCH for panel in column]
     last = max(i for i, panel in enumerate(column) if not panel.rows)
     above = [
@@ -48,7 +48,7 @@ def _plot(
     below = LABELS if last == len(column) - 1 else 4
     whole = sum(heights) + sum(above[1:])
     layout: dict[str, Any] = {
-        "xaxis": _axis(x, text) | {"anchor": f"y{last + 1}"},
+        "xaxis": _axis(x) | {"anchor": f"y{last + 1}"},
         "shapes": [],
         "annotations": [],
         "margin": {"t": above[0], "b": below},
@@ -61,12 +61,12 @@ def _plot(
         top -= above[i] if i else 0
         low, high = max(0, top - heights[i]) / whole, top / whole
         top -= heights[i]
-        y = _rows(panel.rows) if panel.rows else _axis(replace(panel.y, label=""), text)
+        y = _rows(panel.rows) if panel.rows else _axis(replace(panel.y, label=""))
         layout[f"yaxis{i + 1}" if i else "yaxis"] = y | {"domain": [low, high]}
         layout["shapes"] += [_span(s, name) for s in panel.spans]
-        layout["annotations"] += [_title(panel, high, text)]
-        layout["annotations"] += [_named(s, n, x, high, text) for n, s in _with_names(panel)]
-        for trace, own in _traces(panel, x, name, text):
+        layout["annotations"] += [_title(panel, high)]
+        layout["annotations"] += [_named(s, n, x, high) for n, s in _with_names(panel)]
+        for trace, own in _traces(panel, x, name):
             data.append(trace)
             groups.append([keys[key] for key in own if key in keys])
     return {
@@ -74,10 +74,10 @@ def _plot(
     }  # fmt: skip
 
 
-def _axis(axis: Axis, text: Callable[[str], str]) -> dict[str, Any]:
+def _axis(axis: Axis) -> dict[str, Any]:
     made: dict[str, Any] = {}
     if axis.label:
-        made["title"] = {"text": text(axis.label), "standoff": 8}
+        made["title"] = {"text": _text(axis.label), "standoff": 8}
     if axis.range:
         made["range"] = list(axis.range)
     if axis.log:
@@ -93,8 +93,8 @@ def _rows(rows: int) -> dict[str, Any]:
     return {"visible": False, "range": [rows - 0.5, -0.5], "fixedrange": True}
 
 
-def _title(panel: Panel, top: float, text: Callable[[str], str]) -> dict[str, Any]:
-    words = " · ".join(text(part) for part in (panel.title, panel.y.label) if part)
+def _title(panel: Panel, top: float) -> dict[str, Any]:
+    words = " · ".join(_text(part) for part in (panel.title, panel.y.label) if part)
     return {
         "text": words, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",
         "yanchor": "bottom", "yshift": NAMES * bool(_with_names(panel)), "showarrow": False,
@@ -116,35 +116,32 @@ def _span(span: Span, y: str) -> dict[str, Any]:
     return shape | ({"fillcolor": span.colour, "opacity": 0.18} if band else {})
 
 
-def _named(
-    span: Span, number: int, x: Axis, top: float, text: Callable[[str], str]
-) -> dict[str, Any]:
+def _named(span: Span, number: int, x: Axis, top: float) -> dict[str, Any]:
     place = math.log10(span.low) if x.log else span.low  # as plotly.js wants it, other than shapes
     return {
-        "text": f"<b>{text(span.text)}</b>", "xref": "x", "yref": "paper", "x": place, "y": top,
+        "text": f"<b>{_text(span.text)}</b>", "xref": "x", "yref": "paper", "x": place, "y": top,
         "xanchor": "right" if number else "center", "yanchor": "bottom", "showarrow": False,
     }  # fmt: skip
 
 
-def _traces(
-    panel: Panel, x: Axis, axis: str, text: Callable[[str], str]
-) -> Iterable[tuple[dict[str, Any], tuple[str, ...]]]:
+def _traces(panel: Panel, x: Axis, axis: str) -> Iterable[tuple[dict[str, Any], tuple[str, ...]]]:
     place = {"xaxis": "x", "yaxis": axis}
-    shown = f"<b>%{{meta}}</b><br>{text(x.label)} %{{x:.3~g}}<br>{text(panel.y.label)} %{{y:.4~g}}"
+    across, up = _text(x.label), _text(panel.y.label)
+    shown = f"<b>%{{meta}}</b><br>{across} %{{x:.3~g}}<br>{up} %{{y:.4~g}}"
     for line in panel.lines:
         yield place | _line(line) | {
-            "meta": text(line.text), "hovertemplate": f"{shown}<extra></extra>",
+            "meta": _text(line.text), "hovertemplate": f"{shown}<extra></extra>",
         }, line.groups  # fmt: skip
     for m in panel.marks:
         yield place | {
             "type": "scatter", "mode": "markers", "x": [_number(m.x)], "y": [_number(m.y)],
-            "marker": {"symbol": m.symbol, "size": 9, "color": m.colour}, "meta": text(m.text),
+            "marker": {"symbol": m.symbol, "size": 9, "color": m.colour}, "meta": _text(m.text),
             "hovertemplate": "%{meta}<extra></extra>", "cliponaxis": False,
         }, m.groups  # fmt: skip
     for bar in panel.bars:
         yield place | {
             "type": "bar", "orientation": "h", "base": [_number(bar.low)], "y": [bar.row],
-            "x": [_number(bar.high - bar.low)], "width": 0.7, "meta": text(bar.text),
+            "x": [_number(bar.high - bar.low)], "width": 0.7, "meta": _text(bar.text),
             "marker": {"color": bar.colour, "opacity": 0.55},
             "hovertemplate": "%{meta}<extra></extra>",
         }, bar.groups  # fmt: skip
@@ -152,7 +149,7 @@ def _traces(
         side = "left" if w.left else "right"
         yield place | {
             "type": "scatter", "mode": "text", "x": [_number(w.x)], "y": [w.row],
-            "text": [f" {text(w.text)} "], "textposition": f"middle {side}", "hoverinfo": "skip",
+            "text": [f" {_text(w.text)} "], "textposition": f"middle {side}", "hoverinfo": "skip",
             "cliponaxis": False,
         }, ()  # fmt: skip
 

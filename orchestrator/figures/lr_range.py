@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 
 from orchestrator.curve import Floats, Outcome
-from orchestrator.record import StageRecord
-from orchestrator.report.figures.figure import (
+from orchestrator.figures.figure import (
     Axis,
     Dash,
     Entry,
@@ -22,8 +22,10 @@ from orchestrator.report.figures.figure import (
     Symbol,
     plottable,
 )
-from orchestrator.report.figures.style import COLOURS, SOFT, both_axis, log_axis
-from orchestrator.report.text import rate
+from orchestrator.figures.style import COLOURS, SOFT, both_axis, log_axis
+from orchestrator.numbers import rate
+from orchestrator.recipe import Decision
+from orchestrator.record import StageRecord
 
 SYMBOLS: tuple[Symbol, ...] = get_args(Symbol)
 CHOSEN = COLOURS[2]
@@ -36,31 +38,37 @@ LOOKS: dict[str, tuple[float, Dash, float, str]] = {
 
 
 def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
-    """Return losses, and the metric beneath, against lr of every ramp, and what was read off.
+    """Return the losses of every ramp against lr, with the metric beneath if there is one."""
+    figure = losses(stage.decision)
+    metrics = tuple(
+        Line(o.curve.lr, o.curve.metric, _colour(_linear(o)), o.run.label, (_shape(_linear(o)),))
+        for o in stage.outcomes
+        if o.run.kind == "ramp" and np.isfinite(o.curve.metric).any()
+    )
+    if figure is None or not metrics:
+        return figure
+    [[panel]] = figure.columns
+    plain = tuple(replace(span, text="") for span in panel.spans)
+    scores = Panel(Axis(f"held-out {metric or 'metric'}"), 1.5, lines=metrics, spans=plain)
+    return replace(figure, columns=((panel, scores),))
+
+
+def losses(decision: Decision) -> Figure | None:
+    """Return the losses of every ramp against lr in one panel, and what was read off them.
 
     Thin: as measured. Thick: smoothed, from which max_lr is read. Lines: max lr and min lr; shaded:
     from the lowest to the highest max lr that single ramps say. Marks at the bottom: what other
-    rules would say.
+    rules would say. None without a ramp that has a point.
     """
-    evidence = stage.decision.evidence
+    evidence = decision.evidence
     lines = [line for ramp in evidence.get("ramps", ()) for line in _ramp(ramp)]
     if not lines:
         return None
     x = log_axis("learning rate (per step)", (line.x for line in lines))
     train = [line.y for line in lines if line.dash == "dot"]
     y = both_axis([line.y for line in lines if line.dash != "dot"], train)
-    spans = tuple(_spans(stage))
     marks = tuple(_rules(evidence, x, y))
-    panels = [Panel(y, 3.4, lines=tuple(lines), marks=marks, spans=spans)]
-    metrics = tuple(
-        Line(o.curve.lr, o.curve.metric, _colour(_linear(o)), o.run.label, (_shape(_linear(o)),))
-        for o in stage.outcomes
-        if o.run.kind == "ramp" and np.isfinite(o.curve.metric).any()
-    )
-    if metrics:
-        scores = Axis(f"held-out {metric or 'metric'}")
-        plain = tuple(Span(s.low, s.high, s.colour, "", s.dash) for s in spans)
-        panels.append(Panel(scores, 1.5, lines=metrics, spans=plain))
+    panel = Panel(y, 3.4, lines=tuple(lines), marks=marks, spans=tuple(_spans(decision)))
     entries = [
         Entry("linear", "linear ramps", _colour(True), 2.0),
         Entry("exponential", "exponential ramp", _colour(False), 2.0),
@@ -68,10 +76,10 @@ def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
         Entry("measured", "held-out loss as measured", SOFT, 0.8),
         Entry("train loss", "train loss", SOFT, 1.0, "dot"),
     ]
-    if stage.decision.interval:
+    if decision.interval:
         entries.append(Entry("interval", "max lr, ramp by ramp", CHOSEN, 6, alpha=0.3))
     rules = [Entry(m.text, m.text, m.colour, symbol=m.symbol) for m in marks]
-    return Figure(x, (tuple(panels),), (*entries, *rules))
+    return Figure(x, ((panel,),), (*entries, *rules))
 
 
 def _ramp(ramp: Mapping[str, Any]) -> Iterator[Line]:
@@ -97,12 +105,12 @@ def _colour(linear: bool) -> str:
     return COLOURS[0] if linear else COLOURS[7]
 
 
-def _spans(stage: StageRecord) -> Iterator[Span]:
-    if stage.decision.interval:
-        yield Span(*stage.decision.interval, CHOSEN)
+def _spans(decision: Decision) -> Iterator[Span]:
+    if decision.interval:
+        yield Span(*decision.interval, CHOSEN)
     dashes: dict[str, Dash] = {"max_lr": "solid", "min_lr": "dash"}
     for name, dash in dashes.items():
-        lr = stage.decision.values.get(name)
+        lr = decision.values.get(name)
         if plottable(lr):
             text = f"{name.replace('_', ' ')} {rate(float(lr))}"
             yield Span(float(lr), float(lr), CHOSEN, text, dash)

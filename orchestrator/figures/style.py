@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from orchestrator.curve import Floats
-from orchestrator.report.figures.figure import Axis
+from orchestrator.figures.figure import Axis
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 SOFT = "#777777"
