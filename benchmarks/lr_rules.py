@@ -133,7 +133,7 @@ def rounds(workload: Workload, objective: TrainingObjective) -> Iterator[dict[st
         yield row
         if replicate == 0:
             bracket = reading
-    if bracket is None or bracket.drop < stage.least_drop:
+    if bracket is None or bracket.drop < stage.min_drop:
         steps *= 2
         row, bracket = record(
             "exponential again", "exponential_ramp", first.schedule.max_lr, steps, 0

@@ -61,9 +61,9 @@ def chosen(outcomes: Sequence[Outcome], share: float) -> list[Outcome]:
     return [o for o in outcomes if o.state == "pruned" and _draw(o.key) < share]
 
 
-def best_loss(outcomes: Sequence[Outcome], steps: int, chance_loss: float) -> float:
-    """Return the lowest end loss of the runs of this length, at most `chance_loss`."""
-    return min((chance_loss, *(o.held_out_loss for o in outcomes if o.run.steps == steps)))
+def best_loss(outcomes: Sequence[Outcome], steps: int, start_loss: float) -> float:
+    """Return the lowest end loss of the runs of this length, at most `start_loss`."""
+    return min((start_loss, *(o.held_out_loss for o in outcomes if o.run.steps == steps)))
 
 
 def _draw(key: str) -> float:

@@ -102,7 +102,7 @@ def pruner(config: Config, start_loss: float) -> CluePruner | None:
 
     also = getattr(config.pruner, "also", None)
     beside = choices.optunas_pruner(also) if also else None
-    return CluePruner(choices.build(config.pruner), beside, chance_loss=start_loss)
+    return CluePruner(choices.build(config.pruner), beside, start_loss=start_loss)
 
 
 def executor(

@@ -39,10 +39,10 @@ class Clue:
 
 
 @np.errstate(all="ignore")
-def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | None:
+def diverged(curve: Curve, start_loss: float, above: float = 1.3) -> Clue | None:
     """Loss not finite, or held-out loss above `above` x the untrained one, rising over two points.
 
-    `chance_loss`: held-out loss of an untrained model, in the curve's unit (nats). A train
+    `start_loss`: held-out loss of an untrained model, in the curve's unit (nats). A train
     loss below half of it says that the net learns: it may overfit beyond that, but is not lost.
     """
     loss = curve.held_out_loss
@@ -53,11 +53,11 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
         at = int(np.argmax(broken))
         which = "held-out" if not np.isfinite(loss[at]) else "train"
         return _clue(curve, "diverged", at, at, f"{which} loss is not finite")
-    bad = (loss[1:] > above * chance_loss) & (loss[1:] > loss[:-1])
-    bad &= ~_learns(curve, chance_loss)[1:]
+    bad = (loss[1:] > above * start_loss) & (loss[1:] > loss[:-1])
+    bad &= ~_learns(curve, start_loss)[1:]
     if bad.any():
         at = int(np.argmax(bad)) + 1
-        limit = f"{above:g} x the untrained loss ({chance_loss:.3g})"
+        limit = f"{above:g} x the untrained loss ({start_loss:.3g})"
         reason = f"held-out loss {loss[at]:.3g} is above {limit} and rising"
         return _clue(curve, "diverged", at - 1, at, reason)
     return None
@@ -65,21 +65,21 @@ def diverged(curve: Curve, chance_loss: float, above: float = 1.3) -> Clue | Non
 
 @np.errstate(all="ignore")
 def stuck(
-    curve: Curve, chance_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
+    curve: Curve, start_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
 ) -> Clue | None:
     """`points` points in a row at the untrained loss once the share `after` of the run is done.
 
-    At it means at least `near` x `chance_loss`, and a train loss above half of it (as in
+    At it means at least `near` x `start_loss`, and a train loss above half of it (as in
     `diverged`).
     """
-    at_chance = (curve.held_out_loss >= near * chance_loss) & (curve.progress >= after)
-    at_chance &= ~_learns(curve, chance_loss)
+    at_chance = (curve.held_out_loss >= near * start_loss) & (curve.progress >= after)
+    at_chance &= ~_learns(curve, start_loss)
     for end in range(points, len(curve) + 1):
         if at_chance[end - points : end].all():
             low = curve.held_out_loss[end - points : end].min()
             reason = (
                 f"{points} points in a row at the untrained loss (held-out loss {low:.3g} of"
-                f" {chance_loss:.3g})"
+                f" {start_loss:.3g})"
             )
             return _clue(curve, "stuck", end - points, end - 1, reason)
     return None
@@ -160,7 +160,7 @@ def underfitting(curve: Curve, fall: float = 0.05) -> Clue | None:
     return _clue(curve, "underfitting", start, len(curve) - 1, reason)
 
 
-def segments(curve: Curve, chance_loss: float) -> tuple[Clue, ...]:
+def segments(curve: Curve, start_loss: float) -> tuple[Clue, ...]:
     """Return every clue that holds, at most one of each label, in the order of their first steps.
 
     The end of the curve is "horizontal" (with fewer than five points "short") unless another clue
@@ -169,8 +169,8 @@ def segments(curve: Curve, chance_loss: float) -> tuple[Clue, ...]:
     if len(curve) == 0:
         return (Clue("short", 0, 0, "no points"),)
     held = (
-        diverged(curve, chance_loss),
-        stuck(curve, chance_loss),
+        diverged(curve, start_loss),
+        stuck(curve, start_loss),
         overfitting(curve),
         unstable(curve),
         underfitting(curve),
@@ -181,9 +181,9 @@ def segments(curve: Curve, chance_loss: float) -> tuple[Clue, ...]:
     return tuple(sorted(found, key=lambda clue: clue.first_step))
 
 
-def read(curve: Curve, chance_loss: float) -> Clue:
+def read(curve: Curve, start_loss: float) -> Clue:
     """Return the one clue that says most about the run: the gravest of its `segments`."""
-    return min(segments(curve, chance_loss), key=lambda clue: GRAVITY.index(clue.label))
+    return min(segments(curve, start_loss), key=lambda clue: GRAVITY.index(clue.label))
 
 
 def _end(curve: Curve) -> Clue:
@@ -203,9 +203,9 @@ def _known(values: Floats) -> bool:
     return not bool(np.isnan(values).all())
 
 
-def _learns(curve: Curve, chance_loss: float) -> NDArray[np.bool_]:
+def _learns(curve: Curve, start_loss: float) -> NDArray[np.bool_]:
     """Where the train loss is far below chance; nowhere if it is not known."""
-    return np.asarray(curve.train_loss < 0.5 * chance_loss)
+    return np.asarray(curve.train_loss < 0.5 * start_loss)
 
 
 def _settled(curve: Curve) -> NDArray[np.bool_]:

@@ -113,7 +113,7 @@ def test_a_trial_that_misses_its_time_by_more_than_three_percent_is_repeated(
 
 def test_of_two_sizes_the_one_that_is_not_as_calibrated_is_the_late_one() -> None:
     """Beside two trials of 32 that take 10 % longer those of 64 are on time, and it is said."""
-    stage = BatchSize(name="batch_size", facts=FACTS, candidates=(32,), most_seeds=2)
+    stage = BatchSize(name="batch_size", facts=FACTS, candidates=(32,), max_seeds=2)
     decision, outcomes = play(stage, slower(1.1, lambda run: run.batch_size == 32))
     assert repeated(outcomes) == {(32, 0), (32, 1)}
     assert "2 of 4 trials missed the planned time" in decision.reason
@@ -122,7 +122,7 @@ def test_of_two_sizes_the_one_that_is_not_as_calibrated_is_the_late_one() -> Non
 
 def test_a_repeat_that_fails_takes_no_trial_away() -> None:
     """The first attempt's loss is as good, only its time is not."""
-    stage = BatchSize(name="batch_size", facts=FACTS, candidates=(32,), most_seeds=2)
+    stage = BatchSize(name="batch_size", facts=FACTS, candidates=(32,), max_seeds=2)
 
     def lose(o: Outcome) -> Outcome:
         return replace(o, state="failed", reason="boom") if o.run.attempt else o

@@ -174,7 +174,7 @@ def test_the_pruner_can_be_tuned_and_switched_off() -> None:
     tuned = build.pruner(Config.from_mapping({"pruner": {"stuck_points": 5}}), 2.3)
     assert tuned is not None
     assert tuned.rules.stuck_points == 5
-    assert tuned.chance_loss == 2.3
+    assert tuned.start_loss == 2.3
     assert build.pruner(Config.from_mapping({"pruner": {"name": "none"}}), 2.3) is None
 
 
@@ -464,3 +464,21 @@ def test_weight_decay_has_presets() -> None:
     (stage,) = build.stages(config, FACTS)
     assert isinstance(stage, WeightDecay)
     assert stage.grid(Recipe()) == [1e-2, 1e-3, 1e-4]
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [
+        ("lr_range", "margin", "lr_factor"),
+        ("lr_range", "least_steps", "min_steps"),
+        ("batch_size", "largest", "max_size"),
+        ("momentum", "most_seeds", "max_seeds"),
+    ],
+)
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(
+    stage: str, old: str, new: str
+) -> None:
+    """One line with the name to write now."""
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping({"stages": {stage: {old: 0.5}}})
+    assert caught.value.lines == [f"stages.{stage}.{old}: unknown key: it is called {new} now"]

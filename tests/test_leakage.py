@@ -36,7 +36,7 @@ def blobs(file: Path, order: np.ndarray[Any, Any] | None = None) -> str:
 
 def a_study(name: str, path: str) -> StudyRecord:
     """Run all stages on real training of a small network, as small as they get."""
-    few = {"seeds": 2, "most_seeds": 3, "horizons": [0.5]}
+    few = {"seeds": 2, "max_seeds": 3, "horizons": [0.5]}
     config = {
         "study_name": name,
         "plan": PLAN,
@@ -48,11 +48,11 @@ def a_study(name: str, path: str) -> StudyRecord:
         "threads": 1,
         "device": "cpu",
         "stages": {
-            "lr_range": {"least_steps": 40, "ramps": 2},
+            "lr_range": {"min_steps": 40, "ramps": 2},
             "momentum": {**few, "candidates": [0.95, 0.9]},
             "weight_decay": {**few, "candidates": [1e-2, 1e-3]},
             "dropout": {**few, "candidates": [0.0, 0.3]},
-            "batch_size": {"candidates": [16, 32], "most_seeds": 2},
+            "batch_size": {"candidates": [16, 32], "max_seeds": 2},
             "lr_check": few,
             "final": {"epochs": 4, "seeds": 2},
         },

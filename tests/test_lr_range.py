@@ -13,7 +13,7 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.objectives.quadratic import Quadratic, QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import suggest
-from orchestrator.stages.lr_range import MARGIN, LRRange
+from orchestrator.stages.lr_range import LR_FACTOR, LRRange
 from orchestrator.stages.ramps import ramp, read
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.testing import replay
@@ -63,7 +63,7 @@ def test_reads_the_edge_whatever_lies_beyond_it(broken: float) -> None:
     decision, outcomes = answer(valley(0.2, broken=broken))
     assert shapes(outcomes) == ["b", "l", "l", "l"]
     assert all(o.reason for o in outcomes)
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.2, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 0.2, rel=0.1)
     assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
 
 
@@ -71,8 +71,8 @@ def test_interval_is_what_the_single_ramps_say() -> None:
     """The median counts; lowest and highest reading bound the interval."""
     edges = {0: 0.1, 1: 0.15, 2: 0.2}
     decision, _ = answer(lambda lr, run: valley(edges[run.replicate])(lr, run))
-    assert decision.interval == pytest.approx((0.1 * MARGIN, 0.2 * MARGIN), rel=0.1)
-    assert decision.values["max_lr"] == pytest.approx(0.15 * MARGIN, rel=0.1)
+    assert decision.interval == pytest.approx((0.1 * LR_FACTOR, 0.2 * LR_FACTOR), rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.15 * LR_FACTOR, rel=0.1)
 
 
 def test_linear_ramps_end_at_three_times_the_brackets_mark() -> None:
@@ -94,7 +94,7 @@ def test_says_that_the_ramps_fell_too_little() -> None:
     assert not decision.answered
     assert decision.reason == (
         "no answer: the ramps fell too little, by 5 % of the untrained loss at most where 10 % are"
-        " needed: allow more steps (most_steps, share), accept less (least_drop), or set"
+        " needed: allow more steps (max_steps, share), accept less (min_drop), or set"
         " recipe.max_lr and leave lr_range out of the plan"
     )
 
@@ -103,7 +103,7 @@ def test_a_slow_start_is_answered_by_longer_ramps() -> None:
     """What falls too little in a short ramp and enough in a longer one is answered."""
     decision, outcomes = answer(lambda lr, run: valley(0.2, 5e-4 * run.steps)(lr, run))
     assert outcomes[-1].run.steps > outcomes[0].run.steps
-    assert decision.values["max_lr"] == pytest.approx(0.2 * MARGIN, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(0.2 * LR_FACTOR, rel=0.1)
 
 
 def test_says_that_the_loss_is_flat() -> None:
@@ -136,7 +136,7 @@ def test_a_network_that_starts_above_chance_has_not_diverged() -> None:
         return 5 * valley(0.2, drop=0.9, broken=10 * CHANCE)(lr, run)
 
     decision, _ = walk(stage, Recipe(), lambda runs: [made_up(run, loss) for run in runs])
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.2, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 0.2, rel=0.1)
     lost, _ = walk(stage, Recipe(), lambda runs: [made_up(run, lambda *_: 1e9) for run in runs])
     assert "(untrained: 11.5)" in lost.reason
 
@@ -144,7 +144,7 @@ def test_a_network_that_starts_above_chance_has_not_diverged() -> None:
 def test_an_edge_below_the_bracket_is_found() -> None:
     """Inputs so large that only tiny rates work: the bracket goes there."""
     decision, _ = answer(valley(1e-6))
-    assert decision.values["max_lr"] == pytest.approx(1e-6 * MARGIN, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(1e-6 * LR_FACTOR, rel=0.2)
 
 
 def test_says_that_it_never_diverges() -> None:
@@ -159,7 +159,7 @@ def test_an_edge_above_the_bracket_is_found() -> None:
     """The bracket goes further once."""
     decision, outcomes = answer(valley(40.0))
     assert shapes(outcomes) == ["b", "b", "l", "l", "l"]
-    assert decision.values["max_lr"] == pytest.approx(40 * MARGIN, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(40 * LR_FACTOR, rel=0.2)
 
 
 @pytest.mark.parametrize(("edge", "rounds"), [(0.3, 2), (1.0, 3), (9.0, 5)])
@@ -168,7 +168,7 @@ def test_linear_ramps_that_do_not_break_go_further(edge: float, rounds: int) -> 
     edges = {"exponential_ramp": 0.05, "range_test": edge}
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
     assert shapes(outcomes) == ["b"] + ["l"] * 3 * rounds
-    assert decision.values["max_lr"] == pytest.approx(edge * MARGIN, rel=0.1)
+    assert decision.values["max_lr"] == pytest.approx(edge * LR_FACTOR, rel=0.1)
 
 
 def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
@@ -186,7 +186,7 @@ def test_where_ramps_of_adam_break_nowhere_the_bracket_answers() -> None:
     )
     assert not sgd.answered
     assert re.search("nothing broke up to lr .*: allow more steps .* set recipe.max_lr", sgd.reason)
-    assert adam.values["max_lr"] == pytest.approx(MARGIN * 0.05, rel=0.3)
+    assert adam.values["max_lr"] == pytest.approx(LR_FACTOR * 0.05, rel=0.3)
     assert adam.interval is not None
     assert "the linear ones broke nowhere up to lr" in adam.reason
 
@@ -213,7 +213,7 @@ def slow(recipe: Recipe, patience: int = 0) -> tuple[Decision, list[Run]]:
 def test_ramps_that_go_too_far_for_a_slow_start_end_lower(optimizer: str) -> None:
     """Ramps to .06 fall by 3 %, those to .0067 by 25 %: ends are compared, one seed each."""
     decision, runs = slow(Recipe(optimizer=optimizer))
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.005, rel=0.4)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 0.005, rel=0.4)
     assert re.search(
         r"; ramps to lr 0.006\d fell further than to 0.0\d+ and 0.0\d+$", decision.reason
     )
@@ -232,7 +232,7 @@ def test_longer_ramps_of_sgd_that_break_nowhere_go_further() -> None:
 
     planned = answer(loss=valley(0.2))[1][0].run.steps
     decision, outcomes = answer(loss)
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 1.0, rel=0.6)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 1.0, rel=0.6)
     ends = [o.run.schedule.max_lr for o in outcomes if o.run.steps == 2 * planned]
     assert ends[:4] == pytest.approx([0.05] * 3 + [0.15], rel=0.05)
 
@@ -241,7 +241,7 @@ def test_the_best_end_is_then_given_more_steps() -> None:
     """A net that also needs long ramps: other ends first, then twice the length there."""
     planned = slow(Recipe(optimizer="adamw"))[1][0].steps
     decision, runs = slow(Recipe(optimizer="adamw"), patience=planned)
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.005, rel=0.4)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 0.005, rel=0.4)
     assert [run.steps // planned for run in runs] == [1] * 8 + [2] * 3
 
 
@@ -259,7 +259,7 @@ def test_ramps_of_adam_that_went_further_and_fell_less_go_back() -> None:
     recipe = Recipe(optimizer="adamw")
     decision, outcomes = walk(stage, recipe, lambda runs: [made_up(run, loss) for run in runs])
     assert shapes(outcomes) == ["b"] + ["l"] * 7  # three, three further, one lower
-    assert decision.values["max_lr"] == pytest.approx(MARGIN * 0.0137, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(LR_FACTOR * 0.0137, rel=0.2)
     assert "ramps to lr 0.01" in decision.reason
 
 
@@ -280,7 +280,7 @@ def test_linear_ramps_that_break_at_once_are_made_lower_once() -> None:
     edges = {"exponential_ramp": 1.0, "range_test": 0.05}
     decision, outcomes = answer(lambda lr, run: valley(edges[run.schedule.name])(lr, run))
     assert shapes(outcomes) == ["b"] + ["l"] * 6
-    assert decision.values["max_lr"] == pytest.approx(0.05 * MARGIN, rel=0.2)
+    assert decision.values["max_lr"] == pytest.approx(0.05 * LR_FACTOR, rel=0.2)
 
 
 def test_a_ramp_that_does_not_count_is_told() -> None:

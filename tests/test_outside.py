@@ -97,7 +97,7 @@ def test_a_vision_transformer_with_adamw(here: Path) -> None:
 def test_torchvisions_resnet18(here: Path) -> None:
     """With batch norm, SGD, on the digits."""
     options = ("recipe.batch_size=32", "stages.final.epochs=2", "data.train_examples=600")
-    more = ("stages.final.seeds=2", "stages.lr_range.least_steps=40", "plan=[lr_range,final]")
+    more = ("stages.final.seeds=2", "stages.lr_range.min_steps=40", "plan=[lr_range,final]")
     summary = study(with_model(here, RESNET), "model=mine", *options, *more)
     assert summary["final"]["test_metric"]["mean"] > 0.9
 

@@ -170,7 +170,7 @@ def test_the_pruner_says_why_or_lets_go_on(values: list[tuple[float, float]]) ->
     """Yes comes with a reason, no without; a curve that falls far below chance is never lost."""
     import optuna
 
-    study = optuna.create_study(pruner=CluePruner(chance_loss=CHANCE, total_steps=1000))
+    study = optuna.create_study(pruner=CluePruner(start_loss=CHANCE, total_steps=1000))
     trial = study.ask()
     pruner = study.pruner
     assert isinstance(pruner, CluePruner)

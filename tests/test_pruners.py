@@ -19,8 +19,8 @@ CHANCE = math.log(10)
 @pytest.mark.parametrize("loss", [-1.0, 0.0, math.nan, math.inf])
 def test_a_chance_loss_that_is_none_is_refused(loss: float) -> None:
     """Losses are compared with it by factors."""
-    with pytest.raises(ValueError, match="chance_loss must be above 0 and finite"):
-        CluePruner(chance_loss=loss)
+    with pytest.raises(ValueError, match="start_loss must be above 0 and finite"):
+        CluePruner(start_loss=loss)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_plain_optuna_trials_are_judged_by_their_own_curve(
     losses: list[float], pruned_at: int | None, why: str
 ) -> None:
     """With `trial.report` alone; a rise below 1.3 x chance, however steep, prunes nothing."""
-    pruner = CluePruner(chance_loss=CHANCE, total_steps=len(losses) - 1)
+    pruner = CluePruner(start_loss=CHANCE, total_steps=len(losses) - 1)
     study = optuna.create_study(pruner=pruner)
     number, stopped = told(study, losses)
     assert stopped == pruned_at
@@ -79,7 +79,7 @@ def test_a_run_far_behind_the_best_finished_one_is_pruned(
     losses: list[float], pruned_at: int | None
 ) -> None:
     """From 25 % on, by how far the loss has fallen from chance, at its lowest and in logarithms."""
-    pruner = CluePruner(chance_loss=CHANCE, total_steps=10)
+    pruner = CluePruner(start_loss=CHANCE, total_steps=10)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     number, stopped = told(study, losses)
@@ -93,7 +93,7 @@ def test_a_run_far_behind_the_best_finished_one_is_pruned(
 
 def test_nobody_is_behind_a_best_run_that_has_hardly_fallen() -> None:
     """Less than a tenth below chance is noise."""
-    study = optuna.create_study(pruner=CluePruner(chance_loss=CHANCE, total_steps=10))
+    study = optuna.create_study(pruner=CluePruner(start_loss=CHANCE, total_steps=10))
     told(study, [2.3, 2.2, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 2.15, 0.1])
     assert told(study, [2.3, 2.29, 2.25, 2.25, 2.25, 2.25, 2.25, 2.25, 2.2, 2.15, 0.1])[1] is None
 
@@ -101,7 +101,7 @@ def test_nobody_is_behind_a_best_run_that_has_hardly_fallen() -> None:
 def test_trials_of_another_length_are_no_measure() -> None:
     """Without `total_steps` the length is that of all complete trials, if they agree."""
     slow = [2.2, 2.1, 2.0, 1.9, 1.9, 1.9, 1.8, 1.8, 1.8, 1.8]
-    pruner = CluePruner(chance_loss=CHANCE)
+    pruner = CluePruner(start_loss=CHANCE)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     assert told(study, slow)[1] == 3
@@ -111,7 +111,7 @@ def test_trials_of_another_length_are_no_measure() -> None:
 
 def test_behind_can_be_switched_off() -> None:
     """`behind=None`: a trial's own curve is all."""
-    pruner = CluePruner(ClueRules(behind=None), chance_loss=CHANCE, total_steps=10)
+    pruner = CluePruner(ClueRules(behind=None), start_loss=CHANCE, total_steps=10)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     assert told(study, [2.0] * 11)[1] is None
@@ -127,7 +127,7 @@ def test_a_study_that_maximizes_is_refused_with_the_next_step() -> None:
 def test_another_pruner_is_asked_where_the_clues_are_silent() -> None:
     """The reason names who pruned; a trial that the clues stop does not get that far."""
     median = optuna.pruners.MedianPruner(n_startup_trials=1)
-    pruner = CluePruner(also=median, chance_loss=CHANCE)
+    pruner = CluePruner(also=median, start_loss=CHANCE)
     study = optuna.create_study(pruner=pruner)
     told(study, GOOD)
     number, stopped = told(study, [2.1, 2.0])
@@ -202,13 +202,13 @@ def test_cycle_lengths_have_to_grow(lengths: list[int]) -> None:
 def test_a_pickled_pruner_keeps_its_settings_and_leaves_its_trials() -> None:
     """A worker process gets its own: trials in progress belong to the process that has them."""
     pruner = CluePruner(
-        ClueRules(behind=2.0), optuna.pruners.HyperbandPruner(), chance_loss=CHANCE, total_steps=10
+        ClueRules(behind=2.0), optuna.pruners.HyperbandPruner(), start_loss=CHANCE, total_steps=10
     )
     told(optuna.create_study(pruner=pruner), [math.nan])
     assert pruner.reason(0)
     copy = pickle.loads(pickle.dumps(pruner))
     assert repr(copy) == repr(pruner)
-    assert (copy.chance_loss, copy.total_steps) == (CHANCE, 10)
+    assert (copy.start_loss, copy.total_steps) == (CHANCE, 10)
     assert copy.reason(0) == ""
     assert told(optuna.create_study(pruner=copy), [2.3, math.nan]) == (0, 1)
 
@@ -242,7 +242,7 @@ def test_a_short_run_that_starts_above_chance_is_not_lost() -> None:
     losses = [5.0, 5.1, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3]
 
     def pruned(known: float) -> int:
-        pruner = CluePruner(chance_loss=known, total_steps=len(losses))
+        pruner = CluePruner(start_loss=known, total_steps=len(losses))
         trial = optuna.create_study(pruner=pruner).ask()
         for step, loss in enumerate(losses, 1):
             trial.report(loss, step)

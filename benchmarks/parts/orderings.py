@@ -123,7 +123,7 @@ class Place:
         task = self.task(which)
         recipe = Recipe(min_momentum=low, max_momentum=high, batch_size=batch_size)
         # The margin is fixed here, so that the table does not move with the stage's default.
-        stage = replace(task.stages["lr_range"], least_steps=ramp_steps, margin=MARGIN)
+        stage = replace(task.stages["lr_range"], min_steps=ramp_steps, lr_factor=MARGIN)
         decision = task.decide(stage, recipe)
         if not decision.answered:
             raise RuntimeError(f"{self.name(which)}, batch {batch_size}: {decision.reason}")

@@ -84,7 +84,7 @@ class Clue:
     """The clue pruner, fed as a worker feeds it."""
 
     def __init__(self, pool: Pool, rules: ClueRules, name: str) -> None:
-        self._pruner = CluePruner(rules, chance_loss=pool.chance, total_steps=pool.steps)
+        self._pruner = CluePruner(rules, start_loss=pool.chance, total_steps=pool.steps)
         self._study = _study(self._pruner, name)
 
     def run(self, member: Member, seed: int) -> tuple[float, bool]:

@@ -13,6 +13,16 @@ from orchestrator.redact import hidden
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
+RENAMED = {  # keys of 0.1: their names now
+    "least_steps": "min_steps",
+    "most_steps": "max_steps",
+    "least_drop": "min_drop",
+    "most_seeds": "max_seeds",
+    "lr_margin": "lr_factor",
+    "margin": "lr_factor",
+    "largest": "max_size",
+    "most": "max_sizes",
+}
 
 
 def shown(value: Any) -> str:
@@ -80,7 +90,7 @@ def problems(error: ValidationError, model: type[BaseModel], data: Any, path: st
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # only because members were wrong: they have their own lines
         if detail["type"] == "extra_forbidden":
-            what, must = "unknown key", one_of(keys, where[-1])
+            what, must = "unknown key", _known_key(keys, where[-1])
         elif detail["type"] == "missing":
             what, must = "missing", "must be given"
         else:
@@ -90,6 +100,12 @@ def problems(error: ValidationError, model: type[BaseModel], data: Any, path: st
         lines.setdefault(head, []).append(must)
     # One value may break several rules: the members of a union each have a say.
     return [head + " or ".join(dict.fromkeys(musts)) for head, musts in lines.items()]
+
+
+def _known_key(keys: list[str], word: int | str) -> str:
+    """Return which keys there are, or what a key that was renamed is called now."""
+    new = RENAMED.get(str(word))
+    return f"it is called {new} now" if new in keys else one_of(keys, word)
 
 
 def read(model: type[M], data: Any, path: str, lines: list[str]) -> M | None:

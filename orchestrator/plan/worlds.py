@@ -18,7 +18,7 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.plan.prices import Prices
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.schedules import CYCLED
-from orchestrator.stages.lr_range import MARGIN
+from orchestrator.stages.lr_range import LR_FACTOR
 
 
 class Effect(NamedTuple):
@@ -127,7 +127,7 @@ class World:
         scaled = own.max_lr * (1.0 if began.schedule in CYCLED else momentum)
         decay = max(run.weight_decay, NO_DECAY) / max(began.weight_decay, NO_DECAY)
         away = {
-            "max_lr": math.log2(scaled / (MARGIN * self._edge(run))),
+            "max_lr": math.log2(scaled / (LR_FACTOR * self._edge(run))),
             "max_momentum": math.log2(momentum),
             "weight_decay": math.log10(decay),
             "batch_size": math.log2(run.batch_size / began.batch_size),
@@ -165,7 +165,7 @@ class World:
     def _edge(self, run: Run) -> float:
         """Return the lr beyond which a ramp breaks: the range test's, if there was one."""
         if self.recipe.max_lr is not None:
-            edge = self.recipe.max_lr / MARGIN
+            edge = self.recipe.max_lr / LR_FACTOR
         else:
             edge = math.exp(self._draw("edge").uniform(math.log(0.1), math.log(2)))
         return edge * math.sqrt(run.batch_size / self.recipe.batch_size)

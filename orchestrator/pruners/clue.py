@@ -54,7 +54,7 @@ class CluePruner(optuna.pruners.BasePruner):
     where our rules let the trial go on. `reason` says who pruned and why.
 
     In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
-    minimize. `chance_loss` is the loss of a model that knows nothing (ln C for C classes); None:
+    minimize. `start_loss` is the loss of a model that knows nothing (ln C for C classes); None:
     the first reported value stands in for it. Where an untrained network costs more than that (a
     regression with raw targets), give its loss instead; ValueError unless it is above 0.
     `total_steps` is the step of the last report; None: that of the study's complete trials if it is
@@ -64,7 +64,7 @@ class CluePruner(optuna.pruners.BasePruner):
     In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
     run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
 
-    >>> pruner = CluePruner(ClueRules(above_chance=1.5), chance_loss=2.3, total_steps=100)
+    >>> pruner = CluePruner(ClueRules(above_chance=1.5), start_loss=2.3, total_steps=100)
     >>> study = optuna.create_study(pruner=pruner)
     >>> trial = study.ask()
     >>> for step, held_out_loss in [(10, 2.2), (20, 4.1)]:
@@ -79,14 +79,14 @@ class CluePruner(optuna.pruners.BasePruner):
         rules: ClueRules | None = None,
         also: optuna.pruners.BasePruner | None = None,
         *,
-        chance_loss: float | None = None,
+        start_loss: float | None = None,
         total_steps: int | None = None,
     ) -> None:
-        if chance_loss is not None and not 0 < chance_loss < math.inf:
-            raise ValueError(f"chance_loss must be above 0 and finite, got {chance_loss}")
+        if start_loss is not None and not 0 < start_loss < math.inf:
+            raise ValueError(f"start_loss must be above 0 and finite, got {start_loss}")
         self.rules = rules or ClueRules()
         self.also = also
-        self.chance_loss = chance_loss
+        self.start_loss = start_loss
         self.total_steps = total_steps
         self._peers = Peers()
         self._points: dict[int, list[Point]] = defaultdict(list)
@@ -101,7 +101,7 @@ class CluePruner(optuna.pruners.BasePruner):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trials in progress behind: they are another process's."""
         fresh = CluePruner(self.rules, self.also)
-        kept = ("chance_loss", "total_steps", "_peers")
+        kept = ("start_loss", "total_steps", "_peers")
         return {**vars(fresh), **{name: getattr(self, name) for name in kept}}
 
     # --- what it is told
@@ -178,7 +178,7 @@ class CluePruner(optuna.pruners.BasePruner):
         return f"{clue.label}: {clue.reason}" if clue else ""
 
     def _chance(self, points: Sequence[Point]) -> float:
-        given = self.chance_loss
+        given = self.start_loss
         return given if given is not None and math.isfinite(given) else points[0].held_out_loss
 
     def _behind(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.lr_range import MARGIN
+from orchestrator.stages.lr_range import LR_FACTOR
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import differences
 from orchestrator.stages.ramps import ramp, read, round_to
@@ -32,19 +32,21 @@ class BatchSize(Stage):
     gives: ClassVar[tuple[str, ...]] = ("batch_size", "max_lr", "min_lr")
 
     candidates: tuple[int, ...] = option(
-        (), "batch sizes to try; none: powers of two from 16 to `largest`", item_ge=1
+        (), "batch sizes to try; none: powers of two from 16 to `max_size`", item_ge=1
     )
-    largest: int = option(2048, "largest default size; nor above a 20th of the data", ge=1)
-    most: int = option(6, "of the default sizes so many are tried, by examples per second", ge=1)
+    max_size: int = option(2048, "largest default size; nor above a 20th of the data", ge=1)
+    max_sizes: int = option(
+        6, "of the default sizes so many are tried, by examples per second", ge=1
+    )
     share: float = option(0.5, "time of a trial as a share of the final run's", gt=0, le=1)
     seeds: int = option(2, "seeds a size starts with", ge=1)
-    most_seeds: int = option(3, "seeds a close size may get", ge=1)
+    max_seeds: int = option(3, "seeds a close size may get", ge=1)
     ramps: int = option(2, "short range tests per size", ge=1)
-    lr_margin: float = option(MARGIN, "max_lr as a share of the last good lr", gt=0, le=1)
+    lr_factor: float = option(LR_FACTOR, "max_lr as a share of the last good lr", gt=0, le=1)
     ramp_share: float = option(
         0.1, "length of a range test as a share of the final run", gt=0, le=1
     )
-    least_steps: int = option(40, "a range test has at least so many steps", ge=10)
+    min_steps: int = option(40, "a range test has at least so many steps", ge=10)
     target: float | None = option(
         None, "metric whose time is told; null: what the worst size reaches in the end"
     )
@@ -97,7 +99,7 @@ class BatchSize(Stage):
         if again := [run for run in late if run not in known]:
             return again
         done = max((len(by) for by in timed.losses.values()), default=0)
-        if timed.best is None or done >= self.most_seeds:
+        if timed.best is None or done >= self.max_seeds:
             return []
         diffs = differences(timed.losses, timed.best)
         close = [s for s in lrs if s == timed.best or (s in diffs and not diffs[s].worse_by(0))]
@@ -181,7 +183,7 @@ class BatchSize(Stage):
         n = self.facts.train_examples
         sizes = [s for s in self.candidates if s <= n]
         if not self.candidates:
-            end = max(16, min(self.largest, n // 20))
+            end = max(16, min(self.max_size, n // 20))
             sizes = [2**k for k in range(4, 31) if 2**k <= min(end, n)]
         return sorted({recipe.batch_size, *sizes})
 
@@ -193,13 +195,13 @@ class BatchSize(Stage):
         return [s for s in self._sizes(recipe) if s == own or (fits.get(s, not known) and s < end)]
 
     def _screened(self, recipe: Recipe, timed: TimedTrials) -> list[int]:
-        """Return the sizes that are trained: of the default ones the `most` that gain speed.
+        """Return the sizes that are trained: of the default ones the `max_sizes` that gain speed.
 
         Left out one by one is the size that sees the fewest examples per second more than the next
         smaller one; the smallest and the incumbent stay.
         """
         sizes, seconds = self._fitting(recipe, timed.outcomes), timed.seconds
-        while not self.candidates and seconds and len(sizes) > self.most:
+        while not self.candidates and seconds and len(sizes) > self.max_sizes:
             gains = {
                 size: size / seconds[size] * seconds[smaller] / smaller
                 for smaller, size in pairwise(sizes)
@@ -213,7 +215,7 @@ class BatchSize(Stage):
     def _ramp(self, recipe: Recipe, size: int, replicate: int) -> Run:
         """Return a linear ramp for `size`, up to four times the square-root rule's lr."""
         guess = schedule_of(recipe).max_lr * math.sqrt(size / recipe.batch_size)
-        steps = max(self.least_steps, self.facts.steps(self.ramp_share, size))
+        steps = max(self.min_steps, self.facts.steps(self.ramp_share, size))
         at_size = replace(recipe, batch_size=size)
         run = ramp(
             at_size, self.facts, "range_test", guess / 25, round_to(4 * guess), steps, replicate
@@ -230,7 +232,7 @@ class BatchSize(Stage):
             ramps = [o for o in timed.outcomes if o.run.kind == "ramp" and o.run.batch_size == size]
             readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]
             if size not in lrs and readings:
-                lrs[size] = round_to(self.lr_margin * median(r.max_lr for r in readings))
+                lrs[size] = round_to(self.lr_factor * median(r.max_lr for r in readings))
         return {size: lr for size, lr in lrs.items() if size < timed.too_large}
 
     def _steps(self, recipe: Recipe, timed: TimedTrials) -> dict[int, int]:

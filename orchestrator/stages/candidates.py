@@ -32,7 +32,7 @@ class CandidateStage(Stage):
 
     candidates: tuple[float, ...] = option((), "values to try", min_length=1)
     seeds: int = option(2, "seeds a value starts with", ge=1)
-    most_seeds: int = option(4, "seeds a close value may get", ge=1)
+    max_seeds: int = option(4, "seeds a close value may get", ge=1)
     horizons: tuple[float, ...] = option(
         (0.25, 0.5),
         "lengths of the cycles, shares of the final run; over 8 candidates are halved from one to"
@@ -155,7 +155,7 @@ class CandidateStage(Stage):
         may replace it, until they have three.
         """
         if found.lost(found.incumbent):
-            least = min(LEAST_SEEDS, self.most_seeds)
+            least = min(LEAST_SEEDS, self.max_seeds)
             heirs = [v for v in found.sound(steps) if v in values]
             return [(v, n) for v in heirs if (n := found.seeds(steps, v)) < least]
         close = [
@@ -164,7 +164,7 @@ class CandidateStage(Stage):
             if v in values and d.mean < math.log1p(-self.margin) and not d.better_by(self.margin)
         ]
         done = found.seeds(steps, found.incumbent)
-        if not close or done >= self.most_seeds:
+        if not close or done >= self.max_seeds:
             return []
         return [(v, done) for v in (found.incumbent, *close)]
 

@@ -29,7 +29,7 @@ class LRCheck(CandidateStage):
     candidates: tuple[float, ...] = option(
         (0.5, 2.0), "multiples of max_lr to try, beside 1", min_length=1, item_gt=0
     )
-    most_seeds: int = option(6, "seeds a close value may get: near the cliff they differ", ge=1)
+    max_seeds: int = option(6, "seeds a close value may get: near the cliff they differ", ge=1)
     reach: int = option(2, "further steps beyond the edge while it is clearly the best", ge=0)
 
     def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:

@@ -33,7 +33,7 @@ from orchestrator.stages.stage import Stage, option
 
 # Of the last good lr, measured (benchmarks/lr_rules.py): twice the best rate loses everything, half
 # of it costs little, and `lr_check` finds what was left on the table.
-MARGIN = 0.4
+LR_FACTOR = 0.4
 ROUNDS = 6  # of ramps at most, each further, while none breaks
 LEARNT = 0.5  # of the untrained loss: a ramp that fell so far says something by its minimum
 END_LR, END_LR_ADAPTIVE = 10.0, 0.1  # of the bracket: Adam's rates are lower
@@ -50,7 +50,7 @@ class LRRange(Stage):
     gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
     # What the user may do where ramps fall too little:
     way_out: ClassVar[str] = (
-        "allow more steps (most_steps, share), accept less (least_drop), or set recipe.max_lr and"
+        "allow more steps (max_steps, share), accept less (min_drop), or set recipe.max_lr and"
         " leave lr_range out of the plan"
     )
 
@@ -59,11 +59,13 @@ class LRRange(Stage):
         None, "last lr of the bracket; null: 10, for all optimisers but SGD 0.1", gt=0
     )
     share: float = option(0.15, "length of a ramp as a share of the final run", gt=0, le=1)
-    least_steps: int = option(80, "a ramp has at least so many steps", ge=10)
-    most_steps: int = option(400, "and at most so many", ge=10)
+    min_steps: int = option(80, "a ramp has at least so many steps", ge=10)
+    max_steps: int = option(400, "and at most so many", ge=10)
     ramps: int = option(3, "linear ramps, each with its own seed", ge=1, le=10)
-    margin: float = option(MARGIN, "max_lr as a share of the last good lr of the ramps", gt=0, le=1)
-    least_drop: float = option(
+    lr_factor: float = option(
+        LR_FACTOR, "max_lr as a share of the last good lr of the ramps", gt=0, le=1
+    )
+    min_drop: float = option(
         0.1, "a ramp must fall by this share of the untrained loss", ge=0, lt=1
     )
 
@@ -86,7 +88,7 @@ class LRRange(Stage):
     def _after_bracket(self, recipe: Recipe, brackets: Sequence[Outcome]) -> list[Run]:
         last = brackets[-1]
         problem = self._problem(last)
-        if problem == "open" and recipe.adaptive and self._drop(last) >= self.least_drop:
+        if problem == "open" and recipe.adaptive and self._drop(last) >= self.min_drop:
             problem = None  # ramps of Adam go further by themselves
         if problem and len(brackets) == 1:
             return [self._again(last.run, problem)]
@@ -188,7 +190,7 @@ class LRRange(Stage):
             if recipe.adaptive and self._open(linear):
                 return self._by_bracket(ramps, linear, evidence)
             return self._none(self._why_not(ramps, linear), evidence)
-        marks = sorted(round_to(self.margin * r.max_lr) for r in good)
+        marks = sorted(round_to(self.lr_factor * r.max_lr) for r in good)
         said = self._median_of(readings, marks, lower) + (search.told() if search else "")
         known = ends.STEP**0.5 if lower else 1.0  # half-way to the neighbours, or as read
         interval = round_to(marks[0] / known), round_to(marks[-1] * known)
@@ -198,7 +200,7 @@ class LRRange(Stage):
         return search.counted if search else linear[-self.ramps :]
 
     def _why_not(self, ramps: Sequence[Outcome], linear: Sequence[Outcome]) -> str:
-        return NoAnswer(self.facts, self.least_drop, self.way_out).why(ramps, linear)
+        return NoAnswer(self.facts, self.min_drop, self.way_out).why(ramps, linear)
 
     def _none(self, why: str, evidence: dict[str, Any]) -> Decision:
         return Decision(
@@ -209,7 +211,7 @@ class LRRange(Stage):
         return [read(o, self.facts.start_loss) for o in ramps]
 
     def _problem(self, outcome: Outcome) -> Problem | None:
-        return problem(outcome, self.facts.start_loss, self.least_drop)
+        return problem(outcome, self.facts.start_loss, self.min_drop)
 
     def _median_of(
         self, readings: Sequence[Reading | None], marks: Sequence[float], lower: bool
@@ -231,7 +233,7 @@ class LRRange(Stage):
             return "learnt nothing"
         if reading.at_end and not lower:
             return "broke nowhere"
-        return "fell too little" if reading.drop < self.least_drop else ""
+        return "fell too little" if reading.drop < self.min_drop else ""
 
     def _by_bracket(
         self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
@@ -246,15 +248,15 @@ class LRRange(Stage):
         reading, end = read(bracket, self.facts.start_loss), linear[0].run.schedule.max_lr
         if reading is None or reading.at_end or not self._has_learnt(bracket):
             return self._none(f"{nothing_broke(end)}: {self.way_out}", evidence)
-        max_lr = round_to(self.margin * reading.max_lr)
+        max_lr = round_to(self.lr_factor * reading.max_lr)
         said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
-        return self._found(max_lr, (max_lr, round_to(self.margin * end)), said, evidence)
+        return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
 
     def _found(
         self, max_lr: float, interval: tuple[float, float], said: str, evidence: dict[str, Any]
     ) -> Decision:
         reason = (
-            f"max_lr {max_lr:.3g}: {self.margin:g} x the last rate at which held-out loss stays"
+            f"max_lr {max_lr:.3g}: {self.lr_factor:g} x the last rate at which held-out loss stays"
             f" near its minimum{said}"
         )
         values = {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)}
@@ -262,7 +264,7 @@ class LRRange(Stage):
 
     def _steps(self, batch_size: int) -> int:
         steps = self.facts.steps(self.share, batch_size)
-        return min(max(steps, self.least_steps), self.most_steps)
+        return min(max(steps, self.min_steps), self.max_steps)
 
     def _end_lr(self, recipe: Recipe) -> float:
         usual = END_LR_ADAPTIVE if recipe.adaptive else END_LR
@@ -327,7 +329,7 @@ class LRRange(Stage):
                 {
                     "rule": name,
                     "lr, median of the ramps": lr,
-                    "used": f"max_lr is {self.margin:g} of it" if name == "within_drop" else "",
+                    "used": f"max_lr is {self.lr_factor:g} of it" if name == "within_drop" else "",
                 }
                 for name, lr in rules.items()
             ],

@@ -17,7 +17,7 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import CYCLED
 from orchestrator.stages.candidates import CandidateStage
-from orchestrator.stages.lr_range import MARGIN
+from orchestrator.stages.lr_range import LR_FACTOR
 from orchestrator.stages.ramps import Reading, ramp, read, round_to
 from orchestrator.stages.stage import option, schedule_of
 
@@ -39,8 +39,8 @@ class Momentum(CandidateStage):
     ramp_share: float = option(
         0.15, "length of such a range test as a share of the final run", gt=0, le=1
     )
-    least_steps: int = option(80, "and at least so many steps", ge=10)
-    lr_margin: float = option(MARGIN, "max_lr as a share of the last good lr", gt=0, le=1)
+    min_steps: int = option(80, "and at least so many steps", ge=10)
+    lr_factor: float = option(LR_FACTOR, "max_lr as a share of the last good lr", gt=0, le=1)
 
     def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
         """Return the recipe at another max_momentum, with the max_lr that goes with it."""
@@ -79,7 +79,7 @@ class Momentum(CandidateStage):
 
     def _aim(self, recipe: Recipe, value: float) -> Run:
         """Return a ramp to where the incumbent's would end, at equal lr / (1 - momentum)."""
-        end = round_to(3 * self._scaled(recipe, value) / self.lr_margin)
+        end = round_to(3 * self._scaled(recipe, value) / self.lr_factor)
         return self._ramp(recipe, value, end, 0)
 
     def _scaled(self, recipe: Recipe, value: float) -> float:
@@ -98,7 +98,7 @@ class Momentum(CandidateStage):
         return [self._ramp(recipe, value, end, replicate) for replicate in range(self.ramps)]
 
     def _ramp(self, recipe: Recipe, value: float, end: float, replicate: int) -> Run:
-        steps = max(self.least_steps, self.facts.steps(self.ramp_share, recipe.batch_size))
+        steps = max(self.min_steps, self.facts.steps(self.ramp_share, recipe.batch_size))
         own = replace(recipe, max_momentum=value)
         run = ramp(own, self.facts, "range_test", end / 100, end, steps, replicate)
         return replace(run, label=f"momentum {value:g} {run.label}")
@@ -119,6 +119,6 @@ class Momentum(CandidateStage):
         marks = [r.max_lr for run in runs if (r := self._reading(run, outcomes))]
         if not marks:
             return None
-        lr = self.lr_margin * median(marks)
+        lr = self.lr_factor * median(marks)
         larger = value > recipe.max_momentum
         return round_to(min(lr, self._scaled(recipe, value)) if larger else lr)

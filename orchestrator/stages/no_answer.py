@@ -16,7 +16,7 @@ class NoAnswer:
     """What the sentence needs: the task, how far ramps have to fall, what the user may do."""
 
     facts: Facts
-    least_drop: float
+    min_drop: float
     way_out: str
 
     def why(self, ramps: Sequence[Outcome], linear: Sequence[Outcome]) -> str:
@@ -30,10 +30,10 @@ class NoAnswer:
             (0.0 if r is None else 100 * max(0.0, r.drop) for r in readings), reverse=True
         )
         open_ = [r is not None and r.at_end for r in readings]
-        if most(r is None or r.drop < self.least_drop for r in readings):
+        if most(r is None or r.drop < self.min_drop for r in readings):
             return (
                 f"the ramps fell too little, by {fell[0]:.0f} % of the untrained loss at most"
-                f" where {100 * self.least_drop:.0f} % are needed: {self.way_out}"
+                f" where {100 * self.min_drop:.0f} % are needed: {self.way_out}"
             )
         if most(open_):
             return f"{nothing_broke(linear[0].run.schedule.max_lr)}: {self.way_out}"
@@ -44,7 +44,7 @@ class NoAnswer:
         )
 
     def _no_bracket(self, bracket: Outcome) -> str:
-        curve, why = bracket.curve, problem(bracket, self.facts.start_loss, self.least_drop)
+        curve, why = bracket.curve, problem(bracket, self.facts.start_loss, self.min_drop)
         if why == "open":
             return f"{nothing_broke(float(curve.lr[-1]))}: raise end_lr"
         if why == "flat":

@@ -84,7 +84,7 @@ def read(outcome: Outcome, start_loss: float) -> Reading | None:
     )
 
 
-def problem(outcome: Outcome, start_loss: float, least_drop: float) -> Problem | None:
+def problem(outcome: Outcome, start_loss: float, min_drop: float) -> Problem | None:
     """Return why a ramp says too little about where the edge is, None if it says enough."""
     reading = read(outcome, start_loss)
     if len(usable(outcome)[0]) < 3:
@@ -93,7 +93,7 @@ def problem(outcome: Outcome, start_loss: float, least_drop: float) -> Problem |
         return "flat"
     if reading is not None and reading.at_end:
         return "open"
-    return "too little" if reading is None or reading.drop < least_drop else None
+    return "too little" if reading is None or reading.drop < min_drop else None
 
 
 def fall(outcome: Outcome, start_loss: float) -> float:

@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from orchestrator.recipe import Facts, Recipe
-from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
+from orchestrator.stages.lr_range import LONGER, LR_FACTOR, LRRange
 from orchestrator.stages.ramps import COST, POINTS
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training.optimizer import momentum_of, name_of
@@ -42,7 +42,7 @@ def lr_range_test(
     end_lr: float | None = None,
     steps: int | None = None,
     ramps: int = 3,
-    margin: float = MARGIN,
+    lr_factor: float = LR_FACTOR,
     seed: int = 0,
 ) -> LRRangeResult:
     """Find the largest learning rate to train `model` with, and leave everything as it was found.
@@ -69,7 +69,7 @@ def lr_range_test(
     None: to 10 with SGD, to 0.1 with all others, whose steps do not grow with the gradient.
     `steps`: of one ramp. None: an epoch, though 80 to 400, and 100 where `train` has no length.
     Ramps that say too little are made up to four times as long.
-    `margin`: max_lr as a share of the last good rate of the ramps.
+    `lr_factor`: max_lr as a share of the last good rate of the ramps.
 
     Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
     says why. Model (weights, buffers, gradients, modes), optimiser and all random states are left
@@ -94,7 +94,7 @@ def lr_range_test(
     (True, True)
     >>> axes = found.plot()
     """
-    _check(start_lr, end_lr, steps, ramps, margin)
+    _check(start_lr, end_lr, steps, ramps, lr_factor)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"an optimizer instance is wanted, made for this model, got {optimizer!r}")
     trained = _trained(model, optimizer)
@@ -114,10 +114,10 @@ def lr_range_test(
             facts=_facts(loop, length * batch_size),
             start_lr=start_lr,
             end_lr=end_lr,
-            least_steps=length,
-            most_steps=length,
+            min_steps=length,
+            max_steps=length,
             ramps=ramps,
-            margin=margin,
+            lr_factor=lr_factor,
         )
         recipe = _recipe(own, batch_size)
         decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
@@ -131,14 +131,14 @@ class _Alone(LRRange):
 
 
 def _check(
-    start_lr: float, end_lr: float | None, steps: int | None, ramps: int, margin: float
+    start_lr: float, end_lr: float | None, steps: int | None, ramps: int, lr_factor: float
 ) -> None:
     if not (0 < start_lr < math.inf and (end_lr is None or start_lr < end_lr < math.inf)):
         raise ValueError(f"need 0 < start_lr < end_lr < inf, got {start_lr=}, {end_lr=}")
     if steps is not None and steps < 10:
         raise ValueError(f"a ramp needs 10 steps or more, got {steps=}")
-    if ramps < 1 or not 0 < margin <= 1:
-        raise ValueError(f"need ramps >= 1 and 0 < margin <= 1, got {ramps=}, {margin=}")
+    if ramps < 1 or not 0 < lr_factor <= 1:
+        raise ValueError(f"need ramps >= 1 and 0 < lr_factor <= 1, got {ramps=}, {lr_factor=}")
 
 
 def _trained(model: nn.Module, optimizer: Optimizer | None) -> list[nn.Parameter]:
