@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.changes import differences, kept
-from orchestrator.errors import ConfigError, nearest
+from orchestrator.errors import ConfigError, nearest, one_line
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
@@ -45,7 +45,9 @@ def show(runs: Path, name: str) -> None:
     try:
         Terminal().ending(summary, folder)
     except DAMAGED as error:
-        raise ConfigError(f"{folder / 'summary.json'}: damaged ({_short(error)})") from None
+        raise ConfigError(
+            f"{folder / 'summary.json'}: damaged ({one_line(error, named=True)})"
+        ) from None
 
 
 def compare(runs: Path, a: str, b: str) -> None:
@@ -55,7 +57,9 @@ def compare(runs: Path, a: str, b: str) -> None:
     try:
         columns = [_facts(summary) for summary in summaries]
     except DAMAGED as error:
-        raise ConfigError(f"{a} and {b}: a summary.json is damaged ({_short(error)})") from None
+        raise ConfigError(
+            f"{a} and {b}: a summary.json is damaged ({one_line(error, named=True)})"
+        ) from None
     keys = list(dict.fromkeys(key for column in columns for key in column))
     print_rows([("", *(f.name for f in folders)), *(_beside(key, *columns) for key in keys)])
     changed = differences(_config(folders[0]), _config(folders[1]))
@@ -157,7 +161,3 @@ def _wrapped(text: str) -> str:
 
 def _config(folder: Path) -> Mapping[str, Any]:
     return {k: v for k, v in kept(folder / CONFIG).items() if k != "study_name"}
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

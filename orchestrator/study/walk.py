@@ -28,7 +28,7 @@ import yaml  # comes with Hydra
 from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, StorageError, one_line
 from orchestrator.objectives import Objective, about
 from orchestrator.plan.pace import OutOfTime, Pace, clock_of
 from orchestrator.recipe import Decision, Recipe, Run
@@ -134,7 +134,7 @@ class _Study:
             status, reason = "failed", str(error)
         except Exception as error:  # ours or that of a user's stage: the records must still close
             log.exception("the study stopped")
-            status, reason = "failed", f"stage {self.at}: {type(error).__name__}: {error}"
+            status, reason = "failed", f"stage {self.at}: {one_line(error, named=True)}"
         finally:
             self.executor.close()
         return self._close(self._record(status, reason, overrides))

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from orchestrator.errors import one_line
+
 Event = dict[str, Any]
 log = logging.getLogger("orchestrator.tracking")
 
@@ -178,9 +180,8 @@ class Outbox:
                 rest.insert(0, self._opening)
             self._write(rest)
             self._changed.notify_all()
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         fate = f"; what is not sent is kept in {self._spool} for the next run" if keep else ""
-        log.warning("tracking stopped, the study goes on: %s%s", reason, fate)
+        log.warning("tracking stopped, the study goes on: %s%s", one_line(error), fate)
 
     def _write(self, events: list[Event]) -> None:
         if not self._keep:
