@@ -246,6 +246,15 @@ def test_a_model_of_an_earlier_answer_is_not_offered_as_this_ones() -> None:
     assert "model.pt," in shown
 
 
+def test_what_a_killed_writer_left_among_the_checkpoints_is_removed() -> None:
+    """A file that was being written when its process was killed is of no use to anybody."""
+    left = Path("runs/s/checkpoints/key.checkpoint.0123.tmp")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    a_study(plan=["lr_range", "final"])
+    assert not left.exists()
+
+
 def test_another_loss_is_told_by_its_name() -> None:
     """Not as a mapping, nor as changed data: the loss decides what targets are taken as."""
     old = {"objective": "training", "train_hash": "a", "held_out_hash": "b"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.system.files import write_atomically
+from orchestrator.system.files import UNFINISHED, write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.record import StudyRecord
@@ -96,11 +96,11 @@ def _keep_model(record: StudyRecord, folder: Path) -> None:
     """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
     if record.status != "complete" or record.final is None:
         return
-    key = record.final.decision.evidence.get("model")
+    key, keys = record.final.decision.evidence.get("model"), {o.key for o in record.outcomes}
     for file in (folder / CHECKPOINTS).glob("*"):
         if file.name == f"{key}.model":  # stays under its key: another config may come between
             _write_if_new(folder / MODEL, file.read_bytes())
-        elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
+        elif file.suffix in (".checkpoint", UNFINISHED) or file.stem in keys:
             file.unlink()
 
 
