@@ -114,19 +114,20 @@ def executor(
     watcher: Watcher,
 ) -> InlineExecutor:
     """Return where runs are trained."""
-    from orchestrator.executors.quiet import Quiet, use_of_gpu
+    from orchestrator.executors.idle import IdleWait, use_of_gpu
 
     parts = (ledger, objective, pruner, checkpoints, watcher)
-    quiet = Quiet(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
+    idle = IdleWait(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
 
-        return InlineExecutor(*parts, quiet=quiet)
-    from orchestrator.executors.crew import Crew, cores
+        return InlineExecutor(*parts, idle=idle)
+    from orchestrator.executors.crew import Crew
     from orchestrator.executors.processes import ProcessExecutor
+    from orchestrator.system.host import cores
 
     workers = config.executor.workers or max(1, cores() // (config.threads or 1))
-    return ProcessExecutor(*parts, quiet=quiet, crew=Crew(config.as_mapping(), workers))
+    return ProcessExecutor(*parts, idle=idle, crew=Crew(config.as_mapping(), workers))
 
 
 def work() -> NoReturn:

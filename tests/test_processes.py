@@ -20,7 +20,7 @@ from orchestrator import build
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Point
 from orchestrator.errors import ConfigError
-from orchestrator.executors.crew import Crew, cores
+from orchestrator.executors.crew import Crew
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
 from orchestrator.executors.processes import ProcessExecutor, groups
@@ -335,19 +335,3 @@ def test_side_by_side_is_for_processors_with_one_thread_each() -> None:
         Config.from_mapping({"executor": {"name": "inline", "workers": 2}})
     with pytest.raises(ConfigError, match=r"executor.workers: 0 is not allowed"):
         Config.from_mapping({"executor": {"name": "processes", "workers": 0}})
-
-
-def test_two_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Physical cores that are ours, at most what the container may use."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
-    for i in range(8):
-        file = tmp_path / f"devices/system/cpu/cpu{i}/topology/thread_siblings_list"
-        file.parent.mkdir(parents=True)
-        file.write_text(f"{i % 4},{i % 4 + 4}")
-    assert cores(tmp_path) == 4
-    quota = tmp_path / "fs/cgroup/cpu.max"
-    quota.parent.mkdir(parents=True)
-    for text, count in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
-        quota.write_text(text)
-        assert cores(tmp_path) == count
-    assert cores(tmp_path / "elsewhere") >= 1

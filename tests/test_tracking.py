@@ -16,12 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvidia import Driver
+from nvidia import pretend
 
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
-from orchestrator.system import nvml
 from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.machine import Machine
@@ -276,7 +275,7 @@ def test_gpus_are_reported_under_mlflows_names(
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75]))
+    pretend(monkeypatch, uses=[25, 75])
     found = {k: v for k, v in Machine().sample().items() if "gpu" in k}
     assert found == {
         f"system/gpu_{index}_{name}": value
@@ -287,7 +286,7 @@ def test_gpus_are_reported_under_mlflows_names(
             ("memory_usage_percentage", 25),
         )
     }
-    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75], broken=True))
+    pretend(monkeypatch, uses=[25, 75], broken=True)
     assert not [name for name in Machine().sample() if "gpu" in name]
 
 

@@ -39,7 +39,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "TrialSession.save": "checkpoints",
         "TrialSession.save_model": "checkpoints",
     },
-    "orchestrator.executors.quiet": {"Quiet.wait": "waiting for a quiet machine"},
+    "orchestrator.executors.idle": {"IdleWait.wait": "waiting for an idle machine"},
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
     "orchestrator.storage.ledger": {
         "Ledger.__init__": "Optuna: trials",

@@ -15,8 +15,8 @@ import optuna
 
 from orchestrator.audit import Audit, best_loss
 from orchestrator.curve import Outcome, Point
+from orchestrator.executors.idle import IdleWait
 from orchestrator.executors.job import Job, train
-from orchestrator.executors.quiet import Quiet
 from orchestrator.executors.session import checkpoint_file
 from orchestrator.objectives import Objective
 from orchestrator.pruners import CluePruner
@@ -43,7 +43,7 @@ class Watcher(Protocol):
 class InlineExecutor:
     """Runs rounds. What the ledger knows is not trained again.
 
-    `pruner` None: every run goes to its end. `quiet` is waited for before a timed run is repeated.
+    `pruner` None: every run goes to its end. `idle` is waited for before a timed run is repeated.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class InlineExecutor:
         pruner: CluePruner | None,
         checkpoints: Path,
         watcher: Watcher,
-        quiet: Quiet | None = None,
+        idle: IdleWait | None = None,
     ) -> None:
         self._ledger = ledger
         self._objective = objective
         self._pruner = pruner
         self._checkpoints = checkpoints
         self._watcher = watcher
-        self._quiet = quiet or Quiet()
+        self._idle = idle or IdleWait()
         self._earlier: dict[str, Peers] = defaultdict(Peers)  # of each stage's rounds so far
 
     def run(self, stage: str, runs: Sequence[Run]) -> list[Outcome]:
@@ -120,7 +120,7 @@ class InlineExecutor:
     def _train(self, stage: str, job: Job) -> Outcome:
         """Train a run here."""
         if job.run.timed and job.run.attempt:
-            self._quiet.wait(job.run.label, self._first_attempt(stage, job.run))
+            self._idle.wait(job.run.label, self._first_attempt(stage, job.run))
         trial = self._open(stage, job)
         try:
             outcome = train(

@@ -278,7 +278,7 @@ class Pace:
         """Return what runs cost so far: their own seconds, times what went on around them.
 
         The factor is that of the rounds in the middle: first steps are slow, and a timed run may
-        have waited for a quiet machine.
+        have waited for an idle machine.
         """
         prices = learnt(self.facts, self._seen)
         if prices is None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.system.host import lives, try_lock
+from orchestrator.system.files import try_lock
+from orchestrator.system.host import lives
 
 NAME = "lock"
 ORPHANS_SECONDS = 10.0  # how long worker processes may outlive the owner that was killed

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and seals that tell when bytes have changed."""
+"""Files: written in one piece or not at all, sealed against changed bytes, locked."""
 
 from __future__ import annotations
 
@@ -72,3 +72,20 @@ def set_aside(path: Path) -> Path:
     with suppress(FileNotFoundError):  # another process was first
         os.replace(path, aside)
     return aside
+
+
+def try_lock(handle: int) -> bool:
+    """Lock the open file for this process alone; False if another one holds it.
+
+    The kernel drops the lock with the last descriptor. Windows has no flock: always True there, so
+    nothing keeps two commands on one study apart.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
