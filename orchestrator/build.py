@@ -18,6 +18,7 @@ from orchestrator.recipe import Facts, Recipe
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
     from orchestrator.objectives import Objective
+    from orchestrator.paths import StudyPaths
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
     from orchestrator.storage.ledger import Ledger
@@ -110,13 +111,13 @@ def executor(
     ledger: Ledger,
     objective: Objective,
     pruner: CluePruner | None,
-    checkpoints: Path,
+    paths: StudyPaths,
     watcher: Watcher,
 ) -> InlineExecutor:
     """Return where runs are trained."""
     from orchestrator.executors.idle import IdleWait, use_of_gpu
 
-    parts = (ledger, objective, pruner, checkpoints, watcher)
+    parts = (ledger, objective, pruner, paths, watcher)
     idle = IdleWait(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
@@ -137,12 +138,12 @@ def work() -> NoReturn:
     worker.main(lambda values: objective(Config.from_mapping(values)))
 
 
-def tracker(config: Config, metric: str | None, folder: Path) -> tracking.Tracker:
-    """Return who is told; `metric`: the objective's, `folder`: the study's."""
+def tracker(config: Config, metric: str | None) -> tracking.Tracker:
+    """Return who is told; `metric`: the objective's."""
     if config.tracking.name == "none":
         return tracking.Tracker()
     from orchestrator.tracking.mlflow import MlflowTracker
 
     return MlflowTracker(
-        config.study_name, Path.cwd(), folder.parent, uri=config.tracking.uri, metric=metric
+        config.study_name, Path.cwd(), Path(config.runs), uri=config.tracking.uri, metric=metric
     )

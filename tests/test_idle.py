@@ -11,6 +11,7 @@ from test_inline import Nobody, a_run
 from orchestrator.executors.idle import IdleWait, use_of_gpu
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.paths import StudyPaths
 from orchestrator.storage.backend import open_storage
 from orchestrator.storage.ledger import Ledger
 from orchestrator.system import host
@@ -147,7 +148,9 @@ def test_only_the_repeat_of_a_timed_run_waits(tmp_path: Path) -> None:
     machine = Machine(0.5, 0.0)
     objective = QuadraticObjective()
     ledger = Ledger(open_storage("memory", None, tmp_path), "s")
-    executor = InlineExecutor(ledger, objective, None, tmp_path, Nobody(), machine.idle())
+    executor = InlineExecutor(
+        ledger, objective, None, StudyPaths(tmp_path), Nobody(), machine.idle()
+    )
     timed = replace(a_run(0.1), timed=True)
     _, first = executor.run("a", [a_run(0.1), timed])
     assert machine.slept == 0

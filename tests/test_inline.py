@@ -16,6 +16,7 @@ from orchestrator.curve import Outcome, Point, Result
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.storage.ledger import Ledger
@@ -65,7 +66,7 @@ def an_executor(
     objective = QuadraticObjective()
     made = build.pruner(Config.from_mapping({"pruner": pruner}), objective.facts.chance_loss)
     ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-    return InlineExecutor(ledger, objective, made, folder / "checkpoints", watcher or Nobody())
+    return InlineExecutor(ledger, objective, made, StudyPaths(folder), watcher or Nobody())
 
 
 def results(executor: InlineExecutor, stage: str = "a") -> list[tuple[str, str, str, int]]:

@@ -24,6 +24,7 @@ from orchestrator.executors.crew import Crew
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
 from orchestrator.executors.processes import ProcessExecutor, groups
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
 
@@ -57,10 +58,9 @@ def processes(crew: Crew, tmp_path: Path) -> Make:
     ) -> ProcessExecutor:
         objective = Misbehaving()
         config = Config.from_mapping({"pruner": pruner or {"name": "none"}})
-        made = build.pruner(config, objective.facts.chance_loss)
+        made, paths = build.pruner(config, objective.facts.chance_loss), StudyPaths(tmp_path)
         ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-        folder = tmp_path / "checkpoints"
-        return ProcessExecutor(ledger, objective, made, folder, watcher or Nobody(), crew=crew)
+        return ProcessExecutor(ledger, objective, made, paths, watcher or Nobody(), crew=crew)
 
     return make
 
@@ -123,7 +123,7 @@ def test_what_measures_is_a_group_of_its_own() -> None:
     timed = Job(replace(a_run(0.1), timed=True), "timed")
     probe = Job(replace(a_run(0.1), kind="probe", batch_sizes=(8,)), "probe")
     jobs = [plain[0], plain[1], timed, probe, plain[2], plain[3], plain[2]]
-    found = [[job.key for job in group] for group in groups(jobs)]
+    found = [[job.trial_key for job in group] for group in groups(jobs)]
     assert found == [["0", "1"], ["timed"], ["probe"], ["2", "3"], ["2"]]
     assert list(groups([])) == []
 
@@ -245,7 +245,7 @@ from dataclasses import replace
 from test_processes import *
 crew = a_crew()
 worker = crew.free()
-worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, Path("checkpoints")))
+worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, StudyPaths(Path("."))))
 print(worker.pid, flush=True)
 crew.listen(), time.sleep(600)
 """

@@ -26,7 +26,8 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.comparison import spread
 from orchestrator.stages.stage import cycle
 from orchestrator.storage.backend import journal
-from orchestrator.study.walk import _version, run_study
+from orchestrator.study.closing import _version
+from orchestrator.study.walk import run_study
 
 DRAWINGS = html.drawings  # for the one test that looks at the figures
 pytestmark = pytest.mark.usefixtures("here", "without_figures")

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from orchestrator.errors import storing
+from orchestrator.paths import StudyPaths
 from orchestrator.system.files import try_lock, write_atomically
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
             optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
             return database
     with storing():
-        return journal(folder / "optuna.journal")
+        return journal(StudyPaths(folder).journal)
 
 
 def disconnect(database: BaseStorage) -> None:
