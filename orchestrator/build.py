@@ -18,6 +18,7 @@ from orchestrator.recipe import Facts, Recipe
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
     from orchestrator.objectives import Objective
+    from orchestrator.paths import StudyPaths
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
     from orchestrator.storage.ledger import Ledger
@@ -110,23 +111,24 @@ def executor(
     ledger: Ledger,
     objective: Objective,
     pruner: CluePruner | None,
-    checkpoints: Path,
+    paths: StudyPaths,
     watcher: Watcher,
 ) -> InlineExecutor:
     """Return where runs are trained."""
-    from orchestrator.executors.quiet import Quiet, use_of_gpu
+    from orchestrator.executors.idle import IdleWait, use_of_gpu
 
-    parts = (ledger, objective, pruner, checkpoints, watcher)
-    quiet = Quiet(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
+    parts = (ledger, objective, pruner, paths, watcher)
+    idle = IdleWait(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
 
-        return InlineExecutor(*parts, quiet=quiet)
-    from orchestrator.executors.crew import Crew, cores
+        return InlineExecutor(*parts, idle=idle)
+    from orchestrator.executors.crew import Crew
     from orchestrator.executors.processes import ProcessExecutor
+    from orchestrator.system.host import cores
 
     workers = config.executor.workers or max(1, cores() // (config.threads or 1))
-    return ProcessExecutor(*parts, quiet=quiet, crew=Crew(config.as_mapping(), workers))
+    return ProcessExecutor(*parts, idle=idle, crew=Crew(config.as_mapping(), workers))
 
 
 def work() -> NoReturn:
@@ -136,12 +138,12 @@ def work() -> NoReturn:
     worker.main(lambda values: objective(Config.from_mapping(values)))
 
 
-def tracker(config: Config, metric: str | None, folder: Path) -> tracking.Tracker:
-    """Return who is told; `metric`: the objective's, `folder`: the study's."""
+def tracker(config: Config, metric: str | None) -> tracking.Tracker:
+    """Return who is told; `metric`: the objective's."""
     if config.tracking.name == "none":
         return tracking.Tracker()
     from orchestrator.tracking.mlflow import MlflowTracker
 
     return MlflowTracker(
-        config.study_name, Path.cwd(), folder.parent, uri=config.tracking.uri, metric=metric
+        config.study_name, Path.cwd(), Path(config.runs), uri=config.tracking.uri, metric=metric
     )

@@ -100,7 +100,10 @@ State = Literal["finished", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that ended: its state, its curve, its result, and why it ended if not by itself."""
+    """A run that ended: its state, its curve, its result, and why it ended if not by itself.
+
+    `key` is that of its trial: the run's own (`Run.key`), but for audits (see `audit.Audit`).
+    """
 
     run: Run
     key: str

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST = 300  # characters of an error that are shown: some libraries quote whole files
 
 
 class ConfigError(Exception):
@@ -43,6 +44,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def one_line(error: BaseException, *, named: bool = False) -> str:
+    """Return the error's message as one line of at most `LONGEST` characters.
+
+    `named`: with its type in front. An error without a message is its type alone.
+    """
+    name, text = type(error).__name__, " ".join(str(error).split())[:LONGEST]
+    return ": ".join(filter(None, (name, text))) if named or not text else text
+
+
 @contextmanager
 def storing(what: str = "the study's trials") -> Iterator[None]:
     """Within it, whatever goes wrong becomes a StorageError that says so of `what`, in one line."""
@@ -54,10 +64,11 @@ def storing(what: str = "the study's trials") -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:  # the driver's own words are the clearest
             cause = cause.__cause__
-        problem = " ".join(str(cause).split())[:300] or type(cause).__name__
         full = isinstance(cause, OSError) and cause.errno in FULL
         cure = "make room" if full else "put that right"
-        raise StorageError(f"{what}: {problem}; {cure}, then the same command goes on") from error
+        raise StorageError(
+            f"{what}: {one_line(cause)}; {cure}, then the same command goes on"
+        ) from error
 
 
 def nearest(word: object, names: Iterable[str], cutoff: float = 0.5) -> str:

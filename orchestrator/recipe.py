@@ -158,7 +158,10 @@ class Run:
         return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
 
     def key(self, context: Mapping[str, Any]) -> str:
-        """Return the content address: a hash of `spec()` and of the objective's `context`."""
+        """Return the run key, a hash of `spec()` and of the objective's `context`.
+
+        Where both are the same, so is the result: the run need not be trained again.
+        """
         # `prunable` only says who may stop the run, not what it computes.
         spec = {k: v for k, v in self.spec().items() if k != "prunable"}
         text = json.dumps([spec, context], sort_keys=True, default=str)

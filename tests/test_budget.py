@@ -12,8 +12,10 @@ import pytest
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.paths import StudyPaths
+from orchestrator.plan.budget import Budget, OutOfTime
 from orchestrator.plan.estimate import Range
-from orchestrator.plan.pace import TELL_AFTER, OutOfTime, Pace
+from orchestrator.plan.pace import TELL_AFTER, Pace
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
@@ -127,30 +129,39 @@ class Slow(Stage):
         return Decision(self.name, self.kind, f"{len(outcomes)} runs", {"weight_decay": 0.1})
 
 
-def a_pace(now: list[float], **more: Any) -> tuple[Pace, Stage, Recipe]:
+def a_budget(
+    now: list[float], max_seconds: float | None = None
+) -> tuple[Budget, Pace, Stage, Recipe]:
     objective = QuadraticObjective()
     stage = Slow(name="slow", facts=objective.facts)
-    pace = Pace([stage, stage], objective.facts, lambda: now[0], lambda run: None, **more)
-    return pace, stage, Recipe(max_lr=0.1, min_lr=0.01)
+    pace = Pace([stage, stage], objective.facts, lambda: now[0], lambda run: None)
+    return Budget(pace, max_seconds), pace, stage, Recipe(max_lr=0.1, min_lr=0.01)
+
+
+def trained(budget: Budget, *outcomes: Outcome) -> None:
+    """Let the budget hear of runs that were trained."""
+    for outcome in outcomes:
+        budget.run_ended("slow", outcome, "")
 
 
 def test_a_round_that_is_cut_leaves_what_has_ended() -> None:
     """The first run has ended when time is over in the second: the stage decides with one."""
     now = [0.0]
-    pace, stage, recipe = a_pace(now, max_seconds=100)
+    budget, _, stage, recipe = a_budget(now, max_seconds=100)
 
     def run_round(runs: list[Run]) -> list[Outcome]:
-        pace.run_ended(execute(QuadraticObjective(), runs[0]))
+        first = execute(QuadraticObjective(), runs[0])
+        trained(budget, first)
         now[0] = 101.0
-        pace.point()
+        budget.point(runs[1], "key", first.curve.points()[0])
         raise AssertionError
 
-    decision, outcomes = pace.walk(stage, recipe, run_round)
+    decision, outcomes = budget.walk(stage, recipe, run_round)
     assert len(outcomes) == 1
     assert decision is not None
     assert decision.reason == "1 runs; the budget ended it early"
     with pytest.raises(OutOfTime):
-        pace.point()
+        budget.check()
 
 
 def test_a_stage_that_is_cut_before_a_run_of_its_own_decides_nothing() -> None:
@@ -159,22 +170,22 @@ def test_a_stage_that_is_cut_before_a_run_of_its_own_decides_nothing() -> None:
     stage = Slow(name="slow", facts=objective.facts)
     later = replace(stage, name="later", replicates=(1, 2))
     known: dict[Run, Outcome] = {}
-    pace = Pace([stage, later], objective.facts, lambda: now[0], known.get, max_seconds=100)
+    pace = Pace([stage, later], objective.facts, lambda: now[0], known.get)
+    budget = Budget(pace, max_seconds=100)
     recipe = Recipe(max_lr=0.1, min_lr=0.01)
 
     def run_round(runs: list[Run]) -> list[Outcome]:
         known.update({run: execute(objective, run) for run in runs})
         now[0] += 80
-        for run in runs:
-            pace.run_ended(known[run])
+        trained(budget, *(known[run] for run in runs))
         return [known[run] for run in runs]
 
-    pace.walk(stage, recipe, run_round)
-    decision, outcomes = pace.walk(later, recipe, run_round)
+    budget.walk(stage, recipe, run_round)
+    decision, outcomes = budget.walk(later, recipe, run_round)
     assert [o.run.replicate for o in outcomes] == [1]
     assert decision is not None
     assert decision.reason == "nothing is decided: the budget is over (100 s)"
-    assert "later left out" in pace.said
+    assert "later left out" in budget.reason
 
 
 def test_a_slow_first_run_does_not_end_the_range_test() -> None:
@@ -183,85 +194,86 @@ def test_a_slow_first_run_does_not_end_the_range_test() -> None:
     objective = QuadraticObjective()
     stage = LRRange(name="lr_range", facts=objective.facts)
     final = Final(name="final", facts=objective.facts)
-    pace = Pace([stage, final], objective.facts, lambda: now[0], lambda run: None, max_seconds=25)
+    pace = Pace([stage, final], objective.facts, lambda: now[0], lambda run: None)
+    budget = Budget(pace, max_seconds=25)
 
     def run_round(runs: list[Run]) -> list[Outcome]:
         now[0] += 15 if len(runs) == 1 else 2  # ramps like the first would take 45 s
         outcomes = [execute(objective, run) for run in runs]
-        for outcome in outcomes:
-            pace.run_ended(outcome)
+        trained(budget, *outcomes)
         return outcomes
 
-    decision, outcomes = pace.walk(stage, Recipe(), run_round)
+    decision, outcomes = budget.walk(stage, Recipe(), run_round)
     assert decision is not None
     assert decision.values["max_lr"] > 0
     assert len(outcomes) == 4
-    fitting = pace.final_that_fits(final, Recipe().with_(decision))
+    fitting = budget.final_that_fits(final, Recipe().with_(decision))
     assert fitting is not None
 
 
 def test_a_wait_does_not_make_all_that_is_to_come_dear() -> None:
     """One round of five took ten times as long: the others say what is left."""
     now = [0.0]
-    pace, stage, recipe = a_pace(now)
+    budget, pace, stage, recipe = a_budget(now)
     seconds = [30.0]
 
     def run_round(runs: list[Run]) -> list[Outcome]:
         now[0] += seconds[0]
         outcomes = [execute(QuadraticObjective(), run) for run in runs]
-        for outcome in outcomes:
-            pace.run_ended(outcome)
+        trained(budget, *outcomes)
         return outcomes
 
     for number, seconds[0] in enumerate([300, 30, 30, 30, 30]):
-        pace.walk(stage, Recipe(max_lr=0.1 + number, min_lr=0.01), run_round)
+        budget.walk(stage, Recipe(max_lr=0.1 + number, min_lr=0.01), run_round)
     pace.stage_started(0, recipe)
-    assert pace.left() == Range(pytest.approx(60, rel=0.05), pytest.approx(60, rel=0.05))  # type: ignore[arg-type]
+    assert budget.left() == Range(pytest.approx(60, rel=0.05), pytest.approx(60, rel=0.05))  # type: ignore[arg-type]
     pace.stage_ended(0)
-    assert pace.left() == Range(pytest.approx(30, rel=0.05), pytest.approx(30, rel=0.05))  # type: ignore[arg-type]
+    assert budget.left() == Range(pytest.approx(30, rel=0.05), pytest.approx(30, rel=0.05))  # type: ignore[arg-type]
     pace.stage_ended(1)
-    assert pace.left() == Range(0, 0)
+    assert budget.left() == Range(0, 0)
 
 
 def test_the_time_left_goes_by_what_runs_took_so_far() -> None:
     """Runs took 30 s where their steps say less: the next stage, the same again, is priced so."""
     now = [0.0]
-    pace, stage, recipe = a_pace(now)
+    budget, pace, stage, recipe = a_budget(now)
 
     def run_round(runs: list[Run]) -> list[Outcome]:
         now[0] += 30
         outcomes = [execute(QuadraticObjective(), run) for run in runs]
-        for outcome in outcomes:
-            pace.run_ended(outcome)
+        trained(budget, *outcomes)
         return outcomes
 
-    assert pace.left() is None
+    assert budget.left() is None
     pace.stage_started(0, recipe)
-    pace.walk(stage, recipe, run_round)
+    budget.walk(stage, recipe, run_round)
     assert now[0] > TELL_AFTER
     pace.stage_started(1, Recipe(max_lr=0.2, min_lr=0.01))
-    left = pace.left()
+    left = budget.left()
     assert left is not None
     assert left.high == pytest.approx(30, rel=0.01)
+    limited = Budget(pace, max_seconds=now[0] + 10)
+    assert 0 < limited.remaining < 10
+    assert limited.left() == Range(limited.remaining, limited.remaining)
     now[0] += 10
-    assert pace.left() == Range(pytest.approx(20, rel=0.01), pytest.approx(20, rel=0.01))  # type: ignore[arg-type]
+    assert budget.left() == Range(pytest.approx(20, rel=0.01), pytest.approx(20, rel=0.01))  # type: ignore[arg-type]
 
 
 def test_a_damaged_summary_is_no_reason_to_stop(tmp_path: Path) -> None:
     """Whatever stands in the file, the budget starts from nothing."""
-    file = tmp_path / "summary.json"
-    assert earlier(tmp_path) == Earlier()
+    file, paths = tmp_path / "summary.json", StudyPaths(tmp_path)
+    assert earlier(paths) == Earlier()
     for text in ("", "[]", "{}", '{"cost": null}', '{"cost": {"total_seconds": null}}'):
         file.write_text(text)
-        assert earlier(tmp_path) == Earlier()
+        assert earlier(paths) == Earlier()
     file.write_text('{"cost": {"total_seconds": 7}}')
-    assert earlier(tmp_path) == Earlier(total_seconds=7, budget_seconds=7)
+    assert earlier(paths) == Earlier(total_seconds=7, budget_seconds=7)
 
 
-def test_facts_are_those_of_the_objective() -> None:
-    """A pace without stages has nothing to say and no limit."""
+def test_no_limit_is_no_budget() -> None:
+    """A budget without a limit has no reason, no summary and never ends."""
     facts = Facts(100, 10, 2.3, 1)
-    pace = Pace([], facts, lambda: 0.0, lambda run: None)
-    pace.point()
-    assert pace.said == ""
-    assert pace.summary(True) is None
+    budget = Budget(Pace([], facts, lambda: 1e9, lambda run: None))
+    budget.check()
+    assert budget.reason == ""
+    assert budget.summary(True) is None

@@ -38,6 +38,7 @@ from orchestrator.executors import job
 from orchestrator.executors import session as sessions
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.record import StudyRecord
 from orchestrator.report import html
@@ -371,7 +372,7 @@ def test_a_full_disk_under_a_checkpoint_is_not_the_runs_fault() -> None:
         number = 0
 
     made = sessions.TrialSession(
-        None, "key", Trial(), None, Path("/proc/nowhere"), lambda point: None  # type: ignore[arg-type]
+        None, "key", Trial(), None, StudyPaths(Path("/proc/nowhere")), lambda point: None  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(StorageError, match="the same command goes on"):
         made.save(b"state")

@@ -16,6 +16,7 @@ from orchestrator.curve import Outcome, Point, Result
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.storage.ledger import Ledger
@@ -65,7 +66,7 @@ def an_executor(
     objective = QuadraticObjective()
     made = build.pruner(Config.from_mapping({"pruner": pruner}), objective.facts.chance_loss)
     ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-    return InlineExecutor(ledger, objective, made, folder / "checkpoints", watcher or Nobody())
+    return InlineExecutor(ledger, objective, made, StudyPaths(folder), watcher or Nobody())
 
 
 def results(executor: InlineExecutor, stage: str = "a") -> list[tuple[str, str, str, int]]:
@@ -160,3 +161,29 @@ def test_the_real_trials_of_a_stage_are_told_all_points(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="s/a", storage=kept)
     assert list(study.trials[0].intermediate_values) == a_run(0.1).report_steps()
     assert not any(trial.system_attrs for trial in study.trials)
+
+
+def test_an_audit_goes_on_from_its_run_under_a_key_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the checkpoint of the run that was pruned; a replay finds that pruned, as it was."""
+    found: list[bytes | None] = []
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        found.append(session.load())
+        session.save(b"half")
+        loss = float("nan") if len(found) == 1 else 1.0
+        for step in run.report_steps():
+            session.report(Point(step, step / run.steps, 0.1, 0.9, loss, loss))
+        return Result(1.0, run.examples)
+
+    monkeypatch.setattr(QuadraticObjective, "__call__", call)
+    kept, run = InMemoryStorage(), a_run(0.1)
+    executor = an_executor(tmp_path, {}, storage=kept)
+    (pruned,) = executor.run("a", [run])
+    (audit,) = executor.audit("a", [pruned])
+    assert found == [None, b"half"]
+    assert (pruned.state, audit.end.state) == ("pruned", "finished")
+    assert audit.end.key == f"{pruned.key}-audit"
+    (again,) = an_executor(tmp_path, {}, storage=kept).run("a", [run])
+    assert (again.key, again.state, len(found)) == (pruned.key, "pruned", 2)

@@ -20,10 +20,11 @@ from orchestrator import build
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Point
 from orchestrator.errors import ConfigError
-from orchestrator.executors.crew import Crew, cores
+from orchestrator.executors.crew import Crew
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
 from orchestrator.executors.processes import ProcessExecutor, groups
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
 
@@ -57,10 +58,9 @@ def processes(crew: Crew, tmp_path: Path) -> Make:
     ) -> ProcessExecutor:
         objective = Misbehaving()
         config = Config.from_mapping({"pruner": pruner or {"name": "none"}})
-        made = build.pruner(config, objective.facts.chance_loss)
+        made, paths = build.pruner(config, objective.facts.chance_loss), StudyPaths(tmp_path)
         ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-        folder = tmp_path / "checkpoints"
-        return ProcessExecutor(ledger, objective, made, folder, watcher or Nobody(), crew=crew)
+        return ProcessExecutor(ledger, objective, made, paths, watcher or Nobody(), crew=crew)
 
     return make
 
@@ -123,7 +123,7 @@ def test_what_measures_is_a_group_of_its_own() -> None:
     timed = Job(replace(a_run(0.1), timed=True), "timed")
     probe = Job(replace(a_run(0.1), kind="probe", batch_sizes=(8,)), "probe")
     jobs = [plain[0], plain[1], timed, probe, plain[2], plain[3], plain[2]]
-    found = [[job.key for job in group] for group in groups(jobs)]
+    found = [[job.trial_key for job in group] for group in groups(jobs)]
     assert found == [["0", "1"], ["timed"], ["probe"], ["2", "3"], ["2"]]
     assert list(groups([])) == []
 
@@ -245,7 +245,7 @@ from dataclasses import replace
 from test_processes import *
 crew = a_crew()
 worker = crew.free()
-worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, Path("checkpoints")))
+worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, StudyPaths(Path("."))))
 print(worker.pid, flush=True)
 crew.listen(), time.sleep(600)
 """
@@ -335,19 +335,3 @@ def test_side_by_side_is_for_processors_with_one_thread_each() -> None:
         Config.from_mapping({"executor": {"name": "inline", "workers": 2}})
     with pytest.raises(ConfigError, match=r"executor.workers: 0 is not allowed"):
         Config.from_mapping({"executor": {"name": "processes", "workers": 0}})
-
-
-def test_two_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Physical cores that are ours, at most what the container may use."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
-    for i in range(8):
-        file = tmp_path / f"devices/system/cpu/cpu{i}/topology/thread_siblings_list"
-        file.parent.mkdir(parents=True)
-        file.write_text(f"{i % 4},{i % 4 + 4}")
-    assert cores(tmp_path) == 4
-    quota = tmp_path / "fs/cgroup/cpu.max"
-    quota.parent.mkdir(parents=True)
-    for text, count in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
-        quota.write_text(text)
-        assert cores(tmp_path) == count
-    assert cores(tmp_path / "elsewhere") >= 1

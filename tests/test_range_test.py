@@ -404,7 +404,7 @@ def optimizer_of_another() -> torch.optim.Optimizer:
         ({"end_lr": float("nan")}, "need 0 < start_lr < end_lr < inf"),
         ({"steps": 3}, "a ramp needs 10 steps or more, got steps=3"),
         ({"ramps": 0}, "need ramps >= 1"),
-        ({"margin": 1.5}, "0 < lr_factor <= 1"),
+        ({"lr_factor": 1.5}, "0 < lr_factor <= 1"),
     ],
 )
 def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> None:

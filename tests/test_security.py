@@ -29,7 +29,7 @@ from orchestrator.report import html
 from orchestrator.report.page import templates
 from orchestrator.report.terminal import Terminal
 from orchestrator.storage.backend import journal
-from orchestrator.study import walk
+from orchestrator.study import parts
 from orchestrator.study.walk import run_study
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Unavailable
@@ -340,7 +340,7 @@ def test_passwords_are_nowhere_in_what_a_study_leaves(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database and a tracking server with credentials: no file and no line shows them."""
-    monkeypatch.setattr(walk, "open_storage", lambda *_: journal(here / "elsewhere.journal"))
+    monkeypatch.setattr(parts, "open_storage", lambda *_: journal(here / "elsewhere.journal"))
     mapping = {
         "study_name": "s",
         "objective": {"name": "quadratic"},

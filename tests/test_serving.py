@@ -23,6 +23,7 @@ import orchestrator
 from orchestrator import build
 from orchestrator.config.compose import compose, parse
 from orchestrator.config.schema import Config
+from orchestrator.paths import StudyPaths
 from orchestrator.study.model_files import served
 
 SMALL = ["plan=[final]", "recipe.max_lr=0.1", "recipe.batch_size=32", "model=mlp"]
@@ -138,7 +139,7 @@ def test_a_network_that_cannot_be_exported_stops_nothing(
     torch.save({}, tmp_path / "model.pt")
     caplog.set_level(logging.WARNING, logger="orchestrator.study.model_files")
     objective: Any = SimpleNamespace(export=export)
-    assert served(objective, tmp_path) is None
+    assert served(objective, StudyPaths(tmp_path)) is None
     assert "cannot trace it (data-dependent branch)" in caplog.text
 
 
@@ -146,4 +147,4 @@ def test_an_objective_without_networks_has_nothing_to_serve(tmp_path: Path) -> N
     """The quadratic keeps a model.pt that is no network."""
     (tmp_path / "model.pt").touch()
     nothing: Any = SimpleNamespace()
-    assert served(nothing, tmp_path) is None
+    assert served(nothing, StudyPaths(tmp_path)) is None

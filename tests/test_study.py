@@ -27,7 +27,8 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.comparison import spread
 from orchestrator.stages.stage import cycle
 from orchestrator.storage.backend import journal
-from orchestrator.study.walk import _version, run_study
+from orchestrator.study.closing import _version
+from orchestrator.study.walk import run_study
 
 DRAWINGS = html.drawings  # for the one test that looks at the figures
 pytestmark = pytest.mark.usefixtures("here", "without_figures")
@@ -271,6 +272,15 @@ def test_a_model_of_an_earlier_answer_is_not_offered_as_this_ones() -> None:
     _, shown = a_study(**whole)
     assert (folder / "model.pt").read_bytes() == model
     assert "model.pt," in shown
+
+
+def test_what_a_killed_writer_left_among_the_checkpoints_is_removed() -> None:
+    """A file that was being written when its process was killed is of no use to anybody."""
+    left = Path("runs/s/checkpoints/key.checkpoint.0123.tmp")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    a_study(plan=["lr_range", "final"])
+    assert not left.exists()
 
 
 def test_another_loss_is_told_by_its_name() -> None:

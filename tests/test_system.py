@@ -5,14 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from orchestrator.system import host
+from orchestrator.system import files, host
 
 # What Windows has not is taken away after the imports that would notice.
 WINDOWS = """
 import os, signal, sys
 import numpy, optuna, hydra, matplotlib.pyplot, sqlalchemy, rich.console, multiprocessing
+import filelock, psutil
 from hydra._internal import utils
 for module in ("fcntl", "resource"):
     sys.modules[module] = None
@@ -24,6 +26,7 @@ for name in ("SIGALRM", "SIGKILL", "SIGHUP", "setitimer", "ITIMER_REAL", "alarm"
 def kill(*_):
     raise AssertionError("on Windows os.kill ends the process")
 os.kill = kill
+psutil.pid_exists = lambda pid: pid == os.getpid()  # on Windows it does without os.kill
 sys.platform = "win32"
 """
 MAC = """
@@ -36,7 +39,8 @@ def read_text(path, *args, **kwargs):
 pathlib.Path.read_text = read_text
 """
 STUDY = """
-import orchestrator.study.lock, orchestrator.system.signals, orchestrator.tracking.machine as machine
+import orchestrator.study.lock, orchestrator.system.signals
+import orchestrator.tracking.machine as machine
 from orchestrator import __main__ as cli
 machine.Machine().sample()
 sys.exit(cli.run(["+study=quadratic", "quiet=true"]))
@@ -99,8 +103,48 @@ def test_a_process_that_ended_does_not_live() -> None:
 def test_a_file_is_locked_once(tmp_path: Path) -> None:
     """A second descriptor gets the lock when the first is closed."""
     first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
-    assert host.try_lock(first)
-    assert not host.try_lock(second)
+    assert files.try_lock(first)
+    assert not files.try_lock(second)
     os.close(first)
-    assert host.try_lock(second)
+    assert files.try_lock(second)
     os.close(second)
+
+
+def test_two_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Physical cores that are ours, at most what the container may use."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
+    for i in range(8):
+        file = tmp_path / f"devices/system/cpu/cpu{i}/topology/thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{i % 4},{i % 4 + 4}")
+    assert host.cores(tmp_path) == 4
+    quota = tmp_path / "fs/cgroup/cpu.max"
+    quota.parent.mkdir(parents=True)
+    for text, count in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
+        quota.write_text(text)
+        assert host.cores(tmp_path) == count
+    assert host.cores(tmp_path / "elsewhere") >= 1
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="reads /proc as Linux has it")
+def test_processor_time_is_read_as_linux_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundredths of a second; steal is busy, waiting for disks is not, guests are in user."""
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert host.processor_times() is None
+    (tmp_path / "stat").write_text("cpu  1000 200 300 5000 400 10 20 30 7 8\ncpu0 1 2 3\n")
+    found = host.processor_times()
+    assert found is not None
+    assert found[:2] == pytest.approx((15.6, 69.6))
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path) -> None:
+    """What the control group leaves counts where it is less; no group, or "max", is no limit."""
+    whole = host.memory().total
+    assert 0 < host.available_memory(tmp_path) <= whole
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert host.available_memory(tmp_path) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert 700 < host.available_memory(tmp_path) <= whole

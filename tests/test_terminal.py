@@ -32,10 +32,11 @@ def play(terminal: Terminal, record: StudyRecord, folder: Path) -> None:
     terminal.study_started(record.study, record.device, ["lr_range", "final"], record.notes)
     for stage in record.stages:
         terminal.stage_started(stage.decision.stage)
-        for i, o in enumerate(stage.outcomes):
-            terminal.run_started(stage.decision.stage, o.run, i + 1, len(stage.outcomes))
+        terminal.round_started(len(stage.outcomes), None)
+        for o in stage.outcomes:
+            terminal.run_started(stage.decision.stage, o.run, o.key)
             for loss in o.curve.held_out_loss:
-                terminal.point(o.run, records.Point(1, 0.5, 0.1, 0.9, loss, loss))
+                terminal.point(o.run, o.key, records.Point(1, 0.5, 0.1, 0.9, loss, loss))
             terminal.run_ended(stage.decision.stage, o, "horizontal")
         terminal.decided(stage.decision)
     terminal.finished(record, folder)
@@ -143,11 +144,12 @@ def test_runs_side_by_side_are_all_on_the_live_line() -> None:
     terminal = Terminal(stream=screen)
     first, second, third = stage.outcomes[:3]
     terminal.stage_started("momentum")
-    for number, outcome in enumerate((first, second)):
-        terminal.run_started("momentum", outcome.run, number + 1, 3)
+    terminal.round_started(3, None)
+    for outcome in (first, second):
+        terminal.run_started("momentum", outcome.run, outcome.key)
     assert f"2/3 2 runs: {first.run.label}, {second.run.label}" in screen.getvalue()
     terminal.run_ended("momentum", first, "")
-    terminal.run_started("momentum", third.run, 3, 3)
+    terminal.run_started("momentum", third.run, third.key)
     assert f"3/3 2 runs: {second.run.label}, {third.run.label}" in screen.getvalue()
     terminal.close()
 

@@ -11,17 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvidia import Driver
+from nvidia import pretend
 
 from orchestrator.curve import Curve, Outcome, Point, Result, State
 from orchestrator.recipe import Decision, Run
 from orchestrator.schedules import Schedule
-from orchestrator.system import nvml
 from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.machine import Machine
@@ -61,7 +61,7 @@ def train(
 ) -> None:
     tracker.run_started("momentum", a_run(), key)
     for point in points(*losses):
-        tracker.point(key, point)
+        tracker.point(a_run(), key, point)
     tracker.run_ended("momentum", an_outcome(key, state, *losses, reason=reason), "horizontal")
 
 
@@ -102,29 +102,29 @@ def test_events_arrive_in_order(tmp_path: Path) -> None:
     assert not (tmp_path / "spool.jsonl").exists()
 
 
-def test_nothing_is_sent_while_quiet(tmp_path: Path) -> None:
-    """Between quiet(True) and quiet(False) the thread sends nothing, afterwards all of it."""
+def test_nothing_is_sent_while_paused(tmp_path: Path) -> None:
+    """Between `pause` and `resume` the thread sends nothing, afterwards all of it."""
     to = Recorder()
     outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01)
-    outbox.quiet(True)
+    outbox.pause()
     for n in range(5):
         outbox.put({"n": n})
     time.sleep(0.1)
     assert to.seen == []
-    outbox.quiet(False)
+    outbox.resume()
     outbox.close(5)
     assert to.seen == list(range(5))
 
 
-def test_quiet_waits_until_the_thread_rests(tmp_path: Path) -> None:
-    """quiet(True) returns only after the delivery under way has ended, or after its bound."""
+def test_a_pause_waits_until_the_thread_rests(tmp_path: Path) -> None:
+    """`pause` returns only after the delivery under way has ended, or after its bound."""
     to = Recorder()
     to.gate.clear()
     outbox = Outbox(lambda: to, tmp_path / "spool.jsonl", period=0.01, rest_seconds=5)
     outbox.put({"n": 0})
     time.sleep(0.05)
     threading.Timer(0.1, to.gate.set).start()
-    outbox.quiet(True)
+    outbox.pause()
     assert to.seen == [0]
     outbox.close(5)
 
@@ -276,7 +276,7 @@ def test_gpus_are_reported_under_mlflows_names(
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75]))
+    pretend(monkeypatch, uses=[25, 75])
     found = {k: v for k, v in Machine().sample().items() if "gpu" in k}
     assert found == {
         f"system/gpu_{index}_{name}": value
@@ -287,8 +287,45 @@ def test_gpus_are_reported_under_mlflows_names(
             ("memory_usage_percentage", 25),
         )
     }
-    monkeypatch.setattr(nvml, "_library", lambda: Driver(uses=[25, 75], broken=True))
+    pretend(monkeypatch, uses=[25, 75], broken=True)
     assert not [name for name in Machine().sample() if "gpu" in name]
+
+
+class Paused:
+    """An outbox that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def pause(self) -> None:
+        """Note it."""
+        self.asked.append("pause")
+
+    def resume(self) -> None:
+        """Note it."""
+        self.asked.append("resume")
+
+    def put(self, event: dict[str, Any]) -> None:
+        """Note what the event says."""
+        self.asked.append(event["do"])
+
+
+def test_nothing_is_sent_while_a_timed_run_is_on_the_clock(tmp_path: Path) -> None:
+    """The outbox is paused before such a run's first event, and goes on before its last.
+
+    A timed run that was cut off has no end: the next run lets the outbox go on.
+    """
+    tracker = MlflowTracker("demo", tmp_path, tmp_path / "runs")
+    outbox = Paused()
+    tracker._outbox = outbox  # type: ignore[assignment]
+    timed = replace(a_run(), timed=True)
+    tracker.run_started("batch_size", timed, "a")
+    tracker.run_ended("batch_size", an_outcome("a", "finished"), "")
+    assert outbox.asked == ["pause", "run_started", "resume", "run_ended"]
+    outbox.asked.clear()
+    tracker.run_started("batch_size", timed, "b")
+    tracker.run_started("final", a_run(), "c")
+    assert outbox.asked == ["pause", "run_started", "resume", "run_started"]
 
 
 def test_the_plain_tracker_does_nothing() -> None:
@@ -296,7 +333,6 @@ def test_the_plain_tracker_does_nothing() -> None:
     tracker = Tracker()
     tracker.start(CONFIG, {})
     train(tracker, "a", 1.0)
-    tracker.quiet(True)
     tracker.finish("complete", {}, [])
 
 
@@ -327,7 +363,7 @@ def test_what_a_killed_command_did_not_send_is_sent_by_the_next(
     killed.start(CONFIG, {"study": "demo"})
     train(killed, "whole", 2.0, 1.0)
     killed.run_started("momentum", a_run("cut"), "cut")
-    killed.point("cut", points(2.0)[0])
+    killed.point(a_run("cut"), "cut", points(2.0)[0])
     killed._outbox.close(60)  # killed here: the end of "cut" and all of "missing" were queued
 
     tracker = MlflowTracker("demo", tmp_path, tmp_path / "runs")

@@ -13,14 +13,14 @@ HOME = Path(__file__).resolve().parent
 CACHE = HOME.parent / ".cache"
 sys.path += [str(HOME), str(HOME.parents[1])]
 
-from suite import Workload  # noqa: E402
+from suite import Workload
 
 from orchestrator import build
-from orchestrator.config.schema import Config  # noqa: E402
-from orchestrator.curve import Curve, Outcome, Result  # noqa: E402
-from orchestrator.objectives import Objective  # noqa: E402
-from orchestrator.recipe import Run  # noqa: E402
-from orchestrator.testing import execute  # noqa: E402
+from orchestrator.config.schema import Config
+from orchestrator.curve import Curve, Outcome, Result
+from orchestrator.objectives import Objective
+from orchestrator.recipe import Run
+from orchestrator.testing import execute
 
 
 class Lab:

@@ -27,7 +27,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "orchestrator.build": {"objective": "torch, data, trying the network"},
     "orchestrator.study.walk": {"run_study": "the study's own work"},
-    "orchestrator.plan.pace": {"Pace.walk": "stages"},
+    "orchestrator.plan.budget": {"Budget.walk": "stages"},
     "orchestrator.training.trainer": {
         "Trainer.__init__": "making networks",
         "Trainer.advance": TRAINING,
@@ -39,7 +39,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "TrialSession.save": "checkpoints",
         "TrialSession.save_model": "checkpoints",
     },
-    "orchestrator.executors.quiet": {"Quiet.wait": "waiting for a quiet machine"},
+    "orchestrator.executors.idle": {"IdleWait.wait": "waiting for an idle machine"},
     "orchestrator.objectives.quadratic": {"QuadraticObjective.__call__": TRAINING},
     "orchestrator.storage.ledger": {
         "Ledger.__init__": "Optuna: trials",
@@ -55,9 +55,9 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "MlflowTracker.point": POINTS,
         "MlflowTracker.run_ended": "tracking: the rest",
         "MlflowTracker.decided": "tracking: the rest",
-        "MlflowTracker.quiet": "tracking: waiting for it to rest",
         "MlflowTracker.finish": "tracking: the last of it",
     },
+    "orchestrator.tracking.outbox": {"Outbox.pause": "tracking: waiting for it to rest"},
     "orchestrator.report.html": {"write": "report"},
     "orchestrator.report.terminal": dict.fromkeys(
         (

@@ -42,7 +42,7 @@ MARKS = {  # moments in the order in which they come
     "_study": "the config is composed",
     "run_study": "the study is imported; torch is next",
     "Ledger.__init__": "data and network are ready",
-    "Pace.walk": "the first stage starts",
+    "Budget.walk": "the first stage starts",
     "step": "the first training step",
 }
 

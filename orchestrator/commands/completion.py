@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.commands import USAGE
 from orchestrator.config.compose import completions
 from orchestrator.errors import ConfigError
-from orchestrator.study.results import CONFIG
+from orchestrator.paths import StudyPaths
 
 # `=` no longer breaks words, so that a word is a whole override.
 BASH = """\
@@ -73,6 +73,6 @@ def _candidates(line: str) -> list[str]:
     if typed and typed[0] in USAGE:
         if typed[0] not in ("show", "compare"):
             return []
-        return sorted(f.name for f in Path("runs").glob("*") if (f / CONFIG).is_file())
+        return sorted(f.name for f in Path("runs").glob("*") if StudyPaths(f).config.is_file())
     found = completions(" ".join(after))
     return [*(c for c in USAGE if not typed and c.startswith(word)), *found]

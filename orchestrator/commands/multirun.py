@@ -13,11 +13,11 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.config.compose import compose, parse, sweep
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
+from orchestrator.paths import StudyPaths
 from orchestrator.redact import hidden
 
 LONGEST = 80  # characters of a study's name
@@ -93,5 +93,5 @@ def _table(todo: Sequence[Job]) -> None:
     from orchestrator.commands.past import HEAD, print_rows, row
 
     print()
-    folders = [Path(job.config.runs) / job.config.study_name for job in todo]
-    print_rows([HEAD, *(row(folder) for folder in folders if folder.is_dir())])
+    studies = [StudyPaths.of(job.config.runs, job.config.study_name) for job in todo]
+    print_rows([HEAD, *(row(paths) for paths in studies if paths.folder.is_dir())])

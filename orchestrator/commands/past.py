@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.changes import differences, kept
-from orchestrator.errors import ConfigError, nearest
+from orchestrator.errors import ConfigError, nearest, one_line
 from orchestrator.numbers import DASH, duration, rate
+from orchestrator.paths import StudyPaths
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import measure, results, status
-from orchestrator.study.results import CONFIG, SUMMARY
 
 Summary = Mapping[str, Any]
 # What a summary.json that somebody has changed makes the code below raise.
@@ -32,54 +32,58 @@ class Unreadable(Exception):
 
 def show_all(runs: Path) -> None:
     """Print a line for each study in `runs`, the latest last."""
-    folders = [f for f in _studies(runs) if f.is_dir()]
-    if not folders:
+    found = _studies(runs)
+    if not found:
         print(f"no studies in {runs}/")
         return
-    print_rows([HEAD, *map(row, sorted(folders, key=_when))])
+    print_rows([HEAD, *map(row, sorted(found, key=_when))])
 
 
 def show(runs: Path, name: str) -> None:
     """Print the closing lines of a study again."""
-    folder = _find(runs, name)
-    summary = _of(folder)
+    paths = _find(runs, name)
+    summary = _of(paths)
     try:
-        Terminal().ending(summary, folder)
+        Terminal().ending(summary, paths.folder)
     except DAMAGED as error:
-        raise ConfigError(f"{folder / 'summary.json'}: damaged ({_short(error)})") from None
+        raise ConfigError(f"{paths.summary}: damaged ({one_line(error, named=True)})") from None
 
 
 def compare(runs: Path, a: str, b: str) -> None:
     """Print two studies side by side; a * marks what differs."""
-    folders = [_find(runs, name) for name in (a, b)]
-    summaries = [_of(folder) for folder in folders]
+    both = [_find(runs, name) for name in (a, b)]
+    summaries = [_of(paths) for paths in both]
     try:
         columns = [_facts(summary) for summary in summaries]
     except DAMAGED as error:
-        raise ConfigError(f"{a} and {b}: a summary.json is damaged ({_short(error)})") from None
+        raise ConfigError(
+            f"{a} and {b}: a summary.json is damaged ({one_line(error, named=True)})"
+        ) from None
     keys = list(dict.fromkeys(key for column in columns for key in column))
-    print_rows([("", *(f.name for f in folders)), *(_beside(key, *columns) for key in keys)])
-    changed = differences(_config(folders[0]), _config(folders[1]))
+    names = (paths.folder.name for paths in both)
+    print_rows([("", *names), *(_beside(key, *columns) for key in keys)])
+    changed = differences(_config(both[0]), _config(both[1]))
     print("\nchanged settings" if changed else "\nthe settings are the same")
     for line in changed:
         print(f"  {line}")
 
 
-def row(folder: Path) -> tuple[str, ...]:
+def row(paths: StudyPaths) -> tuple[str, ...]:
     """Return a study's line in `list`; one that cannot be read says so in it."""
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_when(folder)))
+    name = paths.folder.name
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_when(paths)))
     try:
-        summary = _read(folder)
+        summary = _read(paths)
         scores = results(summary)
         result = f"{measure(summary).removeprefix('test ')} {scores[0][1]}" if scores else DASH
         known = {short: summary["recipe"][key] for key, short in SHORT.items()}
         answer = ", ".join(f"{k} {rate(v)}" for k, v in known.items() if v is not None)
         spent = duration(summary["cost"]["total_seconds"])
-        return (folder.name, status(summary), when, result, spent, answer)
+        return (name, status(summary), when, result, spent, answer)
     except Unreadable as error:
-        return (folder.name, str(error), when, DASH, DASH, DASH)
+        return (name, str(error), when, DASH, DASH, DASH)
     except DAMAGED:
-        return (folder.name, "damaged", when, DASH, DASH, DASH)
+        return (name, "damaged", when, DASH, DASH, DASH)
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
@@ -91,39 +95,37 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
             print(text.rstrip())
 
 
-def _studies(runs: Path) -> list[Path]:
-    """Return the folders of studies: they hold what a study writes first."""
-    folders = sorted(runs.iterdir()) if runs.is_dir() else []
-    return [f for f in folders if any((f / name).is_file() for name in (SUMMARY, CONFIG))]
+def _studies(runs: Path) -> list[StudyPaths]:
+    """Return the studies in `runs`: folders that hold what a study writes first."""
+    found = map(StudyPaths, sorted(runs.iterdir()) if runs.is_dir() else [])
+    return [paths for paths in found if paths.summary.is_file() or paths.config.is_file()]
 
 
-def _when(folder: Path) -> float:
-    file = folder / SUMMARY
-    return (file if file.exists() else folder).stat().st_mtime
+def _when(paths: StudyPaths) -> float:
+    return (paths.summary if paths.summary.exists() else paths.folder).stat().st_mtime
 
 
-def _find(runs: Path, name: str) -> Path:
-    folder = runs / name
-    known = {found.name: found for found in _studies(runs)}
+def _find(runs: Path, name: str) -> StudyPaths:
+    known = {paths.folder.name: paths for paths in _studies(runs)}
     if name in known:
-        return folder
+        return known[name]
     if not known:
         raise ConfigError(f"{name}: no such study: there is none in {runs}/ yet")
     hint = nearest(name, known) or "`list` names them"
     raise ConfigError(f"{name}: no such study in {runs}/; {hint}")
 
 
-def _of(folder: Path) -> Summary:
+def _of(paths: StudyPaths) -> Summary:
     try:
-        return _read(folder)
+        return _read(paths)
     except Unreadable as error:
-        raise ConfigError(f"{folder / 'summary.json'}: {error}") from None
+        raise ConfigError(f"{paths.summary}: {error}") from None
 
 
-def _read(folder: Path) -> Summary:
+def _read(paths: StudyPaths) -> Summary:
     """Return a study's summary. Raises Unreadable: not there, damaged, of another version."""
     try:
-        found = json.loads((folder / SUMMARY).read_text("utf-8"))
+        found = json.loads(paths.summary.read_text("utf-8"))
     except FileNotFoundError:
         raise Unreadable("not finished") from None
     except (OSError, ValueError):
@@ -156,9 +158,5 @@ def _wrapped(text: str) -> str:
     return "\n".join(textwrap.wrap(text, WIDEST)) or DASH
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    return {k: v for k, v in kept(folder / CONFIG).items() if k != "study_name"}
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _config(paths: StudyPaths) -> Mapping[str, Any]:
+    return {k: v for k, v in kept(paths.config).items() if k != "study_name"}

@@ -156,7 +156,7 @@ class ExecutorConfig(Section):
     name: Literal["inline"] = "inline"
     """This process."""
     wait_seconds: NotNegative = 30.0
-    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
+    """Longest wait for an idle machine before a timed run is repeated; 0: never."""
 
 
 class ProcessesConfig(Section):
@@ -170,7 +170,7 @@ class ProcessesConfig(Section):
     workers: Count | None = None
     """How many; null: as many as there are physical cores for."""
     wait_seconds: NotNegative = 30.0
-    """Longest wait for a quiet machine before a timed run is repeated; 0: never."""
+    """Longest wait for an idle machine before a timed run is repeated; 0: never."""
 
 
 class StorageConfig(Section):

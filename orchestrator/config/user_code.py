@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConfigError, nearest
+from orchestrator.errors import ConfigError, nearest, one_line
 
 if TYPE_CHECKING:
     from orchestrator.config.options import OwnConfig
@@ -74,7 +74,7 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ConfigError(f"{target}: {name} imports {error.name}, not installed") from None
         except (Exception, SystemExit) as error:  # a script without `if __name__ == ...` exits
-            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            problem = one_line(error, named=True)
             raise ConfigError(f"{target}: importing {name} fails with {problem}") from error
     raise ConfigError(
         f"{target}: there is no module {parts[0]} in the working folder or among the"
@@ -204,5 +204,4 @@ def raised(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not any(place in f.filename for place in NOT_THEIRS)]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    problem = " ".join(str(error).split())[:200]
-    return ": ".join(filter(None, [type(error).__name__, problem])) + where
+    return one_line(error, named=True) + where

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -130,22 +128,3 @@ class Crew:
             self._workers.pop().stop()
         self._idle.clear()
         self._inbox = SimpleQueue()  # nobody is interested in what they said last
-
-
-def cores(folder: Path = Path("/sys")) -> int:
-    """Return the number of physical cores that this process may use, at least 1.
-
-    Two threads of one core share what does the arithmetic. `folder` is where Linux tells; elsewhere
-    it is the number of processors.
-    """
-    try:
-        mine = os.sched_getaffinity(0)
-        topology = folder / "devices/system/cpu"
-        siblings = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in mine}
-        count = float(len(siblings))
-    except (AttributeError, OSError):
-        count = float(os.cpu_count() or 1)
-    with contextlib.suppress(OSError, ValueError):  # no control group, or "max": no limit
-        quota, period = (folder / "fs/cgroup/cpu.max").read_text().split()
-        count = min(count, int(quota) / int(period))
-    return max(1, int(count))

@@ -8,17 +8,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Protocol
 
 import optuna
 
 from orchestrator.audit import Audit, best_loss
 from orchestrator.curve import Outcome, Point
+from orchestrator.executors.idle import IdleWait
 from orchestrator.executors.job import Job, train
-from orchestrator.executors.quiet import Quiet
-from orchestrator.executors.session import checkpoint_file
 from orchestrator.objectives import Objective
+from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
@@ -30,10 +29,10 @@ log = logging.getLogger(__name__)
 class Watcher(Protocol):
     """Who is told of runs that are really trained."""
 
-    def run_started(self, stage: str, run: Run, key: str) -> None:
-        """A run begins."""
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """A run begins; `trial_key` names its trial in what follows."""
 
-    def point(self, run: Run, key: str, point: Point) -> None:
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
         """It measured something."""
 
     def run_ended(self, stage: str, outcome: Outcome) -> None:
@@ -43,7 +42,7 @@ class Watcher(Protocol):
 class InlineExecutor:
     """Runs rounds. What the ledger knows is not trained again.
 
-    `pruner` None: every run goes to its end. `quiet` is waited for before a timed run is repeated.
+    `pruner` None: every run goes to its end. `idle` is waited for before a timed run is repeated.
     """
 
     def __init__(
@@ -51,16 +50,16 @@ class InlineExecutor:
         ledger: Ledger,
         objective: Objective,
         pruner: CluePruner | None,
-        checkpoints: Path,
+        paths: StudyPaths,
         watcher: Watcher,
-        quiet: Quiet | None = None,
+        idle: IdleWait | None = None,
     ) -> None:
         self._ledger = ledger
         self._objective = objective
         self._pruner = pruner
-        self._checkpoints = checkpoints
+        self._paths = paths
         self._watcher = watcher
-        self._quiet = quiet or Quiet()
+        self._idle = idle or IdleWait()
         self._earlier: dict[str, Peers] = defaultdict(Peers)  # of each stage's rounds so far
 
     def run(self, stage: str, runs: Sequence[Run]) -> list[Outcome]:
@@ -107,11 +106,11 @@ class InlineExecutor:
             outcomes[outcomes.index(least)] = end
 
     def _job(self, run: Run, place: int) -> Job:
-        key = run.key(self._objective.context(run))
-        return Job(run, key, place, self._pruner.seen(run, place) if self._pruner else "")
+        run_key = run.key(self._objective.context(run))
+        return Job(run, run_key, place, self._pruner.seen(run, place) if self._pruner else "")
 
     def _known(self, job: Job) -> Outcome | None:
-        return self._ledger.find(job.key, job.run, job.seen, prunable=job.place is not None)
+        return self._ledger.find(job.trial_key, job.run, job.seen, prunable=job.place is not None)
 
     def _all(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
         """Return the outcomes of `jobs`, in their order, as the ledger knows them or trained."""
@@ -120,7 +119,7 @@ class InlineExecutor:
     def _train(self, stage: str, job: Job) -> Outcome:
         """Train a run here."""
         if job.run.timed and job.run.attempt:
-            self._quiet.wait(job.run.label, self._first_attempt(stage, job.run))
+            self._idle.wait(job.run.label, self._first_attempt(stage, job.run))
         trial = self._open(stage, job)
         try:
             outcome = train(
@@ -128,8 +127,8 @@ class InlineExecutor:
                 self._objective,
                 trial,
                 self._pruner,
-                self._checkpoints,
-                lambda point: self._watcher.point(job.run, job.key, point),
+                self._paths,
+                lambda point: self._watcher.point(job.run, job.trial_key, point),
             )
         except BaseException:  # interrupted: nobody owns the trial any more
             self._ledger.abandon(stage, trial)
@@ -143,8 +142,8 @@ class InlineExecutor:
         return next(seen, math.inf)
 
     def _open(self, stage: str, job: Job) -> optuna.Trial:
-        trial = self._ledger.ask(stage, job.run, job.key, job.seen)
-        self._watcher.run_started(stage, job.run, job.key)
+        trial = self._ledger.ask(stage, job.run, job.trial_key, job.seen)
+        self._watcher.run_started(stage, job.run, job.trial_key)
         return trial
 
     def _close(self, stage: str, job: Job, trial: optuna.Trial, outcome: Outcome) -> Outcome:
@@ -152,7 +151,7 @@ class InlineExecutor:
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
         if outcome.state == "finished":  # others may go on from their checkpoint
-            checkpoint_file(self._checkpoints, job.checkpoint or job.key).unlink(missing_ok=True)
+            self._paths.checkpoint(job.run_key).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome
 
@@ -161,7 +160,7 @@ def _audit(pruned: Outcome, best: float) -> Job:
     """Return the job of letting a pruned run go on to its end."""
     return Job(
         replace(pruned.run, label=f"{pruned.run.label}, audit"),
-        f"{pruned.key}-audit",  # no stage asks for it: decisions do not depend on audits
-        checkpoint=pruned.key,
+        pruned.key,
+        audit=True,
         note=lambda end: Audit(pruned, end, best).verdict,
     )

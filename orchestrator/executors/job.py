@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 
@@ -16,6 +15,7 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.errors import StorageError
 from orchestrator.executors.session import TrialSession, reason_of
 from orchestrator.objectives import Objective, StopRun
+from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
 
@@ -25,19 +25,28 @@ SIGNAL_SECONDS = 0.2  # until the signal of a dead child has come, at the latest
 
 @dataclass(frozen=True)
 class Job:
-    """A run and its key.
+    """A run, and what its trial is to be.
 
+    `run_key`: that of the run in its surroundings (`Run.key`), after which its files are named.
     `place`: the run's place in its round, from 0; None: it may not be pruned. `seen`: what it is
-    compared with (`CluePruner.seen`). `checkpoint`: the key of the run to go on from, its own by
-    default. `note` gives a run that finishes its reason.
+    compared with (`CluePruner.seen`). `audit`: a pruned run goes on to its end. `note` gives a run
+    that finishes its reason.
     """
 
     run: Run
-    key: str
+    run_key: str
     place: int | None = None
     seen: str = ""
-    checkpoint: str = ""
+    audit: bool = False
     note: Callable[[Outcome], str] | None = None
+
+    @property
+    def trial_key(self) -> str:
+        """The key that the trial is kept and told by.
+
+        An audit has one of its own, which no stage asks for: decisions do not depend on audits.
+        """
+        return f"{self.run_key}-audit" if self.audit else self.run_key
 
     @property
     def may_be_pruned(self) -> bool:
@@ -55,7 +64,7 @@ def train(
     objective: Objective,
     trial: optuna.Trial,
     pruner: CluePruner | None,
-    checkpoints: Path,
+    paths: StudyPaths,
     watch: Callable[[Point], None],
 ) -> Outcome:
     """Train a run in this process. What goes wrong in it is logged and gives a failed outcome.
@@ -65,19 +74,20 @@ def train(
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
-    session = TrialSession(job.run, job.checkpoint or job.key, trial, pruner, checkpoints, watch)
+    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch)
+    run, key = job.run, job.trial_key
     try:
-        result = objective(job.run, session)
+        result = objective(run, session)
     except StopRun as stop:
-        return Outcome.stopped(job.run, job.key, session.points, stop.reason, pruned=stop.pruned)
+        return Outcome.stopped(run, key, session.points, stop.reason, pruned=stop.pruned)
     except StorageError:
         raise
     except (Exception, SystemExit) as error:  # a user's sys.exit() must not end the study
         error = _told_late() or error
-        log.error("run %s (%s) failed\n%s", job.run.label, job.key, _trace(error))
+        log.error("run %s (%s) failed\n%s", run.label, key, _trace(error))
         ended = failed(job, session.points, reason_of(error))
     else:
-        return Outcome(job.run, job.key, "finished", Curve.of(session.points), result)
+        return Outcome(run, key, "finished", Curve.of(session.points), result)
     finally:
         if pruner is not None:
             pruner.forget(trial.number)
@@ -104,4 +114,4 @@ def _trace(error: BaseException) -> str:
 
 def failed(job: Job, points: list[Point], reason: str) -> Outcome:
     """Return the outcome of a run that failed for this reason, after these points."""
-    return Outcome(job.run, job.key, "failed", Curve.of(points), Result(), reason)
+    return Outcome(job.run, job.trial_key, "failed", Curve.of(points), Result(), reason)

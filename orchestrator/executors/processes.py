@@ -57,13 +57,13 @@ class ProcessExecutor(InlineExecutor):
         return [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
 
     def _group(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
-        outcomes = {job.key: found for job in jobs if (found := self._known(job))}
-        missing = [job for job in jobs if job.key not in outcomes]
+        outcomes = {job.trial_key: found for job in jobs if (found := self._known(job))}
+        missing = [job for job in jobs if job.trial_key not in outcomes]
         if len(missing) == 1:  # there is nothing to run beside it
-            outcomes[missing[0].key] = self._train(stage, missing[0])
+            outcomes[missing[0].trial_key] = self._train(stage, missing[0])
         elif missing:
             outcomes |= {o.key: o for o in self._side_by_side(stage, missing)}
-        return [outcomes[job.key] for job in jobs]
+        return [outcomes[job.trial_key] for job in jobs]
 
     def _side_by_side(self, stage: str, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield the outcomes as they come."""
@@ -87,7 +87,7 @@ class ProcessExecutor(InlineExecutor):
         self._flights[worker] = flight
         job = replace(flight.job, note=None)  # a function, and not the worker's business
         pruner = self._pruner and self._pruner.only_for(job.run)
-        worker.send((job, pruner, self._checkpoints))
+        worker.send((job, pruner, self._paths))
 
     def _take(self, stage: str, worker: Worker, message: object) -> Outcome | None:
         """Take what a worker says; return the outcome if its run has ended."""
@@ -110,7 +110,7 @@ class ProcessExecutor(InlineExecutor):
         if flight.points and point.step <= flight.points[-1].step:
             return  # told before its worker died
         flight.points.append(point)
-        self._watcher.point(flight.job.run, flight.job.key, point)
+        self._watcher.point(flight.job.run, flight.job.trial_key, point)
         with storing():
             flight.trial.report(point.held_out_loss, point.step)
 
@@ -128,7 +128,7 @@ class ProcessExecutor(InlineExecutor):
             self._send(other, flight)
             return None
         reason = f"its worker process died twice ({how}): out of memory?"
-        log.error("run %s (%s) failed: %s", job.run.label, job.key, reason)
+        log.error("run %s (%s) failed: %s", job.run.label, job.trial_key, reason)
         return self._close(stage, job, flight.trial, failed(job, flight.points, reason))
 
 
@@ -139,7 +139,8 @@ def groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     """
     group: list[Job] = []
     for job in jobs:
-        if group and (job.alone or group[-1].alone or job.key in (j.key for j in group)):
+        twice = job.trial_key in (other.trial_key for other in group)
+        if group and (job.alone or group[-1].alone or twice):
             yield group
             group = []
         group.append(job)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import optuna
 
 from orchestrator.curve import OUT_OF_MEMORY, Point
 from orchestrator.errors import out_of_memory, storing
 from orchestrator.objectives import StopRun
+from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
 from orchestrator.system import signals
@@ -19,17 +19,17 @@ from orchestrator.system.files import read_sealed, write_atomically, write_seale
 class TrialSession:
     """The session of one trial (see `objectives.Session`).
 
-    `pruner` None: the run goes to its end. `watch` is called with every point. `folder` holds
-    `<key>.checkpoint` and `<key>.model`.
+    `pruner` None: the run goes to its end. `watch` is called with every point. `run_key` names the
+    files of checkpoint and model.
     """
 
     def __init__(
         self,
         run: Run,
-        key: str,
+        run_key: str,
         trial: optuna.Trial,
         pruner: CluePruner | None,
-        folder: Path,
+        paths: StudyPaths,
         watch: Callable[[Point], None],
     ) -> None:
         self.points: list[Point] = []
@@ -37,8 +37,8 @@ class TrialSession:
         self._trial = trial
         self._pruner = pruner
         self._watch = watch
-        self._checkpoint = checkpoint_file(folder, key)
-        self._model = folder / f"{key}.model"
+        self._checkpoint = paths.checkpoint(run_key)
+        self._model = paths.model(run_key)
 
     def report(self, point: Point) -> None:
         """Take one point; raises `StopRun` if the run is to end here, Interrupted after a signal.
@@ -73,11 +73,6 @@ class TrialSession:
         """Keep the trained model. Raises StorageError if it cannot be written."""
         with storing(str(self._model)):
             write_atomically(self._model, state)
-
-
-def checkpoint_file(folder: Path, key: str) -> Path:
-    """Return where the checkpoint of the run with this key is kept."""
-    return folder / f"{key}.checkpoint"
 
 
 def reason_of(error: BaseException) -> str:

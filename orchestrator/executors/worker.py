@@ -16,7 +16,6 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from logging.handlers import QueueHandler
-from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +23,7 @@ from orchestrator.system import signals
 
 if TYPE_CHECKING:
     from orchestrator.objectives import Objective
+    from orchestrator.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 MakeObjective = Callable[[Mapping[str, Any]], "Objective"]
@@ -94,13 +94,13 @@ def _work(
     while True:
         job: Job
         pruner: CluePruner | None
-        checkpoints: Path
-        job, pruner, checkpoints = pickle.loads(tasks.get())
+        paths: StudyPaths
+        job, pruner, paths = pickle.loads(tasks.get())
         # A study of this one trial: all that a pruner compares it with comes with the pruner.
         study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
         try:
             with signals.patiently():
-                ended = train(job, objective, study.ask(), pruner, checkpoints, answer)
+                ended = train(job, objective, study.ask(), pruner, paths, answer)
             answer(ended)
         except StorageError as error:  # not the run's fault: the study ends
             answer(error)

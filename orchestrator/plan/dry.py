@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from orchestrator import build
 from orchestrator.config.schema import Config
@@ -53,7 +52,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     ConfigError where the request turns out to be wrong.
     """
     began = clock()
-    objective = build.objective(config, Path(config.runs) / ".cache")
+    objective = build.objective(config)
     stages, recipe = build.stages(config, objective.facts), build.recipe(config)
     start = AROUND + clock() - began
     watch = clock_of(objective, lambda: 0.0, clock)

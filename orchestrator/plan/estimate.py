@@ -92,8 +92,9 @@ def play(stages: Sequence[Stage], recipe: Recipe, world: World, known: Known = _
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Runs the rounds of a stage in a world, and keeps the bill. `told`: all outcomes so far.
+    """Runs the rounds of a stage in a world, and keeps the bill.
 
+    `told`: all outcomes so far, by the runs' keys without a context, for worlds have none.
     `levels`: by steps and replicate, how far the log losses that are there lie above the world's.
     """
 

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.changes import kept
 from orchestrator.curve import State
 from orchestrator.numbers import rate
+from orchestrator.paths import StudyPaths
 from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
@@ -25,8 +26,6 @@ from orchestrator.report.text import (
     spent,
     status,
 )
-
-FILES = ("report.html", "recipe.yaml", "model.pt", "summary.json")
 
 
 def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
@@ -50,10 +49,12 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     lines.append(("cost", cost(summary), ""))
     if said := audited(summary):
         lines.append(("audit", said, ""))
-    mine = [name for name in FILES if name != "model.pt" or (done and summary["final"])]
-    if found := [name for name in mine if (folder / name).exists()]:
+    paths = StudyPaths(folder)
+    weights = [paths.weights] if done and summary["final"] else []
+    files = (paths.report, paths.recipe, *weights, paths.summary)
+    if found := [file.name for file in files if file.exists()]:
         lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
-    if where := _tracked(folder):
+    if where := _tracked(paths):
         lines.append(("curves", where, ""))
     if done and known.get("max_lr") is not None:
         lines.append(("to use it", command(summary), ""))
@@ -82,12 +83,12 @@ def _short(folder: Path) -> str:
         return str(folder)
 
 
-def _tracked(folder: Path) -> str:
+def _tracked(paths: StudyPaths) -> str:
     """Return how to see the curves in MLflow, "" where the study was not tracked."""
-    tracking = kept(folder / "config.yaml").get("tracking")
+    tracking = kept(paths.config).get("tracking")
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
         return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
     if server:
         return f"in MLflow at {hidden(server)}"
-    return f"mlflow ui, then Model training, Experiments, {folder.name}"  # it opens on GenAI
+    return f"mlflow ui, then Model training, Experiments, {paths.folder.name}"  # it opens on GenAI

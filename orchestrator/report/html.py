@@ -11,6 +11,7 @@ from orchestrator import figures
 from orchestrator.figures import Figure
 from orchestrator.figures.png import png
 from orchestrator.numbers import duration, number, rate
+from orchestrator.paths import StudyPaths
 from orchestrator.record import StageRecord, StudyRecord
 from orchestrator.report import page
 from orchestrator.report.page import Table
@@ -36,16 +37,15 @@ def write(record: StudyRecord, folder: Path) -> list[Path]:
 
     A figure that cannot be drawn is left out and logged; the report is written all the same.
     """
-    drawn = drawings(record)
+    paths, drawn = StudyPaths(folder), drawings(record)
     files = []
     for name, (_, picture) in drawn.items():
-        path = folder / "figures" / f"{name}.png"
+        path = paths.figures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
         files.append(path)
-    report = folder / "report.html"
-    report.write_text(render(record, drawn), encoding="utf-8")
-    return [report, *files]
+    paths.report.write_text(render(record, drawn), encoding="utf-8")
+    return [paths.report, *files]
 
 
 def drawings(record: StudyRecord) -> dict[str, tuple[Figure, bytes]]:

@@ -52,6 +52,7 @@ class Terminal:
         self._stage, self._began = "", time.monotonic()
         self._states: list[State] = []
         self._running: dict[Run, float] = {}  # and how far they are
+        self._number = self._of = 0  # the run's place in its round, and how many there are
         self._left = ""
         self._handler = _Notes(self)
 
@@ -77,18 +78,21 @@ class Terminal:
         self._stage, self._began, self._states = name, time.monotonic(), []
         self._running.clear()
 
-    def left(self, seconds: Range | None) -> None:
-        """So long the study still takes; None where that is not known."""
-        self._left = f"{between(seconds)} left" if seconds else ""
+    def round_started(self, runs: int, left: Range | None) -> None:
+        """A round of so many runs begins; the study still takes `left` seconds (None: unknown)."""
+        self._number, self._of = 0, runs
+        self._left = f"{between(left)} left" if left else ""
 
-    def run_started(self, stage: str, run: Run, number: int, of: int) -> None:
-        """Run `number` of `of` in the stage's present round begins."""
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """The next run of the round begins."""
+        self._number += 1
         self._running[run] = 0.0
         labels = [run.name for run in self._running]  # several in worker processes
         several = f"{len(labels)} runs: " if len(labels) > 1 else ""
-        self._show(f"{number}/{of} {several}{', '.join(labels)}", self._done(), self._left)
+        place = f"{self._number}/{self._of}"
+        self._show(f"{place} {several}{', '.join(labels)}", self._done(), self._left)
 
-    def point(self, run: Run, point: Point) -> None:
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
         """The run in progress measured something."""
         self._running[run] = point.progress
         if self._progress is not None and time.monotonic() - self._drawn > REFRESH_SECONDS:

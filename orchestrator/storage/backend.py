@@ -16,8 +16,8 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from orchestrator.errors import storing
-from orchestrator.system.files import write_atomically
-from orchestrator.system.host import try_lock
+from orchestrator.paths import StudyPaths
+from orchestrator.system.files import try_lock, write_atomically
 
 log = logging.getLogger(__name__)
 Storage = BaseStorage  # for those who only hand it on
@@ -35,7 +35,7 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
             optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
             return database
     with storing():
-        return journal(folder / "optuna.journal")
+        return journal(StudyPaths(folder).journal)
 
 
 def disconnect(database: BaseStorage) -> None:
@@ -95,9 +95,10 @@ class JournalFile(JournalFileBackend):
 
 
 class FlockLock:
-    """A lock for Optuna's journal that dies with its process.
+    """A lock for Optuna's journal that ends with its process.
 
     Optuna's own leaves a symlink behind when killed, and the next writer then waits 30 seconds.
+    filelock takes ten times as long (.2 to .4 ms), and every report takes the lock.
     """
 
     def __init__(self, path: str) -> None:

@@ -1,7 +1,7 @@
 """The ledger: runs in, outcomes out, kept in Optuna's studies.
 
-One Optuna study per stage, one trial per run. A run's key is kept with its trial, so a run that
-any stage has trained before is known and is not trained again.
+One Optuna study per stage, one trial per run. A trial is kept by its key, which is the run's (but
+for audits, see `Job.trial_key`), so a run that any stage has trained before is not trained again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Ledger:
         self._study = study
         self._pruner = pruner
         self._studies: dict[str, optuna.Study] = {}
-        # Outcomes by key, then by pruner, "" if not pruned: strings that Optuna holds anyway.
+        # Outcomes by trial key, then by pruner, "" if not pruned: strings that Optuna holds anyway.
         self._known: dict[str, dict[str, str]] = defaultdict(dict)
         self._before: dict[str, list[dict[str, Any]]] = {}  # stage: what earlier commands kept
         self._context, self._sole, self._damaged = context, sole, 0
@@ -182,14 +182,16 @@ class Ledger:
             self._studies[stage] = study
         return self._studies[stage]
 
-    def find(self, key: str, run: Run, seen: str = "", *, prunable: bool = True) -> Outcome | None:
-        """Return the outcome of the run with this key, None if it has to be trained.
+    def find(
+        self, trial_key: str, run: Run, seen: str = "", *, prunable: bool = True
+    ) -> Outcome | None:
+        """Return the outcome of the trial with this key, None if it has to be trained.
 
         Failed runs are never found: the next command tries them again. Of a run that was pruned and
         has finished elsewhere since, the pruned outcome is found, so that a study repeats what it
         did; unless the run may not be pruned.
         """
-        texts, text = self._known.get(key, {}), None
+        texts, text = self._known.get(trial_key, {}), None
         if prunable and run.prunable:
             text = texts.get(self._named(seen))
         text = text or texts.get("")
@@ -198,35 +200,35 @@ class Ledger:
         stored = json.loads(text)
         return Outcome(
             run=run,
-            key=key,
+            key=trial_key,
             state=stored["state"],
             curve=Curve.from_json(stored["curve"]),
             result=Result(**stored["result"]),
             reason=stored["reason"],
         )
 
-    def known(self, key: str, run: Run) -> Outcome | None:
+    def known(self, run_key: str, run: Run) -> Outcome | None:
         """Return the outcome of the run with this key, whatever its pruner saw; None without."""
-        names = self._known.get(key, {})
+        names = self._known.get(run_key, {})
         seen = (name.removeprefix(self._pruner).strip() for name in names)
-        return next((found for s in seen if (found := self.find(key, run, s))), None)
+        return next((found for s in seen if (found := self.find(run_key, run, s))), None)
 
     def _named(self, seen: str) -> str:
         return f"{self._pruner} {seen}".rstrip()
 
-    def ask(self, stage: str, run: Run, key: str, seen: str = "") -> optuna.Trial:
+    def ask(self, stage: str, run: Run, trial_key: str, seen: str = "") -> optuna.Trial:
         """Open a trial for a run, with the run's hyper-parameters as its parameters."""
         with storing("the study's trials"):
-            return self._ask(stage, run, key, seen)
+            return self._ask(stage, run, trial_key, seen)
 
-    def _ask(self, stage: str, run: Run, key: str, seen: str) -> optuna.Trial:
+    def _ask(self, stage: str, run: Run, trial_key: str, seen: str) -> optuna.Trial:
         params, study = run.params(), self.study(stage)
         opened = optuna.create_trial(
             state=TrialState.RUNNING,
             params=params,
             distributions={name: _distribution(name, params[name]) for name in params},
             user_attrs={
-                "key": key,
+                "key": trial_key,
                 "label": run.label,
                 "kind": run.kind,
                 "pruner": self._named(seen),
@@ -275,24 +277,24 @@ def _distribution(name: str, value: float) -> BaseDistribution:
     return usual if usual.low <= value <= usual.high else WIDEST.get(name, usual)
 
 
-def _sealed(key: str, stored: dict[str, Any]) -> str:
-    """Return an outcome as JSON, with a checksum of itself and of the key that it belongs to."""
+def _sealed(trial_key: str, stored: dict[str, Any]) -> str:
+    """Return an outcome as JSON, with a checksum of itself and of the key of its trial."""
     text = json.dumps(stored, default=str)
-    return f'{text[:-1]}, "seal": "{_digest(key, text)}"}}'
+    return f'{text[:-1]}, "seal": "{_digest(trial_key, text)}"}}'
 
 
-def _unsealed(key: str, text: str) -> dict[str, Any] | None:
+def _unsealed(trial_key: str, text: str) -> dict[str, Any] | None:
     """Return what `_sealed` made, None if it is not that. What was kept before seals is taken."""
     try:
         stored: dict[str, Any] = json.loads(text)
         seal = stored.pop("seal", None)
     except (ValueError, AttributeError):
         return None
-    return stored if seal in (None, _digest(key, json.dumps(stored))) else None
+    return stored if seal in (None, _digest(trial_key, json.dumps(stored))) else None
 
 
-def _digest(key: str, text: str) -> str:
-    return hashlib.sha256(f"{key} {text}".encode()).hexdigest()[:16]
+def _digest(trial_key: str, text: str) -> str:
+    return hashlib.sha256(f"{trial_key} {text}".encode()).hexdigest()[:16]
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Within it, what the program logs goes to `path`."""
-    handler = _Quiet(path)
+    handler = _LogFile(path)
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("orchestrator")
     logger.setLevel(logging.INFO)
@@ -69,7 +69,7 @@ def logged(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class _Quiet(logging.FileHandler):
+class _LogFile(logging.FileHandler):
     """A log that cannot be written (a full disk) is no reason for lines on the terminal."""
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.system.host import lives, try_lock
+from orchestrator.paths import StudyPaths
+from orchestrator.system.files import try_lock
+from orchestrator.system.host import lives
 
-NAME = "lock"
 ORPHANS_SECONDS = 10.0  # how long worker processes may outlive the owner that was killed
 _held: set[int] = set()  # file descriptors
 
@@ -41,7 +42,7 @@ def held(folder: Path) -> Iterator[None]:
     OSError if the folder cannot be written. A lock that is not said to be held by a living process
     is waited for, 10 s at most. On a network disk this needs a file system with flock (NFS 4 has).
     """
-    handle = _locked(folder / NAME)
+    handle = _locked(StudyPaths(folder).lock)
     _held.add(handle)
     try:
         yield

@@ -5,46 +5,45 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from orchestrator.objectives import Objective
+from orchestrator.paths import StudyPaths
 from orchestrator.record import StudyRecord
-from orchestrator.study.results import MODEL, PROGRAM
 
 log = logging.getLogger(__name__)
 
 
-def is_served(folder: Path) -> bool:
+def is_served(paths: StudyPaths) -> bool:
     """Whether model.pt2 is there and no older than model.pt."""
-    weights, program = folder / MODEL, folder / PROGRAM
+    weights, program = paths.weights, paths.program
     if not (weights.is_file() and program.is_file()):
         return False
     return program.stat().st_mtime >= weights.stat().st_mtime
 
 
-def set_aside(record: StudyRecord, folder: Path) -> list[str]:
+def set_aside(record: StudyRecord, paths: StudyPaths) -> list[str]:
     """Rename model files that are not of `record`'s answer to *.old; return their new names.
 
     Nothing is lost: `checkpoints/` has each answer's network under its key, from where the command
     that gives that answer again copies it.
     """
     answered = record.status == "complete" and record.final is not None
-    model, program = folder / MODEL, folder / PROGRAM
-    if answered and is_served(folder):
+    if answered and is_served(paths):
         return []
-    found = [file for file in ((program,) if answered else (model, program)) if file.is_file()]
+    wrong = [paths.program] if answered else [paths.weights, paths.program]
+    found = [file for file in wrong if file.is_file()]
     return [file.replace(file.with_name(f"{file.name}.old")).name for file in found]
 
 
-def served(objective: Objective, folder: Path) -> Mapping[str, Any] | None:
+def served(objective: Objective, paths: StudyPaths) -> Mapping[str, Any] | None:
     """Write model.pt2 beside model.pt; return what a server needs.
 
     That is its `file`, a `digest` of the weights, and of one example `input_shape`, `input_type`
     and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or
     cannot do it, which is logged: the weights are in model.pt all the same.
     """
-    weights, program = folder / MODEL, folder / PROGRAM
+    weights, program = paths.weights, paths.program
     export = getattr(objective, "export", None)
     if export is None or not weights.is_file():
         return None

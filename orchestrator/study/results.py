@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.system.files import write_atomically
+from orchestrator.paths import StudyPaths
+from orchestrator.system.files import UNFINISHED, write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.record import StudyRecord
-
-CONFIG, SUMMARY, RECIPE = "config.yaml", "summary.json", "recipe.yaml"
-MODEL, PROGRAM = "model.pt", "model.pt2"
-CHECKPOINTS = "checkpoints"  # a folder
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,10 @@ class Earlier:
     used_up: float | None = None
 
 
-def earlier(folder: Path) -> Earlier:
+def earlier(paths: StudyPaths) -> Earlier:
     """Read what earlier commands spent from summary.json; a damaged one counts as none."""
     try:
-        found = json.loads((folder / SUMMARY).read_text())
+        found = json.loads(paths.summary.read_text())
         cost, budget = found["cost"], found.get("budget") or {}
         total, first = float(cost["total_seconds"]), cost.get("first_test_seconds")
         return Earlier(
@@ -47,7 +44,7 @@ def earlier(folder: Path) -> Earlier:
         return Earlier()
 
 
-def write(record: StudyRecord, folder: Path) -> list[Path]:
+def write(record: StudyRecord, paths: StudyPaths) -> list[Path]:
     """Write all that `record` says, for programs and for people; return the files.
 
     Raises OSError if the disk does not take it.
@@ -55,10 +52,10 @@ def write(record: StudyRecord, folder: Path) -> list[Path]:
     from orchestrator.report import html
 
     text = json.dumps(record.summary(), indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / SUMMARY, text.encode())
-    write_atomically(folder / RECIPE, recipe_file(record).encode())
-    _keep_model(record, folder)
-    return [*(folder / name for name in (SUMMARY, RECIPE, CONFIG)), *html.write(record, folder)]
+    write_atomically(paths.summary, text.encode())
+    write_atomically(paths.recipe, recipe_file(record).encode())
+    _keep_model(record, paths)
+    return [paths.summary, paths.recipe, paths.config, *html.write(record, paths.folder)]
 
 
 def recipe_file(record: StudyRecord) -> str:
@@ -92,15 +89,16 @@ def recipe_file(record: StudyRecord) -> str:
     return head + text
 
 
-def _keep_model(record: StudyRecord, folder: Path) -> None:
+def _keep_model(record: StudyRecord, paths: StudyPaths) -> None:
     """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
     if record.status != "complete" or record.final is None:
         return
-    key = record.final.decision.evidence.get("model")
-    for file in (folder / CHECKPOINTS).glob("*"):
-        if file.name == f"{key}.model":  # stays under its key: another config may come between
-            _write_if_new(folder / MODEL, file.read_bytes())
-        elif file.suffix == ".checkpoint" or file.stem in {o.key for o in record.outcomes}:
+    answer = record.final.decision.evidence.get("model")  # the run key
+    others = {paths.model(o.key) for o in record.outcomes if o.key != answer}
+    for file in paths.checkpoints.glob("*"):
+        if answer and file == paths.model(answer):  # it stays there: another config may come
+            _write_if_new(paths.weights, file.read_bytes())
+        elif file in others or file == paths.checkpoint(file.stem) or file.suffix == UNFINISHED:
             file.unlink()
 
 

@@ -6,7 +6,7 @@
         decision = stage.decide(recipe, outcomes)
         recipe = recipe.with_(decision)
 
-The outer loop is `_Study._walk`, the inner one `stages.stage.walk`, which `Pace.walk` ends early
+The outer loop is `_Study._walk`, the inner one `stages.stage.walk`, which `Budget.walk` ends early
 where a budget does not suffice.
 Resume is replay: the loop starts from nothing each time, and known runs are not trained again.
 """
@@ -14,35 +14,29 @@ Resume is replay: the loop starts from nothing each time, and known runs are not
 from __future__ import annotations
 
 import logging
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import yaml  # comes with Hydra
 
 from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
-from orchestrator.errors import ConfigError, StorageError
-from orchestrator.objectives import Objective, about
-from orchestrator.plan.pace import OutOfTime, Pace, clock_of
+from orchestrator.errors import ConfigError, StorageError, one_line
+from orchestrator.objectives import about
+from orchestrator.paths import StudyPaths
+from orchestrator.plan.budget import OutOfTime
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
+from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import Stage
-from orchestrator.storage.backend import Storage, disconnect, open_storage
-from orchestrator.storage.ledger import Ledger
-from orchestrator.study import results
+from orchestrator.study.closing import close, device, record_of
 from orchestrator.study.folder import logged, owned, writable
-from orchestrator.study.model_files import is_served, served, set_aside
-from orchestrator.study.watch import Watch
-from orchestrator.system import host, signals
+from orchestrator.study.parts import Parts, database
+from orchestrator.system import signals
 from orchestrator.system.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -61,63 +55,32 @@ def run_study(
     if config.dry_run:
         raise ConfigError("dry_run: run_study trains; orchestrator.plan.plan_study makes the plan")
     started = time.monotonic()
-    runs = Path(config.runs)
-    objective = build.objective(config, runs / ".cache")
+    objective = build.objective(config)
     stages = build.stages(config, objective.facts)
-    folder = runs / config.study_name
+    paths = StudyPaths.of(config.runs, config.study_name)
     with (
-        _database(config, folder) as database,
-        owned(config, folder, database),
-        logged(folder / "study.log"),
+        database(config, paths.folder) as opened,
+        owned(config, paths.folder, opened),
+        logged(paths.log),
     ):
         terminal = terminal or Terminal(quiet=config.quiet)
-        study = _Study(config, objective, stages, folder, terminal, database, started)
-        return study.run(tuple(map(hidden, overrides)))
+        parts = Parts(config, objective, stages, paths, terminal, opened, started)
+        return _Study(parts).run(tuple(map(hidden, overrides)))
 
 
 class _Study:
-    """One command's work on one study: the rooms wired together."""
+    """One command's work on one study."""
 
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        stages: Sequence[Stage],
-        folder: Path,
-        terminal: Terminal,
-        database: Storage | None,
-        started: float,
-    ) -> None:
-        self.started = started  # before torch and the data were loaded: a budget counts that too
-        self.config = config
-        self.objective = objective
-        self.stages = stages
-        self.folder = folder
-        self.terminal = terminal
-        self.earlier = results.earlier(folder)
-        self.records: list[StageRecord] = []
-        self.at = ""  # name of the stage
-        self.changed: list[str] = []  # settings, since the command before
-        pruner = build.pruner(config, objective.facts.start_loss)
-        self.ledger = Ledger(
-            database or open_storage(config.storage.name, None, folder),
-            config.study_name,
-            pruner=repr(pruner),
-            context=objective.context,
-            formats={"summary": SCHEMA, **about(objective, "formats", {})},
-            sole=config.storage.name != "url",  # a database may be shared with other machines
-        )
-        self.tracker = build.tracker(config, objective.facts.metric, folder)
-        self.watch = Watch(self.terminal, self.tracker, objective.facts.start_loss)
-        self.pace = self.watch.pace = self._pace()
-        self.executor = build.executor(
-            config, self.ledger, objective, pruner, folder / results.CHECKPOINTS, self.watch
-        )
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._records: list[StageRecord] = []
+        self._at = ""  # name of the stage
+        self._changed: list[str] = []  # settings, since the command before
 
     @property
-    def recipe(self) -> Recipe:
+    def _recipe(self) -> Recipe:
         """The recipe as the stages so far have decided it."""
-        return self.records[-1].recipe if self.records else build.recipe(self.config)
+        return self._records[-1].recipe if self._records else build.recipe(self._parts.config)
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it."""
@@ -127,226 +90,111 @@ class _Study:
             with signals.patiently():
                 status, reason = self._walk()
         except KeyboardInterrupt:
-            again = "the same command" + (" without fresh=true" if self.config.fresh else "")
+            again = "the same command" + (" without fresh=true" if self._parts.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
         except StorageError as error:
             log.exception("the study stopped")
             status, reason = "failed", str(error)
         except Exception as error:  # ours or that of a user's stage: the records must still close
             log.exception("the study stopped")
-            status, reason = "failed", f"stage {self.at}: {type(error).__name__}: {error}"
+            status, reason = "failed", f"stage {self._at}: {one_line(error, named=True)}"
         finally:
-            self.executor.close()
-        return self._close(self._record(status, reason, overrides))
+            self._parts.executor.close()
+        record = record_of(self._parts, status, reason, self._records, self._recipe, overrides)
+        return close(self._parts, record)
 
-    # --- the walk
+    def _open(self) -> None:
+        """Keep the config, and tell everybody that the study begins."""
+        parts, config = self._parts, self._parts.config.public()
+        changed = changes.since(parts.paths.config, config)
+        self._changed = changes.of_training(changed)
+        with writable(parts.paths.folder):
+            write_atomically(parts.paths.config, yaml.safe_dump(config, sort_keys=False).encode())
+        parts.terminal.study_started(
+            parts.config.study_name,
+            device(parts),
+            list(parts.config.plan),
+            list(about(parts.objective, "notes", ())),
+        )
+        if changed:
+            parts.terminal.note(
+                f"settings differ from the study that was here ({changes.some(changed)}):"
+                " what they affect runs again, and its answer replaces the old one"
+            )
+        parts.tracker.start(
+            config,
+            {"study_id": parts.ledger.id, "config": changes.digest(config)},
+            about(parts.objective, "datasets", ()),
+        )
 
     def _walk(self) -> tuple[Status, str]:
         """Let one stage after the other decide; return the study's status and its reason."""
-        for number, stage in enumerate(self.stages):
-            self.at = stage.name
-            fitting = self.pace.final_that_fits(stage, self.recipe)
-            decision = self._stage(number, fitting, self.recipe) if fitting else None
+        stages, budget = self._parts.stages, self._parts.budget
+        for number, stage in enumerate(stages):
+            self._at = stage.name
+            fitting = budget.final_that_fits(stage, self._recipe)
+            decision = self._stage(number, fitting, self._recipe) if fitting else None
             if decision is None:  # the budget is over before the final runs
                 continue
-            needed = {f for s in self.stages[number + 1 :] for f in getattr(s, "needs", ())}
-            last = number + 1 == len(self.stages)
+            needed = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
+            last = number + 1 == len(stages)
             if not decision.answered and (last or not self._goes_on(decision, needed)):
-                return self.records[-1].without_answer()
-        return "complete", self.pace.said
+                return self._records[-1].without_answer()
+        return "complete", budget.reason
 
     def _stage(self, number: int, stage: Stage, recipe: Recipe) -> Decision | None:
         """Let a stage decide; None if the budget ends it before it has an answer to show."""
-        self.terminal.stage_started(stage.name)
-        self.pace.stage_started(number, recipe)
-        decision, outcomes = self.pace.walk(stage, recipe, self._rounds(stage.name))
-        self.pace.stage_ended(number)
+        parts = self._parts
+        parts.terminal.stage_started(stage.name)
+        parts.pace.stage_started(number, recipe)
+        decision, outcomes = parts.budget.walk(stage, recipe, self._rounds(stage.name))
+        parts.pace.stage_ended(number)
         if decision is None:
             return None
-        read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}
-        self.records.append(StageRecord(decision, recipe.with_(decision), outcomes, read))
-        self._tell(self.records[-1])
+        read = {o.key: clue for o in outcomes if (clue := parts.watch.clue(o))}
+        self._records.append(StageRecord(decision, recipe.with_(decision), outcomes, read))
+        self._tell(self._records[-1])
         self._audit(stage.name)
         return decision
 
     def _rounds(self, stage: str) -> Callable[[list[Run]], list[Outcome]]:
         """Return what runs the rounds of a stage; before the first it says why they run again."""
-        first = True
+        parts, first = self._parts, True
 
         def run_round(runs: list[Run]) -> list[Outcome]:
             nonlocal first
             signals.check()
-            if first and (why := self.ledger.why(stage, runs, self.changed)):
-                self.terminal.note(f"{stage} runs again: {why}")
+            if first and (why := parts.ledger.why(stage, runs, self._changed)):
+                parts.terminal.note(f"{stage} runs again: {why}")
             first = False
-            self.watch.round_started(len(runs))
-            return self.executor.run(stage, runs)
+            parts.terminal.round_started(len(runs), parts.budget.left())
+            return parts.executor.run(stage, runs)
 
         return run_round
 
     def _tell(self, record: StageRecord) -> None:
         """Tell everybody what a stage has decided, and the tracker what it may not know yet."""
-        decision = record.decision
-        self.terminal.decided(decision, self.pace.left())
+        parts, decision = self._parts, record.decision
+        parts.terminal.decided(decision, parts.budget.left())
         for outcome in record.outcomes:
-            if outcome.key not in self.watch.ended:
+            if outcome.key not in parts.trained.ended:
                 clue = record.clues.get(outcome.key)
-                self.tracker.known(decision.stage, outcome, clue.label if clue else "")
-        self.tracker.decided(decision)
+                parts.tracker.known(decision.stage, outcome, clue.label if clue else "")
+        parts.tracker.decided(decision)
         log.info("%s: %s", decision.stage, decision.reason)
 
     def _audit(self, stage: str) -> None:
         """Let some of the stage's pruned runs go on to their ends, now that it has decided."""
-        record = self.records[-1]
-        if pruned := audit.chosen(record.outcomes, self.config.audit):
-            self.watch.round_started(len(pruned))
+        parts, record = self._parts, self._records[-1]
+        if pruned := audit.chosen(record.outcomes, parts.config.audit):
+            parts.terminal.round_started(len(pruned), parts.budget.left())
             with suppress(OutOfTime):  # audits are the first that a budget does without
-                self.pace.point()
-                audits = self.executor.audit(stage, pruned)
-                self.records[-1] = replace(record, audits=tuple(audits))
+                parts.budget.check()
+                audits = parts.executor.audit(stage, pruned)
+                self._records[-1] = replace(record, audits=tuple(audits))
 
     def _goes_on(self, decision: Decision, needed: set[str]) -> bool:
         """Whether a stage without an answer leaves enough: a range test whose max_lr was given."""
         return decision.kind == "lr_range" and all(
-            getattr(self.recipe, field) is not None for field in needed
+            getattr(self._recipe, field) is not None for field in needed
         )
-
-    # --- before and after it
-
-    def _open(self) -> None:
-        """Keep the config, and tell everybody that the study begins."""
-        config = self.config.public()
-        file = self.folder / results.CONFIG
-        changed = changes.since(file, config)
-        self.changed = changes.of_training(changed)
-        with writable(self.folder):
-            write_atomically(file, yaml.safe_dump(config, sort_keys=False).encode())
-        self.terminal.study_started(
-            self.config.study_name,
-            self._device,
-            list(self.config.plan),
-            list(about(self.objective, "notes", ())),
-        )
-        if changed:
-            self.terminal.note(
-                f"settings differ from the study that was here ({changes.some(changed)}):"
-                " what they affect runs again, and its answer replaces the old one"
-            )
-        self.tracker.start(
-            config,
-            {"study_id": self.ledger.id, "config": changes.digest(config)},
-            about(self.objective, "datasets", ()),
-        )
-
-    @property
-    def _device(self) -> str:
-        return about(self.objective, "device", platform.machine())
-
-    def _pace(self) -> Pace:
-        """Return the clock of this command, and what earlier ones left of the budget."""
-        limit = self.config.budget.max_seconds
-        clock = clock_of(self.objective, self.watch.seconds, time.monotonic)
-        return Pace(
-            self.stages,
-            self.objective.facts,
-            clock,
-            lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
-            limit,
-            self.earlier.budget_seconds,
-            shut=limit is not None and self.earlier.used_up == limit,
-            test_examples=about(self.objective, "test_examples", 0),
-            before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
-        )
-
-    def _record(self, status: Status, reason: str, overrides: tuple[str, ...]) -> StudyRecord:
-        seconds = time.monotonic() - self.started if self.watch.trained else 0.0
-        return StudyRecord(
-            study=self.config.study_name,
-            status=status,
-            recipe=self.recipe,
-            stages=self.records,
-            device=self._device,
-            machine=host.machine(),
-            versions=_versions(about(self.objective, "versions", {})),
-            metric=self.objective.facts.metric,
-            larger_is_better=self.objective.facts.larger_is_better,
-            total_seconds=self.earlier.total_seconds + seconds,
-            notes=tuple(about(self.objective, "notes", ())),
-            reason=hidden(reason),
-            model_dropout=self.objective.facts.dropout,
-            budget=self.pace.summary(self.watch.trained),
-            first_test_seconds=self._first_test(),
-            overrides=overrides,
-            folder=self.folder,
-            inputs=about(self.objective, "inputs", None),
-            task=about(self.objective, "task", None),
-            final_epochs=self.config.final_epochs,
-        )
-
-    def _close(self, record: StudyRecord) -> StudyRecord:
-        """Write what came of the study and tell everybody; return it as it is then."""
-        files: list[Path] = []
-        try:
-            try:
-                files = results.write(record, self.folder)
-                if old := set_aside(record, self.folder):
-                    self.terminal.note(f"of an earlier answer, not of this one: {', '.join(old)}")
-            except OSError as error:  # a full disk: the trials are kept, the answer comes again
-                log.exception("the results cannot be written")
-                why = (
-                    f"the results cannot be written: {error}; make room, then the same command"
-                    " writes them"
-                )
-                record = replace(record, status="failed", reason=record.reason or why)
-            self.terminal.finished(record, self.folder)
-        finally:
-            try:
-                self.tracker.finish(record.status, record.summary(), files, self._served(record))
-            finally:
-                self.terminal.close()  # now only: the tracker may have something to say
-        return record
-
-    def _first_test(self) -> float | None:
-        """Return the study's seconds until its first sealed result, None before that."""
-        if any(o.key not in self.watch.tested for r in self.records for o in r.tested):
-            return self.earlier.first_test_seconds  # an earlier command had it
-        first = min(self.watch.tested.values(), default=None)
-        return None if first is None else self.earlier.total_seconds + first - self.started
-
-    def _served(self, record: StudyRecord) -> Mapping[str, Any] | None:
-        """Return the network of an answer, ready for MLflow; made only where somebody takes it."""
-        wanted = record.status == "complete" and record.final is not None
-        if not wanted or self.config.tracking.name == "none" or not self.config.tracking.model:
-            return None
-        if not self.watch.trained and is_served(self.folder):  # an answer told again: it was sent
-            return None
-        return served(self.objective, self.folder)
-
-
-@contextmanager
-def _database(config: Config, folder: Path) -> Iterator[Storage | None]:
-    """Yield the config's database; ConfigError if it cannot be opened, before a folder is made."""
-    if config.storage.name != "url":
-        yield None
-        return
-    try:
-        opened = open_storage("url", config.storage.url, folder)
-    except StorageError as error:
-        raise ConfigError(hidden(str(error))) from error
-    try:
-        yield opened
-    finally:
-        disconnect(opened)
-
-
-def _versions(own: Mapping[str, str]) -> dict[str, str]:
-    names = ("orchestrator", "optuna", "numpy")
-    ours = {name: _version(name) for name in names}
-    return {"python": platform.python_version(), **ours, **own}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # ourselves, on PYTHONPATH
-        return "not installed"

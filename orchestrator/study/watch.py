@@ -1,41 +1,41 @@
-"""The watch on runs: what terminal, tracker and budget are told while they train."""
+"""The watch on runs: who listens to those that are really trained, and what the study keeps."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from orchestrator import clues
 from orchestrator.clues import Clue
 from orchestrator.curve import Outcome, Point, State
-from orchestrator.plan.pace import Pace
 from orchestrator.recipe import Run
-from orchestrator.report.terminal import Terminal
-from orchestrator.tracking import Tracker
+
+
+class Listener(Protocol):
+    """What the study's terminal, tracker and budget are told of runs while they train."""
+
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """A run begins; `trial_key` names its trial in what follows."""
+
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
+        """A run measured something."""
+
+    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """A run ended; `clue` is the label of its curve."""
 
 
 class Watch:
-    """Tells the terminal and the tracker of every run that is really trained."""
+    """An executor's watcher that passes on what it is told to `listeners`, in their order.
 
-    def __init__(self, terminal: Terminal, tracker: Tracker, start_loss: float) -> None:
-        self._terminal = terminal
-        self._tracker = tracker
+    A listener that may raise, to end a run, comes last. `start_loss`: the held-out loss where runs
+    start (`Facts.start_loss`), which clues are read by.
+    """
+
+    def __init__(self, start_loss: float, listeners: Sequence[Listener]) -> None:
         self._start_loss = start_loss
+        self._listeners = listeners
         self._clues: dict[tuple[str, State], Clue] = {}  # a pruned run may go on and finish
-        self._number = self._of = 0
-        self._seconds: dict[str, float] = {}  # of training, by key
-        self.ended: set[str] = set()  # keys of the runs that this command trained
-        self.tested: dict[str, float] = {}  # when a sealed result was there, by key
-        self.trained = False
-        self.pace: Pace | None = None
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far, as the runs say."""
-        return sum(self._seconds.values())
-
-    def round_started(self, runs: int) -> None:
-        """A round of so many runs begins."""
-        self._number, self._of = 0, runs
-        self._terminal.left(self.pace.left() if self.pace else None)
 
     def clue(self, outcome: Outcome) -> Clue | None:
         """Return the clue of an outcome's curve, None for a ramp, which is meant to break."""
@@ -46,31 +46,50 @@ class Watch:
             self._clues[which] = clues.read(outcome.curve, self._start_loss)
         return self._clues[which]
 
-    def run_started(self, stage: str, run: Run, key: str) -> None:
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
         """A run begins."""
-        self.trained = True
-        self._number += 1
-        self._tracker.quiet(run.timed)
-        self._terminal.run_started(stage, run, self._number, self._of)
-        self._tracker.run_started(stage, run, key)
+        for listener in self._listeners:
+            listener.run_started(stage, run, trial_key)
 
-    def point(self, run: Run, key: str, point: Point) -> None:
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
         """A run measured something."""
-        self._terminal.point(run, point)
-        self._tracker.point(key, point)
-        self._seconds[key] = point.seconds
-        if self.pace is not None:
-            self.pace.point()
+        for listener in self._listeners:
+            listener.point(run, trial_key, point)
 
     def run_ended(self, stage: str, outcome: Outcome) -> None:
         """A run ended."""
-        self._tracker.quiet(False)
+        clue = self.clue(outcome)
+        for listener in self._listeners:
+            listener.run_ended(stage, outcome, clue.label if clue else "")
+
+
+class Trained:
+    """What this command trained. A listener.
+
+    `any`: whether a run began. `ended`: trial keys of those that ended. `tested`: when a sealed
+    result was there (`time.monotonic`), by trial key.
+    """
+
+    def __init__(self) -> None:
+        self.any = False
+        self.ended: set[str] = set()
+        self.tested: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}  # of training, by trial key
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, as the runs report them."""
+        return sum(self._seconds.values())
+
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """A run begins."""
+        self.any = True
+
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
+        """A run measured something."""
+        self._seconds[trial_key] = point.seconds
+
+    def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
+        """A run ended."""
         self.ended.add(outcome.key)
         if outcome.run.opens_test and outcome.state == "finished":
             self.tested[outcome.key] = time.monotonic()
-        if self.pace is not None:
-            self.pace.run_ended(outcome)
-        clue = self.clue(outcome)
-        label = clue.label if clue else ""
-        self._terminal.run_ended(stage, outcome, label)
-        self._tracker.run_ended(stage, outcome, label)

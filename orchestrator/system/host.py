@@ -1,53 +1,72 @@
-"""What systems do differently: locks of files, whether a process lives, how busy a machine is."""
+"""The machine: its processors, its memory, and whether a process lives.
+
+psutil reads what it can on every system; a comment says so where our own code stays.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
+
+import psutil
+
+NO_LIMIT = 2**62  # bytes
 
 
-def try_lock(handle: int) -> bool:
-    """Lock the open file for this process alone; False if another one holds it.
+class ProcessorTimes(NamedTuple):
+    """Processor time so far, in seconds, over all processors; `ours` of it by this process."""
 
-    The kernel drops the lock with the last descriptor. Windows has no flock: always True there, so
-    nothing keeps two commands on one study apart.
+    busy: float
+    total: float
+    ours: float
+
+
+def processor_times() -> ProcessorTimes | None:
+    """Return the processor time since boot, None where the system hides it.
+
+    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
     """
     try:
-        import fcntl
-    except ImportError:
-        return True
+        times = psutil.cpu_times()._asdict()
+    except OSError:
+        return None
+    # Linux counts the time of guests in `user` and `nice` too.
+    total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
+    busy = total - times["idle"] - times.get("iowait", 0.0)
+    return ProcessorTimes(busy, total, time.process_time())
+
+
+def load_average() -> float:
+    """Return the number of processes that ran or waited to run, over the last minute."""
+    return float(psutil.getloadavg()[0])
+
+
+def cores(folder: Path = Path("/sys")) -> int:
+    """Return the number of physical cores that this process may use, at least 1.
+
+    Two threads of one core share what does the arithmetic. `folder` is where Linux describes its
+    processors. Own code: psutil counts the cores of the machine, not those that are ours.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def lives(pid: int) -> bool:
-    """Whether there is a process of this number on this machine; unknown on Windows: False."""
-    if sys.platform == "win32":  # there `os.kill` would end it, whatever the signal
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's, but alive
-    return True
-
-
-def silence(stream: TextIO) -> None:
-    """Let a stream whose reader has gone lead nowhere, so that no later write or flush fails."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+        mine = os.sched_getaffinity(0)
+        topology = folder / "devices/system/cpu"
+        siblings = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in mine}
+        count = float(len(siblings))
+    except (AttributeError, OSError):  # not Linux
+        count = float(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
+    with suppress(OSError, ValueError):  # no control group (version 2), or "max": no limit
+        quota, period = (folder / "fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) / int(period))
+    return max(1, int(count))
 
 
 def processor() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor. Own code: psutil does not know it."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -62,14 +81,51 @@ def machine() -> str:
     return f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
-def processor_times(stat: Path = Path("/proc/stat")) -> tuple[float, float] | None:
-    """Return (busy, total) seconds of all processors since boot, None where unknown (not Linux).
+class Memory(NamedTuple):
+    """Memory of the machine, in bytes; `available` without swapping."""
 
-    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
+    total: int
+    available: int
+
+
+def memory() -> Memory:
+    """Return the memory of the machine."""
+    found = psutil.virtual_memory()
+    return Memory(found.total, found.available)
+
+
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that this process may still take: of the machine, and of its container.
+
+    Own code for the container: psutil knows no control groups (`group`, version 2).
+    """
+    left = NO_LIMIT
+    with suppress(OSError, ValueError):  # no control group, or "max": no limit
+        limit = int((group / "memory.max").read_text())
+        left = limit - int((group / "memory.current").read_text())
+    return min(memory().available, left)
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has had in memory, None on Windows.
+
+    Own code: psutil knows the present size only.
     """
     try:
-        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
-        _, _, _, idle, iowait, *_ = ticks  # user, nice, system, idle, iowait, irq, softirq, steal
-    except (OSError, ValueError):
+        import resource
+    except ImportError:
         return None
-    return (sum(ticks) - idle - iowait) / 100, sum(ticks) / 100
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kibibytes
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    return bool(psutil.pid_exists(pid))
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream whose reader has gone lead nowhere, so that no later write or flush fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -27,10 +27,13 @@ class Tracker:
         `datasets`: {name, context, digest, source, examples} of each part of the data that is open.
         """
 
-    def run_started(self, stage: str, run: Run, key: str) -> None:
-        """A trial begins to train. `key` names it in the calls that follow."""
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """A trial begins to train; `trial_key` names it in what follows.
 
-    def point(self, key: str, point: Point) -> None:
+        While a timed one runs nothing may be done in the background: the clock matters.
+        """
+
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
         """A trial measured something."""
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
@@ -41,9 +44,6 @@ class Tracker:
 
     def decided(self, decision: Decision) -> None:
         """A stage decided."""
-
-    def quiet(self, silent: bool) -> None:
-        """While True, do nothing in the background: a timed run is on the clock."""
 
     def finish(
         self,

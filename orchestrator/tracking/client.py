@@ -10,14 +10,12 @@ import logging
 import math
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.redact import hidden
-from orchestrator.system.host import try_lock
 from orchestrator.tracking.outbox import Unavailable
 
 if TYPE_CHECKING:
@@ -65,7 +63,8 @@ class Client:
         for chatter in ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool"):
             logging.getLogger(chatter).setLevel(logging.ERROR)
         local = not uri.startswith(("http", "databricks"))
-        with _alone(artifacts) if local else nullcontext():
+        # Two processes that create one SQLite database at once both fail.
+        with _locked(artifacts) if local else nullcontext():
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
@@ -172,14 +171,9 @@ class Client:
             self.mlflow.log_inputs(run_id, inputs)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out: two that create one SQLite database at once both fail."""
+def _locked(folder: Path) -> AbstractContextManager[Any]:
+    """Keep other processes out of the folder, made if missing."""
+    from filelock import FileLock  # only here, in the background: .1 s
+
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        while not try_lock(handle):
-            time.sleep(0.05)
-        yield
-    finally:
-        os.close(handle)
+    return FileLock(folder / "lock")

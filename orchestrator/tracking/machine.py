@@ -1,54 +1,33 @@
-"""What the machine is doing: processor, memory and GPUs, from the standard library alone.
+"""What the machine is doing: processor, memory and GPUs.
 
 The names are those of MLflow's own system metrics, so that its user interface shows them in the
-"System metrics" tab; MLflow's monitor itself needs psutil and nvidia-ml-py.
+"System metrics" tab. MLflow's own monitor is a thread that a timed run could not pause.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
-
-from orchestrator.system import nvml
-from orchestrator.system.host import processor_times
+from orchestrator.system import host, nvml
 
 MEGABYTE = 1e6
 
 
 class Machine:
-    """Samples the machine.
-
-    What a system does not offer (/proc outside Linux, a GPU driver) is left out, without an error.
-    """
+    """Samples the machine. What a system does not offer, such as a GPU driver, is left out."""
 
     def __init__(self) -> None:
-        self._processor = processor_times()
+        self._processor = host.processor_times()
         self._gpus = nvml.gpus()
 
     def sample(self) -> dict[str, float]:
         """Return metrics by name; percentages are those since the last sample."""
-        found: dict[str, float] = {}
-        sources: tuple[Callable[[], dict[str, float]], ...] = (
-            self._cpu,
-            _memory,
-            self._gpu,
-        )
-        for source in sources:
-            try:
-                found |= source()
-            except (OSError, ValueError, LookupError, AttributeError, ImportError):
-                continue
-        return found
+        return self._cpu() | _memory() | self._gpu()
 
     def _cpu(self) -> dict[str, float]:
-        found = {"system/load_average": os.getloadavg()[0]}
-        before, self._processor = self._processor, processor_times()
-        if before and self._processor:
-            busy, total = (now - then for now, then in zip(self._processor, before, strict=True))
-            if total > 0:
-                found["system/cpu_utilization_percentage"] = 100 * busy / total
+        found = {"system/load_average": host.load_average()}
+        before, self._processor = self._processor, host.processor_times()
+        if before and self._processor and (total := self._processor.total - before.total) > 0:
+            busy = self._processor.busy - before.busy
+            found["system/cpu_utilization_percentage"] = 100 * busy / total
         return found
 
     def _gpu(self) -> dict[str, float]:
@@ -65,14 +44,12 @@ class Machine:
 
 
 def _memory() -> dict[str, float]:
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    found = {"system/process_peak_memory_megabytes": peak * unit / MEGABYTE}
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kibibytes = {name: int(rest.split()[0]) for name, rest in (x.split(":") for x in lines)}
-    total, free = kibibytes["MemTotal"], kibibytes["MemAvailable"]
-    found["system/system_memory_usage_megabytes"] = (total - free) * 1024 / MEGABYTE
-    found["system/system_memory_usage_percentage"] = 100 * (total - free) / total
+    memory = host.memory()
+    used = memory.total - memory.available
+    found = {
+        "system/system_memory_usage_megabytes": used / MEGABYTE,
+        "system/system_memory_usage_percentage": 100 * used / memory.total,
+    }
+    if (peak := host.peak_memory()) is not None:
+        found["system/process_peak_memory_megabytes"] = peak / MEGABYTE
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.curve import Outcome, Point
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.client import Client
@@ -51,7 +52,7 @@ class MlflowTracker(Tracker):
         self._metric, self._now = metric, (now := Steady())
         self._outbox = Outbox(
             lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study, now),
-            spool=runs / study / "tracking.spool.jsonl",
+            spool=StudyPaths.of(runs, study).spool,
         )
 
     def start(
@@ -68,13 +69,20 @@ class MlflowTracker(Tracker):
             datasets=[dict(data) for data in datasets],
         )
 
-    def run_started(self, stage: str, run: Run, key: str) -> None:
-        """Open the trial's child run, or reopen it where the same key was stopped."""
-        self._put("run_started", key=key, **_describe(stage, run))
+    def run_started(self, stage: str, run: Run, trial_key: str) -> None:
+        """Open the trial's child run, or reopen it where the same trial was stopped.
 
-    def point(self, key: str, point: Point) -> None:
+        Before a timed run it waits for the thread to come to rest, 3 s at most.
+        """
+        if run.timed:
+            self._outbox.pause()
+        else:
+            self._outbox.resume()
+        self._put("run_started", key=trial_key, **_describe(stage, run))
+
+    def point(self, run: Run, trial_key: str, point: Point) -> None:
         """Add one measurement to the trial's curves."""
-        self._put("point", key=key, **self._measured(point))
+        self._put("point", key=trial_key, **self._measured(point))
 
     def _measured(self, point: Point) -> Event:
         values = {
@@ -93,6 +101,7 @@ class MlflowTracker(Tracker):
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
         """End the trial's child run with its state, clue, reason and final measures."""
+        self._outbox.resume()
         self._put("run_ended", **self._ended(stage, outcome, clue))
 
     def known(self, stage: str, outcome: Outcome, clue: str) -> None:
@@ -127,10 +136,6 @@ class MlflowTracker(Tracker):
     def decided(self, decision: Decision) -> None:
         """Add the decision's sentence to the parent's description."""
         self._put("decided", stage=decision.stage, reason=decision.reason)
-
-    def quiet(self, silent: bool) -> None:
-        """While True, do nothing in the background; returns when the thread rests (3 s at most)."""
-        self._outbox.quiet(silent)
 
     def finish(
         self,

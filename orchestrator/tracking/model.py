@@ -27,7 +27,7 @@ dependencies:
 
 
 def write(served: Mapping[str, Any], folder: Path) -> None:
-    """Write the model to `folder`. `served`: see `serving.served`."""
+    """Write the model to `folder`. `served`: see `study.model_files.served`."""
     (folder / "data").mkdir(parents=True)
     shutil.copyfile(served["file"], folder / "data" / "model.pt2")
     python = platform.python_version()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from orchestrator.errors import one_line
+
 Event = dict[str, Any]
 log = logging.getLogger("orchestrator.tracking")
 
@@ -44,7 +46,7 @@ class Outbox:
 
     `connect` runs in that thread. The first event of an outbox opens the session: it heads every
     spool, so that the lines after it can be understood. `rest_seconds` bounds how long
-    `quiet(True)` waits for the thread to come to rest.
+    `pause` waits for the thread to come to rest.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Outbox:
         self._opening: Event | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._busy = self._silent = self._closing = self._over = False
+        self._busy = self._paused = self._closing = self._over = False
         self._keep = True
 
     def put(self, event: Event) -> None:
@@ -76,20 +78,25 @@ class Outbox:
                 self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
                 self._thread.start()
 
-    def quiet(self, silent: bool) -> None:
-        """Stop (True) or go on (False); True returns once the thread does nothing."""
+    def pause(self) -> None:
+        """Send nothing until `resume`; returns once the thread is at rest."""
         with self._changed:
-            self._silent = silent
+            self._paused = True
             self._changed.notify_all()
-            if silent:
-                self._changed.wait_for(lambda: not self._busy, timeout=self._rest_seconds)
+            self._changed.wait_for(lambda: not self._busy, timeout=self._rest_seconds)
+
+    def resume(self) -> None:
+        """Send again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
 
     def close(self, timeout: float) -> None:
         """Send what is left and end the thread; after `timeout` seconds keep the rest instead."""
         if self._thread is None:
             return
         with self._changed:
-            self._closing, self._silent = True, False
+            self._closing, self._paused = True, False
             self._changed.notify_all()
         try:
             self._thread.join(timeout)
@@ -120,12 +127,12 @@ class Outbox:
             batch, last = list(self._events), self._closing
         sent = 0
         for event in batch:
-            if self._silent or self._over:
+            if self._paused or self._over:
                 break
             delivery.deliver(event)
             sent += 1
         delivery.flush()
-        if not (self._silent or self._over):
+        if not (self._paused or self._over):
             delivery.tick()
         with self._changed:
             if self._over:
@@ -138,11 +145,11 @@ class Outbox:
         return self._awake(self._period)
 
     def _awake(self, period: float) -> bool:
-        """Wait for `period` seconds and as long as silence is asked for; False: it is all over."""
+        """Wait for `period` seconds and as long as it is paused; False: it is all over."""
         self._set_busy(False)
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._over, timeout=period)
-            self._changed.wait_for(lambda: not self._silent or self._over)
+            self._changed.wait_for(lambda: not self._paused or self._over)
             self._busy = not self._over
             return self._busy
 
@@ -178,9 +185,8 @@ class Outbox:
                 rest.insert(0, self._opening)
             self._write(rest)
             self._changed.notify_all()
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         fate = f"; what is not sent is kept in {self._spool} for the next run" if keep else ""
-        log.warning("tracking stopped, the study goes on: %s%s", reason, fate)
+        log.warning("tracking stopped, the study goes on: %s%s", one_line(error), fate)
 
     def _write(self, events: list[Event]) -> None:
         if not self._keep:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.paths import StudyPaths
 from orchestrator.tracking import model
 from orchestrator.tracking.client import Client, name_of
 from orchestrator.tracking.machine import Machine
@@ -173,7 +174,8 @@ class Store:
         self.flush()
         for file in map(Path, event["files"]):
             if file.is_file():
-                place = "figures" if file.parent.name == "figures" else None
+                figures = StudyPaths(file.parents[1]).figures
+                place = figures.name if file.parent == figures else None
                 self._to.mlflow.log_artifact(self._parent, str(file), place)
         if event.get("model"):
             with self._to.if_refused("model"):

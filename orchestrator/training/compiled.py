@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orchestrator.errors import one_line
 from orchestrator.system.files import read_sealed, write_sealed
 from orchestrator.training.clock import idle, per_step
 from orchestrator.training.trainer import Forward, Setup, Trainer, eager
@@ -69,8 +70,7 @@ def _tried(setup: Setup, batch_size: int, examples: float) -> Choice:
     try:
         return _compared(setup, plain, batch_size, whole)
     except Exception as error:  # whatever the compiler raises: the eager pass always works
-        problem = " ".join(str(error).split())[:120] or type(error).__name__
-        return Choice(False, f"not compiled: the compiler fails ({problem})")
+        return Choice(False, f"not compiled: the compiler fails ({one_line(error)})")
 
 
 def _compared(setup: Setup, plain: Trainer, batch_size: int, whole: float) -> Choice:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from orchestrator.curve import Result
 from orchestrator.errors import out_of_memory
 from orchestrator.recipe import Run
+from orchestrator.system import host
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data.parts import Data
 from orchestrator.training.stream import Streamed
@@ -123,24 +122,4 @@ def _available(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + reserved
-    return min(_machine(), _container())
-
-
-def _machine() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration):  # not Linux: half of all there is
-        if not hasattr(os, "sysconf"):  # Windows: unknown
-            return 2**62
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _container() -> int:
-    """Return what is left of the control group's limit (version 2); without one, a huge number."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return limit - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no control group, or "max"
-        return 2**62
+    return host.available_memory()

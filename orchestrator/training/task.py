@@ -21,7 +21,7 @@ from orchestrator.config.sections import (
     MetricConfig,
     OwnMetricConfig,
 )
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, one_line
 
 Function: TypeAlias = Callable[..., Tensor]  # of scores and targets
 NUMBERS, LABELS = ("mse", "l1", "huber"), "bce_with_logits"
@@ -309,8 +309,7 @@ def _tried(name: str, function: Callable[..., object], x: Tensor, y: Tensor, wha
     try:
         return function(x, y)
     except (Exception, SystemExit) as error:  # whatever the user's function raises: one line
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TaskError(f"{name}: it cannot take {what}: {problem}") from error
+        raise TaskError(f"{name}: it cannot take {what}: {one_line(error)}") from error
 
 
 CLASSIFY = Task()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.sections import DataConfig
+from orchestrator.system.files import replacing, set_aside
 from orchestrator.training.data.arrays import ARRAYS, part
 from orchestrator.training.data.parts import DataError, Raw
 
@@ -179,17 +180,11 @@ def _read(target: Path) -> Arrays | None:
         with np.load(target, allow_pickle=False) as file:
             return {name: file[name] for name in ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        target.replace(target.with_suffix(".broken"))
+        set_aside(target)
         return None
 
 
 def _write(target: Path, arrays: Arrays) -> None:
     """Write the cache in one piece; where that cannot be done, go on without."""
-    unfinished = target.with_suffix(f".{os.getpid()}.npz")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-        unfinished.replace(target)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
+    with suppress(OSError), replacing(target) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

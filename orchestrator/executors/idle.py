@@ -1,4 +1,4 @@
-"""Whether the machine is quiet: what other programs take of its processors and of the GPU."""
+"""Whether the machine is idle: what other programs take of its processors and of the GPU."""
 
 from __future__ import annotations
 
@@ -6,43 +6,27 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 from orchestrator.system import nvml
-from orchestrator.system.host import processor_times
+from orchestrator.system.host import ProcessorTimes, processor_times
 
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
-LOOK_SECONDS = 1.0  # one look at the load, at most; /proc/stat counts in hundredths of a second
-MOST_SECONDS = 30.0  # of waiting, until the machine has been quiet again
+LOOK_SECONDS = 1.0  # one look at the load, at most; Linux counts in hundredths of a second
+MOST_SECONDS = 30.0  # of waiting, until the machine has been idle again
 
 
-class Ticks(NamedTuple):
-    """Processor time so far, in seconds, over all processors; `ours` of it by this process."""
+class IdleWait:
+    """Waits until the machine is idle, and gives up when that takes too long.
 
-    busy: float
-    total: float
-    ours: float
-
-
-def ticks(stat: Path = Path("/proc/stat")) -> Ticks | None:
-    """Return the processor time so far, None where the system does not tell (not Linux)."""
-    times = processor_times(stat)
-    return Ticks(*times, time.process_time()) if times else None
-
-
-class Quiet:
-    """Waits until the machine is quiet, and gives up when that takes too long.
-
-    At most `most_seconds` (0: it never waits). `look` tells the processor time so far and `sleep`
-    passes it, so that tests need neither. `gpu`, where one trains, tells the share of the last
-    second in which it was busy: not with our work, as that waits too.
+    At most `most_seconds` (0: it never waits). `gpu`, where one trains, returns the share of the
+    last second in which it was busy: not with our work, as that waits too. Tests replace `look`,
+    which returns the processor time so far, and `sleep`.
     """
 
     def __init__(
         self,
-        look: Callable[[], Ticks | None] = ticks,
+        look: Callable[[], ProcessorTimes | None] = processor_times,
         sleep: Callable[[float], None] = time.sleep,
         most_seconds: float = MOST_SECONDS,
         gpu: Callable[[], float | None] | None = None,
@@ -52,16 +36,16 @@ class Quiet:
         self._most = most_seconds
         self._gpu = gpu
         self._what = "its processors" if gpu is None else "its processors or its GPU"
-        self._waited = 0.0  # since the machine was quiet
-        self._last: Ticks | None = None  # when it was last looked at
+        self._waited = 0.0  # since the machine was idle
+        self._last: ProcessorTimes | None = None  # when it was last looked at
 
     def wait(self, label: str, worth: float = math.inf) -> bool:
-        """Return once the machine is quiet (True), or when that has taken too long (False).
+        """Return once the machine is idle (True), or when that has taken too long (False).
 
         Too long: `most_seconds`, or `worth` if that is less, the seconds of the run that is to be
-        repeated. Having given up, later calls look only once, until one finds the machine quiet
+        repeated. Having given up, later calls look only once, until one finds the machine idle
         again: a round of repeats on a busy machine waits once, and says so once. Where it has been
-        quiet since the last look, that is enough. True where the load is not known.
+        idle since the last look, that is enough. True where the load is not known.
         """
         most = min(self._most, worth)
         if most <= 0:
@@ -73,7 +57,7 @@ class Quiet:
         while share is not None and share > SHARE and self._waited < most:
             if not self._waited:
                 log.warning(
-                    "%s: waits until the machine is quiet (other programs take %.0f %% of %s),"
+                    "%s: waits until the machine is idle (other programs take %.0f %% of %s),"
                     " %.2g s at most (executor.wait_seconds)",
                     label, 100 * share, self._what, most,
                 )  # fmt: skip
@@ -82,12 +66,12 @@ class Quiet:
         if share is not None and share > SHARE:
             self._waited = max(self._waited, most)
             log.info(
-                "%s: the machine is not quiet (other programs take %.0f %% of %s); no longer waited"
+                "%s: the machine is not idle (other programs take %.0f %% of %s); no longer waited"
                 " for, its time may be off again", label, 100 * share, self._what,
             )  # fmt: skip
             return False
         if self._waited:
-            log.info("%s: the machine is quiet after %.2g s", label, self._waited)
+            log.info("%s: the machine is idle after %.2g s", label, self._waited)
         self._waited = 0.0
         return True
 
@@ -112,7 +96,7 @@ class Quiet:
         return max((share for share in shares if share is not None), default=None)
 
 
-def _others(before: Ticks, after: Ticks) -> float | None:
+def _others(before: ProcessorTimes, after: ProcessorTimes) -> float | None:
     if after.total <= before.total:
         return None
     others = after.busy - before.busy - (after.ours - before.ours)

@@ -1,0 +1,86 @@
+"""The files of a study: the only place that spells their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files in the `folder` of one study, `runs/<study_name>/`. None of them need exist."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, runs: str | Path, study: str) -> StudyPaths:
+        """Return the files of the study of this name; `runs` is the config's."""
+        return cls(Path(runs) / study)
+
+    @property
+    def config(self) -> Path:
+        """What was asked for: written before anything else."""
+        return self.folder / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        """What came out, for scripts (see `StudyRecord.summary`)."""
+        return self.folder / "summary.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as a Hydra config."""
+        return self.folder / "recipe.yaml"
+
+    @property
+    def report(self) -> Path:
+        """What came out, for people."""
+        return self.folder / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the report's figures, one PNG file a stage."""
+        return self.folder / "figures"
+
+    @property
+    def log(self) -> Path:
+        """What happened, of all commands."""
+        return self.folder / "study.log"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the command at work has locked."""
+        return self.folder / "lock"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's storage, where the config names no other."""
+        return self.folder / "optuna.journal"
+
+    @property
+    def spool(self) -> Path:
+        """What the tracker could not send yet."""
+        return self.folder / "tracking.spool.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        """The answer's trained network, as a torch state_dict."""
+        return self.folder / "model.pt"
+
+    @property
+    def program(self) -> Path:
+        """The same as a program of torch.export."""
+        return self.folder / "model.pt2"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of what runs keep, named after their run keys."""
+        return self.folder / "checkpoints"
+
+    def checkpoint(self, run_key: str) -> Path:
+        """Return the file of an unfinished run's state."""
+        return self.checkpoints / f"{run_key}.checkpoint"
+
+    def model(self, run_key: str) -> Path:
+        """Return the file of a run's trained network, as a torch state_dict."""
+        return self.checkpoints / f"{run_key}.model"

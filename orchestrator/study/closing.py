@@ -1,0 +1,120 @@
+"""The end of a command on a study: its record, what is written of it, who is told."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator.objectives import about
+from orchestrator.recipe import Recipe
+from orchestrator.record import StageRecord, Status, StudyRecord
+from orchestrator.redact import hidden
+from orchestrator.study import model_files, results
+from orchestrator.study.parts import Parts
+from orchestrator.system import host
+
+log = logging.getLogger(__name__)
+
+
+def device(parts: Parts) -> str:
+    """Return where runs are trained, in words."""
+    return about(parts.objective, "device", platform.machine())
+
+
+def record_of(
+    parts: Parts,
+    status: Status,
+    reason: str,
+    stages: Sequence[StageRecord],
+    recipe: Recipe,
+    overrides: tuple[str, ...],
+) -> StudyRecord:
+    """Return the record of a study that ends with these `stages`, in this `status`."""
+    objective, facts = parts.objective, parts.objective.facts
+    seconds = time.monotonic() - parts.started if parts.trained.any else 0.0
+    return StudyRecord(
+        study=parts.config.study_name,
+        status=status,
+        recipe=recipe,
+        stages=stages,
+        device=device(parts),
+        machine=host.machine(),
+        versions=_versions(about(objective, "versions", {})),
+        metric=facts.metric,
+        larger_is_better=facts.larger_is_better,
+        total_seconds=parts.earlier.total_seconds + seconds,
+        notes=tuple(about(objective, "notes", ())),
+        reason=hidden(reason),
+        model_dropout=facts.dropout,
+        budget=parts.budget.summary(parts.trained.any),
+        first_test_seconds=_first_test(parts, stages),
+        overrides=overrides,
+        folder=parts.paths.folder,
+        inputs=about(objective, "inputs", None),
+        task=about(objective, "task", None),
+        final_epochs=parts.config.final_epochs,
+    )
+
+
+def close(parts: Parts, record: StudyRecord) -> StudyRecord:
+    """Write what came of the study and tell everybody; return it as it is then."""
+    files: list[Path] = []
+    try:
+        try:
+            files = results.write(record, parts.paths)
+            if old := model_files.set_aside(record, parts.paths):
+                parts.terminal.note(f"of an earlier answer, not of this one: {', '.join(old)}")
+        except OSError as error:  # a full disk: the trials are kept, the answer comes again
+            log.exception("the results cannot be written")
+            why = (
+                f"the results cannot be written: {error}; make room, then the same command"
+                " writes them"
+            )
+            record = replace(record, status="failed", reason=record.reason or why)
+        parts.terminal.finished(record, parts.paths.folder)
+    finally:
+        try:
+            model = _served(parts, record)
+            parts.tracker.finish(record.status, record.summary(), files, model)
+        finally:
+            parts.terminal.close()  # now only: the tracker may have something to say
+    return record
+
+
+def _first_test(parts: Parts, stages: Sequence[StageRecord]) -> float | None:
+    """Return the study's seconds until its first sealed result, None before that."""
+    tested = parts.trained.tested
+    if any(o.key not in tested for stage in stages for o in stage.tested):
+        return parts.earlier.first_test_seconds  # an earlier command had it
+    first = min(tested.values(), default=None)
+    return None if first is None else parts.earlier.total_seconds + first - parts.started
+
+
+def _served(parts: Parts, record: StudyRecord) -> Mapping[str, Any] | None:
+    """Return the network of an answer, ready for MLflow; made only where somebody takes it."""
+    tracking = parts.config.tracking
+    wanted = record.status == "complete" and record.final is not None
+    if not wanted or tracking.name == "none" or not tracking.model:
+        return None
+    if not parts.trained.any and model_files.is_served(parts.paths):
+        return None  # an answer told again: it was sent
+    return model_files.served(parts.objective, parts.paths)
+
+
+def _versions(own: Mapping[str, str]) -> dict[str, str]:
+    names = ("orchestrator", "optuna", "numpy")
+    ours = {name: _version(name) for name in names}
+    return {"python": platform.python_version(), **ours, **own}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # ourselves, on PYTHONPATH
+        return "not installed"

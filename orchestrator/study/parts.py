@@ -1,0 +1,102 @@
+"""The parts of a study, wired together for one command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator import build
+from orchestrator.config.schema import Config
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.objectives import Objective, about
+from orchestrator.paths import StudyPaths
+from orchestrator.plan.budget import Budget
+from orchestrator.plan.pace import Pace, clock_of
+from orchestrator.record import SCHEMA
+from orchestrator.redact import hidden
+from orchestrator.report.terminal import Terminal
+from orchestrator.stages.stage import Stage
+from orchestrator.storage.backend import Storage, disconnect, open_storage
+from orchestrator.storage.ledger import Ledger
+from orchestrator.study import results
+from orchestrator.study.watch import Trained, Watch
+
+
+class Parts:
+    """What one command works on one study with.
+
+    `database`: the config's, None where it names none. `started`: when the command began
+    (`time.monotonic`), before torch and the data were loaded: a budget counts that too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        stages: Sequence[Stage],
+        paths: StudyPaths,
+        terminal: Terminal,
+        database: Storage | None,
+        started: float,
+    ) -> None:
+        self.config = config
+        self.objective = objective
+        self.stages = stages
+        self.paths = paths
+        self.terminal = terminal
+        self.started = started
+        self.earlier = results.earlier(paths)
+        facts = objective.facts
+        pruner = build.pruner(config, facts.start_loss)
+        self.ledger = Ledger(
+            database or open_storage(config.storage.name, None, paths.folder),
+            config.study_name,
+            pruner=repr(pruner),
+            context=objective.context,
+            formats={"summary": SCHEMA, **about(objective, "formats", {})},
+            sole=config.storage.name != "url",  # a database may be shared with other machines
+        )
+        self.tracker = build.tracker(config, facts.metric)
+        self.trained = Trained()
+        self.pace = self._pace()
+        self.budget = self._budget()
+        self.watch = Watch(
+            facts.start_loss, [self.trained, self.terminal, self.tracker, self.budget]
+        )
+        self.executor = build.executor(config, self.ledger, objective, pruner, paths, self.watch)
+
+    def _pace(self) -> Pace:
+        """Return the clock of this command."""
+        clock = clock_of(self.objective, self.trained.seconds, time.monotonic)
+        return Pace(
+            self.stages,
+            self.objective.facts,
+            clock,
+            lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
+            test_examples=about(self.objective, "test_examples", 0),
+            before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
+        )
+
+    def _budget(self) -> Budget:
+        """Return what earlier commands left of the budget."""
+        limit, earlier = self.config.budget.max_seconds, self.earlier
+        shut = limit is not None and earlier.used_up == limit
+        return Budget(self.pace, limit, earlier.budget_seconds, shut)
+
+
+@contextmanager
+def database(config: Config, folder: Path) -> Iterator[Storage | None]:
+    """Yield the config's database; ConfigError if it cannot be opened, before a folder is made."""
+    if config.storage.name != "url":
+        yield None
+        return
+    try:
+        opened = open_storage("url", config.storage.url, folder)
+    except StorageError as error:
+        raise ConfigError(hidden(str(error))) from error
+    try:
+        yield opened
+    finally:
+        disconnect(opened)

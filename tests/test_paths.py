@@ -1,0 +1,35 @@
+"""Where a study's files are."""
+
+import ast
+from pathlib import Path
+
+import orchestrator
+from orchestrator.paths import StudyPaths
+
+PACKAGE = Path(orchestrator.__file__).parent
+PROPERTIES = [name for name, kind in vars(StudyPaths).items() if isinstance(kind, property)]
+
+
+def test_all_files_are_in_the_studys_folder(tmp_path: Path) -> None:
+    """Each under a name of its own; those of a run are named after its key."""
+    paths = StudyPaths.of(tmp_path, "s")
+    files = [getattr(paths, name) for name in PROPERTIES]
+    assert {file.parent for file in files} == {paths.folder} == {tmp_path / "s"}
+    assert len(set(files)) == len(files) == len(PROPERTIES)
+    assert {paths.checkpoint("k").parent, paths.model("k").parent} == {paths.checkpoints}
+    assert paths.checkpoint("k").stem == paths.model("k").stem == "k"
+
+
+def test_their_names_are_spelled_once() -> None:
+    """No other module has such a name as a string of its own.
+
+    Words without a suffix may mean something else. tracking/model.py writes a folder of MLflow's.
+    """
+    paths = StudyPaths(Path())
+    names = {file.name for name in PROPERTIES if (file := getattr(paths, name)).suffix}
+    assert "summary.json" in names
+    others = {PACKAGE / "paths.py", PACKAGE / "tracking" / "model.py"}
+    for file in set(PACKAGE.rglob("*.py")) - others:
+        tree = ast.parse(file.read_text())
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert not strings & names, file
