@@ -50,7 +50,7 @@ def test_all_listeners_are_told_the_same_in_their_order() -> None:
     watch.run_ended("momentum", outcome)
     assert first.heard == [("momentum", "a"), ("a", 1), ("momentum", "a", "diverged")]
     assert second.heard == first.heard
-    assert watch.clue(an_outcome("ramp", 2.0, math.nan, kind="ramp")) == ""
+    assert watch.clue(an_outcome("ramp", 2.0, math.nan, kind="ramp")) is None
 
 
 def test_a_listener_that_ends_the_run_is_heard_after_the_others() -> None:

@@ -64,7 +64,7 @@ def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> st
     """Return the page; `drawn` are figures with their PNG files, by stage name."""
     summary = record.summary()
     return page.render(
-        "report.html",
+        "page.html",
         record=record,
         warnings=[line for line in (VERDICTS[record.status], record.reason) if line],
         answer=_answer(record, summary),
