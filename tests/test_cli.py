@@ -24,7 +24,7 @@ from tests import records
 STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
 
 
-pytestmark = pytest.mark.usefixtures("command_line")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def user_conf(here: Path, name: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """The plan of a study: prices of runs, plays in made-up worlds, the dry run."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -236,12 +236,9 @@ def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Let torch use two threads meanwhile."""
-    before = torch.get_num_threads()
+def two_threads() -> None:
+    """Let torch use two threads."""
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,9 @@ LOSS = nn.CrossEntropyLoss()
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """So small a network is fastest on one."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def examples(count: int = 480, seed: int = 0) -> tuple[Tensor, Tensor]:

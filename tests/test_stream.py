@@ -3,7 +3,6 @@
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,9 @@ CROPPED = DataConfig(**{**DIGITS.model_dump(), "augment": True})
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps a chunk: several are on their way at once, and epochs end within one."""
-    before = torch.get_num_threads()
     monkeypatch.setattr(batches, "CHUNK_BYTES", {"cpu": 2 * 4 * 32 * 100})
-    yield
-    assert not reading()
-    torch.set_num_threads(before)
 
 
 def reading() -> list[str]:

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,6 @@ from orchestrator.training.evaluate import evaluate
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.trainer import Trainer
 from tests.trainings import DIGITS, a_run, losses, objective, train
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Leave torch's threads as they were."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
 
 # --- what a run gives
 

@@ -1,6 +1,5 @@
 """What can be switched on in `optimizer` and `objective`: each by what it does."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -35,14 +34,6 @@ ON: dict[str, dict[str, Any]] = {
     "smoothed": {"label_smoothing": 0.1},
     "averaged": {"ema": 0.9},
 }
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Leave torch's threads as they were."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class HalfFrozen(Hard):
