@@ -1,6 +1,6 @@
 """How often the answers are right: measured against ground truth.
 
-    python benchmarks/rightness.py --cifar PATH              # everything, about half an hour
+    python benchmarks/rightness.py --cifar PATH              # everything
     python benchmarks/rightness.py optimum regret --quick    # two parts, small
 
 Writes results/rightness_<part>.json and puts the tables together in results/rightness.md. What was
