@@ -99,6 +99,12 @@ def test_a_run_that_jumps_and_then_overfits_is_read_as_overfitting() -> None:
     assert clues.read(shape, CHANCE).label == "overfitting"
 
 
+def test_an_end_without_a_number_has_no_level() -> None:
+    """A train loss that broke early, a held-out loss in the end: diverged, and nothing else."""
+    shape = curve([2.3, 1.0, 1.0, 1.0, 1.0, math.nan], [math.nan, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert [clue.label for clue in clues.segments(shape, CHANCE)] == ["diverged"]
+
+
 def test_an_end_with_another_clue_in_it_is_not_horizontal() -> None:
     """A jump in the last fifth is told, and nothing is said of a level end."""
     shape = curve([*np.geomspace(2.3, 0.3, 12), *[0.3] * 6, 0.6, 0.6])
