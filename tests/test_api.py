@@ -51,6 +51,8 @@ def test_a_config_or_a_mapping_is_a_study_too() -> None:
     again = orchestrator.run_study(Config.from_mapping(asked))
     assert first.status == "complete"
     assert again.recipe == first.recipe
+    assert again.folder == first.folder
+    assert again.summary()["stages"] == first.summary()["stages"]  # seconds too: nothing is trained
 
 
 @pytest.mark.parametrize(

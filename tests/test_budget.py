@@ -89,7 +89,9 @@ def test_the_final_runs_come_before_the_other_stages() -> None:
     """What is left after the range test is kept for the final runs: the recipe is tested."""
     record, _ = a_study(6)
     assert record.final is not None
-    assert record.stages[1].decision.incumbent_kept
+    assert summary()["budget"]["cuts"] == {"weight_decay": "left out"}
+    assert record.stages[1].outcomes == ()
+    assert record.stages[1].decision.values == {}
 
 
 def test_the_same_command_again_says_the_same_and_a_larger_budget_goes_on() -> None:
@@ -258,8 +260,8 @@ def test_a_damaged_summary_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert earlier(tmp_path) == Earlier(total_seconds=7, budget_seconds=7)
 
 
-def test_facts_are_those_of_the_objective() -> None:
-    """A pace without stages has nothing to say and no limit."""
+def test_without_stages_and_budget_there_is_nothing_to_say() -> None:
+    """A pace has no limit then."""
     facts = Facts(100, 10, 2.3, 1)
     pace = Pace([], facts, lambda: 0.0, lambda run: None)
     pace.point()

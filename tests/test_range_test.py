@@ -400,9 +400,9 @@ def optimizer_of_another() -> torch.optim.Optimizer:
 )
 def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> None:
     """ValueError, before or instead of training, that says what is wrong."""
-    model = options.pop("model", None) or network()
+    given = {"model": network(), **options}
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        short(model, **options)
+        short(**given)
     assert "\n" not in str(caught.value)
 
 
