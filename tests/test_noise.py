@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from orchestrator.stages.noise import Difference, differences, t_quantile
 
@@ -13,6 +14,13 @@ from orchestrator.stages.noise import Difference, differences, t_quantile
 def test_t_quantile_agrees_with_the_published_table(p: float, df: int, expected: float) -> None:
     """Values from any table of Student's t."""
     assert t_quantile(p, df) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("p", [0.55, 0.7, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9999])
+def test_t_quantile_agrees_with_scipy(p: float) -> None:
+    """For all degrees of freedom, to a hundred-thousandth."""
+    for df in (*range(1, 31), 50, 100, 1000):
+        assert t_quantile(p, df) == pytest.approx(student.ppf(p, df), rel=1e-5), df
 
 
 def test_a_clear_difference_is_better_and_a_small_one_is_not() -> None:
@@ -168,6 +176,32 @@ def test_an_incumbent_that_lost_a_seed_is_lost() -> None:
     """It is held to what its candidates are held to; so is one that has no seed at all."""
     assert differences({1.0: {0: 1.0, 1: math.inf}, 2.0: {0: 1.0, 1: 1.0}}, 1.0) == {}
     assert differences({1.0: {}, 2.0: {0: 1.0, 1: 1.0}}, 1.0) == {}
+
+
+def test_what_the_seeds_share_plays_no_part() -> None:
+    """Neither in a difference, nor in the noise, nor in who is called erratic."""
+    rng = np.random.default_rng(0)
+    table = {float(v): dict(enumerate(np.exp(0.02 * rng.standard_normal(4)))) for v in range(5)}
+    table[4.0] = {0: 0.5, 1: 0.9, 2: 0.4, 3: 1.0}
+    shift = {0: 1.0, 1: 30.0, 2: 0.1, 3: 7.0}
+    moved = {v: {r: x * shift[r] for r, x in by.items()} for v, by in table.items()}
+    found, again = differences(table, 0.0), differences(moved, 0.0)
+    for value, one in found.items():
+        assert again[value].mean == pytest.approx(one.mean)
+        assert again[value].bound == pytest.approx(one.bound)
+    assert found[4.0].bound > 10 * found[1.0].bound
+
+
+@pytest.mark.parametrize(("times", "erratic"), [(2.7, False), (3.3, True)])
+def test_erratic_is_what_is_more_than_three_times_as_noisy(times: float, erratic: bool) -> None:
+    """As the median of the others, at three seeds: then nothing is known of its noise."""
+    shape = np.array([0.05, -0.05, 0.0])
+    logs = {1.0: shape, 2.0: -shape, 3.0: shape, 4.0: -shape, 5.0: 0 * shape, 6.0: 0 * shape}
+    logs[7.0] = times * np.roll(shape, 1)
+    table = {v: dict(enumerate(np.exp(x))) for v, x in logs.items()}
+    found = differences(table, 1.0)
+    assert math.isinf(found[7.0].bound) is erratic
+    assert math.isfinite(found[2.0].bound)
 
 
 def test_an_erratic_candidate_is_judged_by_its_own_differences_from_four_seeds_on() -> None:

@@ -49,6 +49,12 @@ def test_a_runs_key_is_the_one_it_always_had() -> None:
     assert RUN.key({"a": 1, "b": 2}) == RUN.key({"b": 2, "a": 1})
 
 
+def test_a_run_is_called_by_its_label_or_its_kind() -> None:
+    """And it sees as many examples as its steps hold."""
+    assert (RUN.name, replace(RUN, label="a run").name) == ("train", "a run")
+    assert RUN.examples == 3200
+
+
 @given(st.integers(1, 2000), st.integers(1, 100))
 def test_reports_are_evenly_spaced_and_the_last_one_is_at_the_end(steps: int, points: int) -> None:
     """As many as asked for, or one a step; the distances differ by one step at most."""
