@@ -164,7 +164,8 @@ def segments(curve: Curve, start_loss: float) -> tuple[Clue, ...]:
     """Return every clue that holds, at most one of each label, in the order of their first steps.
 
     The end of the curve is "horizontal" (with fewer than five points "short") unless another clue
-    reaches into it: a run may be unstable at its peak and horizontal in the end. Never empty.
+    reaches into it or its loss is not finite: a run may be unstable at its peak and horizontal in
+    the end. Never empty.
     """
     if len(curve) == 0:
         return (Clue("short", 0, 0, "no points"),)
@@ -176,7 +177,8 @@ def segments(curve: Curve, start_loss: float) -> tuple[Clue, ...]:
         underfitting(curve),
     )
     found, end = [clue for clue in held if clue is not None], _end(curve)
-    if all(clue.last_step < end.first_step for clue in found):
+    level = np.isfinite(curve.held_out_loss[-1])  # else it has diverged, if not there alone
+    if level and all(clue.last_step < end.first_step for clue in found):
         found.append(end)
     return tuple(sorted(found, key=lambda clue: clue.first_step))
 

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from leaks import refused, undone
 
 # What the shell that runs the tests says of its screen, its machine or its servers is not tested.
 for name in list(os.environ):
@@ -19,17 +21,20 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(autouse=True)
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each test finds the process as the one before it did, and torch's random state at a seed."""
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)
+    with undone(tmp_path_factory.getbasetemp()), refused():
+        yield
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def command_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands start in an empty folder, and what they do to their process is undone."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 PLAN = "plan=[lr_range,momentum,final]"
 
 
-pytestmark = pytest.mark.usefixtures("command_line", "without_figures")
+pytestmark = pytest.mark.usefixtures("here", "without_figures")
 
 
 def test_the_answer_is_the_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +51,8 @@ def test_a_config_or_a_mapping_is_a_study_too() -> None:
     again = orchestrator.run_study(Config.from_mapping(asked))
     assert first.status == "complete"
     assert again.recipe == first.recipe
+    assert again.folder == first.folder
+    assert again.summary()["stages"] == first.summary()["stages"]  # seconds too: nothing is trained
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,14 @@ def test_ctrl_c_gives_a_record_and_the_same_call_goes_on(monkeypatch: pytest.Mon
     record = orchestrator.run_study(study="quadratic", overrides=[PLAN])
     assert record.status == "complete"
     assert record.recipe == whole.recipe
+
+
+def test_the_callers_log_is_as_it_was() -> None:
+    """A study logs to its own file; afterwards the caller's handlers get what we log again."""
+    logger = logging.getLogger("orchestrator")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    orchestrator.run_study(study="quadratic", overrides=["plan=[lr_range]"])
+    assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 def test_a_study_runs_in_any_thread() -> None:

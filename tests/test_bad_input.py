@@ -27,7 +27,7 @@ QUADRATIC = "+study=quadratic"  # nothing to load: what is wrong is wrong in the
 
 
 @pytest.fixture(autouse=True)
-def _accepted(command_line: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _accepted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained."""
     ran = SimpleNamespace(status="complete")
     monkeypatch.setattr(walk._Study, "run", lambda *_: ran)  # whoever comes here was accepted

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -64,6 +65,30 @@ def test_the_speed_benchmark_runs(tmp_path: Path) -> None:
     assert results["profile"]["missing"] == []
     assert all(row["took"] > 0 for row in results["plan"]["rows"])
     assert "## Where the seconds" in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("rightness", "rightness_parts"),
+        ("archived", "archive"),
+        ("gpu", "gpu_parts"),
+        ("speed", "speed_parts"),
+        ("reliability", "reliability_parts"),
+    ],
+)
+def test_each_page_of_results_is_made_of_the_results(
+    command: str, package: str, tmp_path: Path
+) -> None:
+    """Every part can be imported, and its table of the stored JSON is what the page shows."""
+    results = HOME / "benchmarks/results"
+    for file in results.glob(f"{command}_*.json"):
+        shutil.copy(file, tmp_path)
+    parts = import_module(command).PARTS
+    assert all(callable(import_module(f"{package}.{part}").run) for part in parts)
+    import_module("bench")._write_page(command, package, parts, tmp_path)
+    page = f"{command}.md"
+    assert (tmp_path / page).read_text() == (results / page).read_text()
 
 
 # --- what they rest on
@@ -128,10 +153,8 @@ def test_no_more_rounds_are_begun_than_there_is_time_for() -> None:
     """The first one always is: a table without it would say nothing."""
     contest = import_module("speed_parts.contest")
     case = contest.Case("digits", {"name": "digits"}, {"name": "mlp"}, 32, 20)
-    before = torch.get_num_threads()
     task = contest.Task(case, None, device="cpu", threads=1)
     timings = contest.alternate(task, {"ours": contest.ours}, 3, left=lambda: 0.0)
-    torch.set_num_threads(before)
     assert len(timings["ours"]) == 1
 
 
@@ -149,7 +172,6 @@ def test_sealed_results_of_a_study_that_is_stopped_are_told(
         raise subprocess.TimeoutExpired([], timeout)
 
     monkeypatch.setattr(study, "measure", stopped)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     plan = ["plan=[lr_range,final]", "stages.final.seeds=2", "tracking=none", "quiet=true"]
     found = study.followed(["+study=quadratic", "study_name=cifar", *plan], 40.0)
     assert found["status"] == "stopped after 40 s"
@@ -223,12 +245,10 @@ def test_the_loop_by_hand_trains_what_ours_trains(name: str) -> None:
     """Both learn the digits about as well: neither leaves out work."""
     contest = import_module("speed_parts.contest")
     by_hand = import_module("speed_parts.by_hand")
-    before = torch.get_num_threads()
     model = {"name": name, "width": 0.0625 if name == "resnet9" else 1.0}
     case = contest.Case("digits", {"name": "digits"}, model, 32, 80)
     task = contest.Task(case, None, device="cpu", threads=1)
     timings = contest.alternate(task, {"hand": by_hand.train, "ours": contest.ours}, repeats=2)
-    torch.set_num_threads(before)
     hand, ours = (timings[n][-1].loss for n in ("hand", "ours"))
     assert hand == pytest.approx(ours, rel=0.5)
     assert ours < 2.2  # chance is 2.3

@@ -91,7 +91,9 @@ def test_the_final_runs_come_before_the_other_stages() -> None:
     """What is left after the range test is kept for the final runs: the recipe is tested."""
     record, _ = a_study(6)
     assert record.final is not None
-    assert record.stages[1].decision.incumbent_kept
+    assert summary()["budget"]["cuts"] == {"weight_decay": "left out"}
+    assert record.stages[1].outcomes == ()
+    assert record.stages[1].decision.values == {}
 
 
 def test_the_same_command_again_says_the_same_and_a_larger_budget_goes_on() -> None:

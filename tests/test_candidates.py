@@ -318,7 +318,7 @@ def test_stages_of_equal_candidates_find_a_winner_in_at_most_one_of_twenty(
 ) -> None:
     """Null hypothesis: equal means, one value 40 times as noisy; 30 whole stages, fixed seed.
 
-    The table in docs/design.md is that of 1000 stages (benchmarks/false_winners.py).
+    The table in docs/design.md is that of 1000 stages (benchmarks/archive/false_winners.py).
     """
     wrong = 0
     for number in range(30):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,27 @@ from orchestrator.report.text import command
 from orchestrator.study import walk
 from tests import records
 
-STUDIES = ("cifar", "cifar_laptop", "digits", "quadratic")
+STUDIES = sorted(file.stem for file in (BUILTIN / "study").glob("*.yaml"))
+GROUPS = sorted(p.name for p in BUILTIN.iterdir() if p.is_dir() and p.name != "study")
+CHOICES = [
+    f"{group}={f.stem}" for group in GROUPS for f in sorted((BUILTIN / group).glob("*.yaml"))
+]
+PRUNERS = [
+    "hyperband",
+    "median",
+    "patient",
+    "percentile",
+    "successive_halving",
+    "threshold",
+    "wilcoxon",
+]
+PRESETS = [
+    "model=resnet9_small",
+    *(f"pruner={name}" for name in PRUNERS),
+]  # not names of the schema
 
 
-pytestmark = pytest.mark.usefixtures("command_line")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def user_conf(here: Path, name: str, text: str) -> None:
@@ -56,17 +74,17 @@ def test_help_names_the_users_studies(here: Path, capsys: pytest.CaptureFixture[
 def test_every_main_key_in_the_help_has_its_true_default() -> None:
     """`KEY=VALUE` at the start of a line of the help is what the config says without it."""
     composed = compose(parse([]))
-    groups = {key: part["name"] for key, part in composed.items() if "name" in (part or ())}
-    recipe = {f"recipe.{key}": value for key, value in composed["recipe"].items()}
-    values = {**composed, **groups, **recipe}
     words = [line.split()[0] for line in HELP.splitlines() if line.startswith("  ")]
-    shown = [word.split("=") for word in words if "=" in word]
-    checked = 0
-    for key, value in shown:
-        if key in values and value != "...":
-            checked += 1
-            assert yaml.safe_load(value) == values[key], key
-    assert checked > 8
+    shown = dict(word.split("=") for word in words if "=" in word)
+    assert [key for key, value in shown.items() if value == "..."] == [
+        "stages.NAME.OPTION",
+        "study_name",
+    ]
+    for key, value in shown.items():
+        if value != "...":
+            found = reduce(lambda part, name: part[name], key.split("."), composed)
+            default = found["name"] if isinstance(found, dict) else found
+            assert yaml.safe_load(value) == default, key
 
 
 # --- composing
@@ -85,20 +103,25 @@ def test_every_study_is_a_valid_config(name: str) -> None:
     assert Config.from_mapping(composed).study_name == name
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [
-        f"{group.name}={file.stem}"
-        for group in sorted(BUILTIN.iterdir())
-        if group.is_dir() and group.name != "study"
-        for file in sorted(group.glob("*.yaml"))
-    ],
-)
-def test_every_choice_of_a_group_is_a_valid_config(choice: str) -> None:
-    """Each file of the groups passes the schema."""
-    more = ["++storage.url=sqlite:///x.db"] if choice == "storage=url" else []
-    composed = compose(parse([choice, *more]))
-    Config.from_mapping(composed)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_a_group_says_the_defaults_of_the_schema(choice: str) -> None:
+    """A group's file sets what its name alone sets in the schema; a preset sets what it holds."""
+    group, name = choice.split("=")
+    held = yaml.safe_load((BUILTIN / group / f"{name}.yaml").read_text())
+    section = held if choice in PRESETS else {"name": name}
+    url = {"url": "sqlite:///x.db"} if choice == "storage=url" else {}
+    composed = compose(parse([choice, *(f"++storage.{key}={value}" for key, value in url.items())]))
+    assert Config.from_mapping(composed) == Config.from_mapping({group: {**section, **url}})
+
+
+def test_presets_set_something() -> None:
+    """They are files of the groups, and each differs from what its section's name alone sets."""
+    assert set(PRESETS) <= set(CHOICES)
+    for choice in PRESETS:
+        group, _ = choice.split("=")
+        config = Config.from_mapping(compose(parse([choice])))
+        name = getattr(config, group).name
+        assert config != Config.from_mapping({group: {"name": name}})
 
 
 def test_the_command_line_wins_over_the_study() -> None:

@@ -99,6 +99,12 @@ def test_a_run_that_jumps_and_then_overfits_is_read_as_overfitting() -> None:
     assert clues.read(shape, CHANCE).label == "overfitting"
 
 
+def test_an_end_without_a_number_has_no_level() -> None:
+    """A train loss that broke early, a held-out loss in the end: diverged, and nothing else."""
+    shape = curve([2.3, 1.0, 1.0, 1.0, 1.0, math.nan], [math.nan, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert [clue.label for clue in clues.segments(shape, CHANCE)] == ["diverged"]
+
+
 def test_an_end_with_another_clue_in_it_is_not_horizontal() -> None:
     """A jump in the last fifth is told, and nothing is said of a level end."""
     shape = curve([*np.geomspace(2.3, 0.3, 12), *[0.3] * 6, 0.6, 0.6])
@@ -151,6 +157,166 @@ def test_a_large_jump_needs_no_rise_of_the_train_loss() -> None:
     clue = clues.unstable(curve([2.3, 0.5, 1.2, 0.5, 0.5], [2.3, 0.5, 0.4, 0.3, 0.3]))
     assert clue is not None
     assert clue.reason == "held-out loss jumped from 0.5 to 1.2 in one point (steps 20-30)"
+
+
+# --- the rules at their limits: one curve within, one beyond
+
+
+def reason(clue: clues.Clue | None) -> str:
+    return clue.reason if clue else ""
+
+
+@pytest.mark.parametrize(
+    ("held_out", "train", "said"),
+    [
+        ([2.3, 1.5, 1.0], [2.3, math.nan, 1.0], "train loss is not finite (step 20)"),
+        ([2.3, math.nan, 1.0], [2.3, math.nan, 1.0], "held-out loss is not finite (step 20)"),
+        ([2.3, 2.5, 2.99], None, ""),  # 1.3 x ln 10 is 2.993
+        ([2.3, 2.5, 3.0], None, "held-out loss 3 is above 1.3 x the untrained loss (2.3) and rising"
+         " (steps 20-30)"),
+        ([3.2, 3.2, 3.1], None, ""),
+        ([3.2, 3.1, 3.15], None, "held-out loss 3.15 is above 1.3 x the untrained loss (2.3) and"
+         " rising (steps 20-30)"),
+        ([2.3, 2.5, 3.0], [2.3, 1.5, 1.1], ""),  # it learns: below half of 2.3
+        ([2.3, 2.5, 3.0], [2.3, 1.5, 1.2], "held-out loss 3 is above 1.3 x the untrained loss (2.3)"
+         " and rising (steps 20-30)"),
+    ],
+)  # fmt: skip
+def test_what_has_diverged(held_out: list[float], train: list[float] | None, said: str) -> None:
+    """Not finite, or above 1.3 x the untrained loss and rising, unless the train loss learns."""
+    assert reason(clues.diverged(curve(held_out, train), CHANCE)) == said
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "loss", "train", "said"),
+    [
+        (5, 3, 2.26, 2.26, "3 points in a row at the untrained loss (held-out loss 2.26 of 2.3)"
+         " (steps 50-70)"),
+        (4, 3, 2.26, 2.26, ""),  # the first of them lies before a quarter of the run
+        (5, 2, 2.26, 2.26, ""),
+        (5, 3, 2.25, 2.25, ""),  # .98 x ln 10 is 2.257
+        (18, 3, 2.26, 2.26, "3 points in a row at the untrained loss (held-out loss 2.26 of 2.3)"
+         " (steps 180-200)"),
+        (5, 3, 2.26, 1.1, ""),  # it learns
+    ],
+)  # fmt: skip
+def test_what_is_stuck(first: int, count: int, loss: float, train: float, said: str) -> None:
+    """Three of twenty points in a row at 98 % of the untrained loss, from a quarter of the run."""
+    held_out, of_train = [1.0] * 20, [1.0] * 20
+    held_out[first - 1 : first - 1 + count] = [loss] * count
+    of_train[first - 1 : first - 1 + count] = [train] * count
+    assert reason(clues.stuck(curve(held_out, of_train), CHANCE)) == said
+
+
+@pytest.mark.parametrize(
+    ("held_out", "train", "said"),
+    [
+        ([1.0, 1.29, 1.0], [1.0, 1.01, 1.0], ""),
+        ([1.0, 1.31, 1.0], [1.0, 1.01, 1.0], "held-out loss jumped from 1 to 1.31 in one point,"
+         " train loss too (steps 10-20)"),
+        ([1.0, 1.31, 1.0], [1.0, 1.0, 0.9], ""),
+        ([1.0, 1.99, 1.0], [1.0, 0.9, 0.8], ""),
+        ([1.0, 2.0, 1.0], [1.0, 0.9, 0.8], "held-out loss jumped from 1 to 2 in one point"
+         " (steps 10-20)"),
+        ([1.0, 1.4, 1.0, 1.5], None, "held-out loss jumped from 1 to 1.5 in one point, train loss"
+         " too (steps 30-40)"),
+        ([1.0, 2.0], None, "held-out loss jumped from 1 to 2 in one point, train loss too"
+         " (steps 10-20)"),
+        ([2.0], None, ""),
+        ([1.0, 1.03, 1.07, 1.11], None, "held-out loss rose from 1 to 1.11 and train loss with it"
+         " (steps 10-40)"),
+        ([1.0, 1.03, 1.07, 1.09], [1.0, 1.03, 1.07, 1.2], ""),
+        ([1.0, 1.03, 1.07, 1.2], [1.0, 1.03, 1.07, 1.09], ""),
+        ([1.0, 1.1, 1.05, 1.2], [1.0, 1.03, 1.07, 1.2], ""),
+        ([1.0, 1.03, 1.07, 1.2], [1.0, 1.1, 1.05, 1.2], ""),
+        ([1.0, 1.06, 1.12, 1.12], None, ""),
+        ([1.0, 1.04, 1.11], None, ""),
+        ([9.0, 1.0, 1.03, 1.07, 1.11], None, "held-out loss rose from 1 to 1.11 and train loss"
+         " with it (steps 20-50)"),
+    ],
+)  # fmt: skip
+def test_what_is_unstable(held_out: list[float], train: list[float] | None, said: str) -> None:
+    """By 1.3 x in one point with the train loss, by 2 x without it, by 10 % in three for both."""
+    assert reason(clues.unstable(curve(held_out, train))) == said
+
+
+@pytest.mark.parametrize(
+    ("ends", "train", "said"),
+    [
+        ([1.11, 1.12, 1.13], 0.89, "held-out loss rose from 1 to 1.13 while train loss fell from 1"
+         " to 0.89 (steps 20-70)"),
+        ([1.11, 1.12, 1.13], 0.91, ""),
+        ([1.09, 1.12, 1.13], 0.89, ""),  # two of the last three do not suffice
+        ([1.09, 1.09, 1.09], 0.89, ""),
+        ([1.11, 1.12, math.nan], 0.89, ""),
+        ([1.11, 1.12, 1.13], math.inf, ""),
+    ],
+)  # fmt: skip
+def test_what_overfits(ends: list[float], train: float, said: str) -> None:
+    """Three points at the end 10 % above the minimum, the train loss 10 % below what it was."""
+    shape = curve([1.2, 1.0, 1.0, 1.0, *ends], [1.2, 1.0, 1.0, 1.0, 1.0, 0.95, train])
+    assert reason(clues.overfitting(shape)) == said
+
+
+def test_four_points_are_enough_to_overfit_and_three_are_not() -> None:
+    """The lowest one and the three behind it."""
+    held_out, train = [1.0, 1.2, 1.3, 1.4], [1.0, 0.8, 0.6, 0.4]
+    assert clues.overfitting(curve(held_out, train)) is not None
+    assert clues.overfitting(curve(held_out[:3], train[:3])) is None
+
+
+def falling(rate: float, points: int = 20, until: float = 1.0) -> Curve:
+    """Return a loss that falls by e^-rate over a whole run, of which a share is there."""
+    shape = curve([math.exp(-rate * until * (i + 1) / points) for i in range(points)])
+    return replace(shape, progress=shape.progress * until)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (falling(0.52), "held-out loss 0.595 still falls by 5 % per tenth of the run"
+         " (steps 170-200)"),  # .0507
+        (falling(0.5), ""),  # .0488
+        (falling(1.2, until=0.5), "held-out loss 0.549 still falls by 11 % per tenth of the run"
+         " (steps 170-200)"),
+        (replace(falling(0.52), progress=np.zeros(20)), "held-out loss 0.595 still falls by 5 % per"
+         " tenth of the run (steps 170-200)"),
+        (falling(9.0, points=5), "held-out loss 0.000123 still falls by 59 % per tenth of the run"
+         " (steps 20-50)"),
+        (falling(9.0, points=4), ""),
+        (curve([*[1.0] * 16, 1.0, 1.0, 1.0, 0.5]), "held-out loss 0.5 still falls by 34 % per tenth"
+         " of the run (steps 170-200)"),
+        (curve([*np.geomspace(1.0, 0.1, 16), *[0.1] * 4]), ""),
+    ],
+)  # fmt: skip
+def test_what_underfits(shape: Curve, said: str) -> None:
+    """By 5 % and more per tenth of the whole run, over its last fifth, four points at least."""
+    assert reason(clues.underfitting(shape)) == said
+
+
+@pytest.mark.parametrize(
+    ("points", "clue"),
+    [
+        (1, clues.Clue("short", 10, 10, "only 1 point (step 10)")),
+        (4, clues.Clue("short", 10, 40, "only 4 points (steps 10-40)")),
+        (
+            5,
+            clues.Clue("horizontal", 20, 50, "held-out loss stays near 1 at the end (steps 20-50)"),
+        ),
+    ],
+)
+def test_an_end_that_shows_nothing_else(points: int, clue: clues.Clue) -> None:
+    """Below five points it is too short to tell."""
+    assert clues.segments(curve([1.0] * points), CHANCE) == (clue,)
+
+
+@pytest.mark.parametrize(("jump", "level"), [(15, True), (16, False)])
+def test_a_clue_that_reaches_the_last_fifth_takes_its_level(jump: int, level: bool) -> None:
+    """Of twenty points the last four, from step 170 on."""
+    held_out = [0.5] * 20
+    held_out[jump:] = [0.8] * (20 - jump)
+    labels = [clue.label for clue in clues.segments(curve(held_out), CHANCE)]
+    assert labels == ["unstable", *(["horizontal"] if level else [])]
 
 
 def plain(held_out: list[float], total: int | None) -> Curve:

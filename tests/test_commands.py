@@ -18,7 +18,7 @@ from orchestrator.record import StudyRecord
 from orchestrator.report.terminal import Terminal
 from tests import records
 
-pytestmark = pytest.mark.usefixtures("command_line")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def keep(name: str, record: StudyRecord | None = None, **changes: Any) -> Path:

@@ -21,7 +21,7 @@ SERVE = "from optuna_dashboard._cli import main; main()"
 
 
 @pytest.fixture
-def ask(command_line: None, without_figures: None, here: Path) -> Iterator[Ask]:
+def ask(here: Path, without_figures: None) -> Iterator[Ask]:
     """Return a function that asks a dashboard on the journal of a small study."""
     study = ["+study=quadratic", "study_name=seen", f"plan=[{','.join(PLAN)}]", "quiet=true"]
     assert cli.run([*study, "tracking=none"]) == 0

@@ -63,6 +63,7 @@ def test_a_run_goes_on_where_it_was_cut_as_if_undisturbed(made: Any) -> None:
     assert cut.checkpoint is not None
     resumed = FakeSession(run, cut.checkpoint)
     made()(run, resumed)
+    assert resumed.points[:1] == cut.points[:1]  # their seconds, too: not trained again
     assert end(resumed) == whole
 
 
@@ -131,7 +132,7 @@ def test_half_precision_trains_to_about_the_same_loss(made: Any) -> None:
         for precision in ("float32", "bfloat16")
     ]
     assert all(map(math.isfinite, losses))
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def test_faster_kernels_that_do_not_repeat_are_asked_for(made: Any) -> None:

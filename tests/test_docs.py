@@ -119,7 +119,7 @@ def test_what_takes_long_is_at_least_a_right_request(
     page: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Studies of blocks that are slow or not run: composed and checked with the page's files."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    monkeypatch.syspath_prepend(here)
     for block in blocks(page):
         if block.file:
             (here / block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +127,6 @@ def test_what_takes_long_is_at_least_a_right_request(
         if block.mark == "slow" or block.mark.startswith("not run"):
             for words in filter(None, (_study(command) for command, _ in block.commands)):
                 assert schema.Config.from_mapping(compose(parse(words))), block
-    for module in {Path(b.file).stem for b in blocks(page) if b.file}:
-        sys.modules.pop(module, None)
 
 
 def _pets(where: Path) -> None:
@@ -164,7 +162,7 @@ def _fashion(where: Path) -> None:
     ("source", "files", "channels", "examples"),
     [("folder", _pets, 3, 20), ("torchvision", _fashion, 1, 30)],
 )
-@pytest.mark.usefixtures("command_line", "without_figures")
+@pytest.mark.usefixtures("here", "without_figures")
 def test_a_documented_source_of_images_is_trained_on(
     source: str, files: Callable[[Path], None], channels: int, examples: int, here: Path
 ) -> None:

@@ -208,28 +208,33 @@ def test_a_study_whose_runs_all_crash_says_why(monkeypatch: pytest.MonkeyPatch) 
     assert "runs failed: ValueError: wrong shape" in record.reason
 
 
-def test_a_loss_that_is_not_a_number_is_a_lost_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN from one point on: pruned or lost, never chosen, and no NaN in the answer."""
+@pytest.mark.parametrize(("lost_from", "chosen"), [(0.5, 0.9), (2.0, 0.95)])
+def test_a_loss_that_is_not_a_number_is_a_lost_run(
+    lost_from: float, chosen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best momentum by far, NaN from half of its runs on: not chosen, no NaN in the answer."""
 
     def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
-        bad = run.schedule.max_momentum == 0.95 and run.kind == "train"
-        return REAL(self, run, Sick(session) if bad else session)
+        best = run.schedule.max_momentum == 0.95 and run.kind == "train"
+        return REAL(self, run, Sick(session, lost_from) if best else session)
 
     disturbed(monkeypatch, call)
     record = a_study()
     assert record.status == "complete"
-    assert record.recipe.max_momentum != 0.95
+    assert record.stages[0].decision.values["max_momentum"] == chosen
+    assert states(record)["pruned"] == (2 if chosen == 0.9 else 0)
     json.dumps(record.summary(), allow_nan=False)
 
 
 class Sick:
-    """A session in front of another one that makes each loss a NaN."""
+    """A session in front of another: a tenth of each loss, and NaN from a share of the run on."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, lost_from: float) -> None:
+        self._session, self._lost_from = session, lost_from
 
     def report(self, point: Any) -> None:
-        self._session.report(replace(point, held_out_loss=float("nan")))
+        loss = point.held_out_loss / 10 if point.progress < self._lost_from else float("nan")
+        self._session.report(replace(point, held_out_loss=loss))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -626,10 +631,20 @@ def test_a_fork_does_not_hold_the_lock_for_its_parent() -> None:
     os.waitpid(child, 0)
 
 
-def test_starting_over_holds_the_new_folder() -> None:
+def test_starting_over_holds_the_new_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """fresh=true renames the folder with its lock; the new one is locked as well."""
+    refused: list[Run] = []
+
+    def call(self: QuadraticObjective, run: Run, session: Session) -> Result:
+        with pytest.raises(ConfigError, match="is being run by"), lock.held(Path("runs/s")):
+            pass
+        refused.append(run)
+        return REAL(self, run, session)
+
     a_study()
+    disturbed(monkeypatch, call)
     a_study(fresh=True)
+    assert refused
     assert len([p for p in Path("runs").iterdir() if p.name.startswith("s.old-")]) == 1
     assert Path("runs/s/lock").is_file()
 

@@ -148,10 +148,10 @@ def test_the_least_bad_is_the_one_that_got_furthest_then_the_lowest(
 
 
 def test_runs_that_may_not_be_pruned_end(tmp_path: Path) -> None:
-    """`prunable=False`: the pruner is not even told of them."""
-    runs = [replace(a_run(50.0), prunable=False)]
-    (outcome,) = an_executor(tmp_path, {}).run("a", runs)
-    assert outcome.state == "finished"
+    """`prunable=False`: the pruner is not even told of them; the same run else is pruned."""
+    runs = [a_run(50.0), a_run(0.1), replace(a_run(50.0, replicate=1), prunable=False)]
+    outcomes = an_executor(tmp_path, {}).run("a", runs)
+    assert [o.state for o in outcomes] == ["pruned", "finished", "finished"]
 
 
 def test_the_real_trials_of_a_stage_are_told_all_points(tmp_path: Path) -> None:

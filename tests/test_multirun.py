@@ -15,7 +15,7 @@ from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.study import walk
 
-pytestmark = pytest.mark.usefixtures("command_line", "without_figures")
+pytestmark = pytest.mark.usefixtures("here", "without_figures")
 
 
 def jobs(*arguments: str) -> list[multirun.Job]:

@@ -93,6 +93,7 @@ def test_a_resumed_run_is_bit_equal(optimizer: AnyOptimizer) -> None:
         objective(model=NET, optimizer=optimizer)(run, cut)
     resumed = FakeSession(run, cut.checkpoint)
     objective(model=NET, optimizer=optimizer)(run, resumed)
+    assert resumed.points[:1] == cut.points  # their seconds, too: not trained again
     assert [p.held_out_loss for p in resumed.points] == [p.held_out_loss for p in whole.points]
     assert resumed.model == whole.model
 

@@ -1,7 +1,7 @@
 """The plan of a study: prices of runs, plays in made-up worlds, the dry run."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,6 +23,7 @@ from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import planned
 from orchestrator.schedules import Schedule
+from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
 from orchestrator.training.clock import gain_of_one_thread
@@ -153,27 +154,37 @@ def test_candidates_differ_in_a_world_as_they_were_measured_to(kind: int) -> Non
 
 
 def test_the_plan_lies_around_what_the_study_takes() -> None:
-    """On the quadratic, whose clock is exact, a study costs what one of the plays might have."""
+    """On the quadratic, whose clock is exact: runs, and seconds in the range that is told.
+
+    The final stage of a study that changed nothing is the same in every play.
+    """
     config = a_config(plan=["lr_range", "weight_decay", "final"])
     plan = plan_study(config)
     objective = QuadraticObjective()
-    stages, recipe, seconds = build.stages(config, objective.facts), build.recipe(config), 0.0
+    stages, recipe = build.stages(config, objective.facts), build.recipe(config)
     seen: dict[Run, Outcome] = {}
+    took: dict[str, float] = {}
+    runs_of: dict[str, int] = {}
 
     def run_round(runs: list[Run]) -> list[Outcome]:
-        nonlocal seconds
-        for run in runs:
-            if run not in seen:
-                seen[run] = execute(objective, run)
-                seconds += seen[run].result.seconds
+        new = {run: execute(objective, run) for run in runs if run not in seen}
+        runs_of[stage.name] += len(new)
+        took[stage.name] += sum(o.result.seconds for o in new.values())
+        seen.update(new)
         return [seen[run] for run in runs]
 
     for stage in stages:
+        took[stage.name], runs_of[stage.name] = 0.0, 0
         decision, _ = walk(stage, recipe, run_round)
         recipe = recipe.with_(decision)
-    assert plan.extremes.low <= seconds <= plan.extremes.high
-    assert plan.seconds.high <= 1.6001 * plan.seconds.low
-    assert [s.name for s in plan.stages] == ["lr_range", "weight_decay", "final"]
+    assert [told.name for told in plan.stages] == ["lr_range", "weight_decay", "final"]
+    assert all(told.runs.low <= runs_of[told.name] <= told.runs.high for told in plan.stages)
+    decay, final = (told.seconds for told in plan.stages[1:])
+    assert decay.low <= took["weight_decay"] <= decay.high
+    assert final.low == final.high == pytest.approx(took["final"], rel=0.05)
+    assert plan.seconds.low <= sum(took.values()) <= plan.seconds.high <= 1.6001 * plan.seconds.low
+    assert plan.extremes.low <= plan.seconds.low
+    assert plan.extremes.high >= plan.seconds.high
 
 
 def test_what_is_known_costs_nothing() -> None:
@@ -222,8 +233,13 @@ def test_a_stage_that_cannot_be_played_counts_nothing(here: Path) -> None:
         def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
             raise AssertionError
 
-    found = plays([Own(name="own", facts=FACTS)], RECIPE, PRICES, worlds=2)
-    assert [p.total for p in found] == [0, 0]
+    final = Final(name="final", facts=FACTS)
+    found = plays([Own(name="own", facts=FACTS), final], RECIPE, PRICES, worlds=2)
+    assert [p.seconds["own"] for p in found] == [0, 0]
+    assert [p.runs["own"] for p in found] == [[], []]
+    alone = plays([final], RECIPE, PRICES, worlds=2)
+    assert [p.seconds["final"] for p in found] == [p.seconds["final"] for p in alone]
+    assert alone[0].seconds["final"] > 0
 
 
 def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,12 +252,9 @@ def test_a_dry_run_leaves_no_study_behind(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Let torch use two threads meanwhile."""
-    before = torch.get_num_threads()
+def two_threads() -> None:
+    """Let torch use two threads."""
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

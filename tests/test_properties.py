@@ -1,6 +1,7 @@
 """Properties of the pure rooms, on whatever hypothesis makes up."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_every_curve_has_a_clue_within_its_steps(values: list[tuple[float, float
         last = int(shape.step[-1]) if len(shape) else 0
         assert 0 <= clue.first_step <= clue.last_step <= last
         assert clue.reason
+        assert not re.search(r"\bnan\b", clue.reason, re.IGNORECASE)
 
 
 @given(curves, st.integers(2, 50))

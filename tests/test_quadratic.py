@@ -85,5 +85,7 @@ def test_random_problems_differ_and_can_be_trained() -> None:
     assert len(problems) == 5
     for problem in problems:
         objective = QuadraticObjective(problem)
+        still = execute(objective, a_run(1e-12)).held_out_loss
+        assert still == pytest.approx(objective.facts.chance_loss, rel=0.02)
         best = min(objective.expected_loss(a_run(lr)) for lr in np.geomspace(1e-4, 1, 9))
         assert best < 0.7 * objective.facts.chance_loss

@@ -27,12 +27,9 @@ LOSS = nn.CrossEntropyLoss()
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """So small a network is fastest on one."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def examples(count: int = 480, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -409,9 +406,9 @@ def optimizer_of_another() -> torch.optim.Optimizer:
 )
 def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> None:
     """ValueError, before or instead of training, that says what is wrong."""
-    model = options.pop("model", None) or network()
+    given = {"model": network(), **options}
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        short(model, **options)
+        short(**given)
     assert "\n" not in str(caught.value)
 
 

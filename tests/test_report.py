@@ -201,12 +201,14 @@ def test_figures_survive_odd_input(kind: str, name: str, monkeypatch: pytest.Mon
 def test_figures_leave_matplotlib_as_it_was() -> None:
     """Drawing changes no setting of the reader's own matplotlib and keeps no figure open."""
     import matplotlib as mpl
+    from matplotlib import pyplot
 
-    before = dict(mpl.rcParams)
+    before, numbers = dict(mpl.rcParams), pyplot.get_fignums()
     figure = figures.of(records.lr_range_stage())
     assert figure
     png.png(figure)
     assert dict(mpl.rcParams) == before
+    assert pyplot.get_fignums() == numbers
 
 
 class Page(HTMLParser):

@@ -100,10 +100,9 @@ def test_an_array_file_with_a_pickle_in_it_runs_nothing(here: Path) -> None:
     ],
 )
 def test_what_a_config_file_tells_hydra_to_call_is_not_called(
-    node: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A pasted study with callbacks, launchers or loggers of Hydra's composes, and that is all."""
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
     (here / "conf/study").mkdir(parents=True)
     text = f"# @package _global_\nhydra:\n  {node}\nseed: -1\n"
     (here / "conf/study/pasted.yaml").write_text(text)
@@ -165,7 +164,6 @@ def test_a_dangerous_callable_is_refused_under_another_name(
     """Aliases, partials, attributes and dunder paths lead to the same refusal."""
     (here / "helper_of_tests.py").write_text(HELPER)
     monkeypatch.syspath_prepend(here)
-    monkeypatch.delitem(__import__("sys").modules, "helper_of_tests", raising=False)
     with pytest.raises(ConfigError, match="is not allowed"):
         user_code.resolve(f"helper_of_tests.{name}")
 
@@ -358,10 +356,9 @@ def test_passwords_are_nowhere_in_what_a_study_leaves(
 
 
 def test_a_wrong_address_is_told_without_its_password(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where Hydra or the schema repeat the value."""
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
     url = "postgresql://me:hunter2@host/db"
     for arguments in (
         [f'storage.url="{url}"'],
@@ -380,16 +377,16 @@ def test_mlflow_reports_nothing_to_its_makers_unless_the_user_says_so(
     here: Path, monkeypatch: pytest.MonkeyPatch, users: str | None, found: str
 ) -> None:
     """The switch is set when MLflow is imported: by the user's own module, or by us."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     name = "MLFLOW_DISABLE_TELEMETRY"
-    monkeypatch.setenv(name, users or "")  # so that it is put back afterwards
     if users is None:
         monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, users)
     (here / "conf/model").mkdir(parents=True)
     (here / "conf/model/mine.yaml").write_text("_target_: imports_it.net\n")
     (here / "imports_it.py").write_text(f"import os\nseen = os.environ['{name}']\nnet = dict\n")
     cli.run(["+study=quadratic", "model=mine", "quiet=true", "plan=[lr_range]"])
-    assert sys.modules.pop("imports_it").seen == found
+    assert sys.modules["imports_it"].seen == found
 
     class Stub:
         def __getattr__(self, asked: str) -> object:

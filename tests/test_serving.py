@@ -66,13 +66,9 @@ def test_a_study_leaves_a_model_that_mlflow_loads(
     import mlflow
 
     monkeypatch.setitem(sys.modules, "orchestrator", None)  # the network needs nothing of ours
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        model = mlflow.pyfunc.load_model(address)
-        network = mlflow.pytorch.load_model(address)
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = mlflow.pyfunc.load_model(address)
+    network = mlflow.pytorch.load_model(address)
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
     scores = model.predict(images)
     assert scores.shape == (50, 10)

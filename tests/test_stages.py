@@ -14,7 +14,7 @@ from orchestrator.stages.final import Final
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Stage, cycle
 from orchestrator.stages.weight_decay import WeightDecay
 from orchestrator.testing import StageConformance, replay
 
@@ -98,8 +98,9 @@ def test_a_difference_inside_the_noise_is_a_tie_and_the_incumbent_stays() -> Non
     decision, _ = decide(stage, RECIPE, lambda run: 0.5 * wobble(run))
     assert decision.incumbent_kept
     assert decision.values == {"max_momentum": 0.9}
+    assert decision.tied_with
     assert set(decision.tied_with) <= {0.95, 0.97, 0.99}
-    assert "a tie with" in decision.reason
+    assert f"a tie with {', '.join(map(str, decision.tied_with))} " in decision.reason
 
 
 def test_the_papers_rule_takes_the_largest_of_a_tie() -> None:
@@ -181,10 +182,17 @@ def test_when_every_candidate_is_lost_there_is_no_answer() -> None:
 def test_range_test_finds_a_rate_near_the_best_of_the_quadratic() -> None:
     """max_lr is within a factor of 3 of the best in expectation, and below the cliff."""
     objective = QuadraticObjective()
+    losses = {
+        float(lr): objective.expected_loss(cycle(Recipe().at_lr(float(lr)), 312, 0, ""))
+        for lr in np.geomspace(1e-3, 1, 50)
+    }
+    best = min(losses, key=lambda lr: losses[lr])
+    lost = [lr for lr, loss in losses.items() if loss > objective.facts.chance_loss]
     decision, _ = replay(LRRange(name="lr_range", facts=objective.facts), Recipe(), objective)
     assert decision.interval is not None
     low, high = decision.interval
     assert low <= decision.values["max_lr"] <= high
+    assert best / 3 < decision.values["max_lr"] < min(3 * best, *lost)
     assert 0.03 < decision.values["max_lr"] < 0.3
     assert decision.values["min_lr"] == pytest.approx(decision.values["max_lr"] / 10)
 
@@ -246,6 +254,8 @@ def test_only_the_last_round_opens_the_sealed_test() -> None:
     _, outcomes = replay(stage, tuned(5e-3), QuadraticObjective())
     opened = [o.run.opens_test for o in outcomes]
     assert opened == sorted(opened)
+    assert not opened[0]
+    assert opened[-1]
     sealed = {o.run.replicate for o in outcomes if o.run.opens_test}
     assert not sealed & {o.run.replicate for o in outcomes if not o.run.opens_test}
 

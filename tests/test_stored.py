@@ -6,7 +6,6 @@ Without their networks, which are large: all of a study's answer is in its ledge
 import gzip
 import json
 import shutil
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,6 @@ def old(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(QuadraticObjective, "_train", trained)
     monkeypatch.setattr(training, "DO", defaultdict(lambda: trained))
-    monkeypatch.setattr(sys, "path", list(sys.path))
     return folder
 
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,9 @@ CROPPED = DataConfig(**{**DIGITS.model_dump(), "augment": True})
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps a chunk: several are on their way at once, and epochs end within one."""
-    before = torch.get_num_threads()
     monkeypatch.setattr(batches, "CHUNK_BYTES", {"cpu": 2 * 4 * 32 * 100})
-    yield
-    assert not reading()
-    torch.set_num_threads(before)
 
 
 def reading() -> list[str]:
@@ -76,7 +72,10 @@ def test_images_without_crops_and_features_are_streamed_too(data: Any) -> None:
 @pytest.mark.parametrize("steps", [3, 16])
 def test_a_streamed_run_resumes_within_a_chunk(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between two reports: not a bit is lost, also if it goes on resident."""
+    step, made_steps = torch.optim.SGD.step, list[None]()
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: made_steps.append(step(self)))
     whole, _ = train(made(True), a_run())
+    from_the_start = len(made_steps)
     asked = iter(range(1000))
     cut = FakeSession(a_run())
     with monkeypatch.context() as patch:
@@ -85,10 +84,14 @@ def test_a_streamed_run_resumes_within_a_chunk(steps: int, monkeypatch: pytest.M
         with pytest.raises(KeyboardInterrupt):
             made(False)(a_run(), cut)
     assert cut.checkpoint is not None
+    done = torch.load(BytesIO(cut.checkpoint), weights_only=True)["step"]
+    assert done >= steps
     for resident in (False, True):
+        made_steps.clear()
         again = FakeSession(a_run(), cut.checkpoint)
         made(resident)(a_run(), again)
         assert bits(again) == bits(whole)
+        assert len(made_steps) == from_the_start - done
 
 
 def stop() -> None:

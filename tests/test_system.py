@@ -40,7 +40,7 @@ pathlib.Path.read_text = read_text
 """
 STUDY = """
 import orchestrator.study.lock, orchestrator.system.signals
-import orchestrator.tracking.machine as machine
+from orchestrator.tracking import machine
 from orchestrator import __main__ as cli
 machine.Machine().sample()
 sys.exit(cli.run(["+study=quadratic", "quiet=true"]))

@@ -147,7 +147,7 @@ def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> Training
     return objective(data=data, model=model or ModelConfig(), loss=loss, **more)
 
 
-def trained(made: TrainingObjective, **changes: Any) -> FakeSession:
+def trained(made: TrainingObjective) -> FakeSession:
     session = FakeSession(RUN)
     made(RUN, session)
     return session

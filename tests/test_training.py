@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,6 @@ from orchestrator.training.evaluate import evaluate
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.trainer import Trainer
 from tests.trainings import DIGITS, a_run, losses, objective, train
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Leave torch's threads as they were."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
 
 # --- what a run gives
 
@@ -276,7 +267,6 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(until: int) -> None:
 
 def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed run goes on from its last report when that was saved."""
-    monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0)
     monkeypatch.setattr(checkpoint.Keeper, "is_due", lambda self: True)
     cut = FakeSession(a_run(), stop_at=3, stop=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -284,6 +274,7 @@ def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None
     resumed = FakeSession(a_run(), cut.checkpoint)
     hard()(a_run(), resumed)
     whole, _ = train(hard(), a_run())
+    assert resumed.points[:2] == cut.points[:2]  # their seconds, too: not trained again
     assert losses(resumed) == losses(whole)
 
 
@@ -378,11 +369,21 @@ def test_the_sealed_test_enters_only_the_keys_of_runs_that_open_it() -> None:
     assert few.context(opening)["test_hash"] != many.context(opening)["test_hash"]
 
 
-def test_the_source_of_the_users_network_is_part_of_the_context() -> None:
-    """An edited network is another network."""
-    context = hard().context(a_run())
-    assert context["model"]["_target_"].endswith("Hard")
-    assert len(context["model"]["source"]) == 16
+def test_an_edited_network_is_another_network(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of the user's network is part of the key; the old text has the old key again."""
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second goes unnoticed
+
+    def key(activation: str) -> str:
+        layers = f"nn.Flatten(), nn.Linear(64, 16), nn.{activation}(), nn.Linear(16, 10)"
+        text = f"from torch import nn\n\n\ndef net():\n    return nn.Sequential({layers})\n"
+        (here / "edited.py").write_text(text)
+        sys.modules.pop("edited", None)
+        made = objective(model=OwnConfig(_target_="edited.net"))
+        return a_run().key(made.context(a_run()))
+
+    first, other, again = map(key, ("ReLU", "Tanh", "ReLU"))
+    assert first == again != other
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:

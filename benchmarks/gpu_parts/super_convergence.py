@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 import bench
-from parts.policies import Steps
+from rightness_parts.policies import Steps
 
 from gpu_parts.place import examples_per_second, left, objective
 from orchestrator.recipe import Run

@@ -31,8 +31,8 @@ from orchestrator.stages.ramps import (
 )
 from orchestrator.stages.stage import Stage, option
 
-# Of the last good lr, measured (benchmarks/lr_rules.py): twice the best rate loses everything, half
-# of it costs little, and `lr_check` finds what was left on the table.
+# Of the last good lr, measured (benchmarks/archive/lr_rules.py): twice the best rate loses
+# everything, half of it costs little, and `lr_check` finds what was left on the table.
 LR_FACTOR = 0.4
 ROUNDS = 6  # of ramps at most, each further, while none breaks
 LEARNT = 0.5  # of the untrained loss: a ramp that fell so far says something by its minimum

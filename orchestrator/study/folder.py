@@ -55,10 +55,11 @@ def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Within it, what the program logs goes to `path`."""
+    """Within it, what the program logs goes to `path` and nowhere else."""
     handler = _LogFile(path)
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("orchestrator")
+    before = logger.level, logger.propagate  # the caller's
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)
@@ -67,6 +68,8 @@ def logged(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _LogFile(logging.FileHandler):

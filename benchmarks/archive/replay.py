@@ -1,4 +1,4 @@
-"""(d) Replay of recorded curves: what each pruning rule saves, and how often it kills the winner.
+"""Replay of recorded curves: what each pruning rule saves, and how often it kills the winner.
 
 A study draws 20 to 60 recipes of a pool at random (or the candidates of one stage) and takes them
 in random order, all from the same seed. The winner is the run that ends lowest if nothing is
@@ -25,10 +25,10 @@ from optuna.pruners import WilcoxonPruner
 from optuna.trial import TrialState
 from workloads import in_parallel
 
+from archive.replay_pools import QUICK, SEEDS, SPECS, STAGES, Member, Pool, Spec, load
+from archive.replay_rules import RULES, TUNING, Make, Tally
 from orchestrator.curve import Curve
 from orchestrator.pruners import ClueRules
-from parts.replay_pools import QUICK, SEEDS, SPECS, STAGES, Member, Pool, Spec, load
-from parts.replay_rules import RULES, TUNING, Make, Tally
 
 SMALLEST, LARGEST = 20, 60  # runs of a random study
 

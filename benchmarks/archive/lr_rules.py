@@ -1,6 +1,6 @@
 """Which rule and which margin of the LR range test are best for the final run?
 
-    python benchmarks/lr_rules.py [--cifar FOLDER] [--quick] [--curves FILE] [--out FILE]
+    python benchmarks/archive/lr_rules.py [--cifar FOLDER] [--quick] [--curves FILE] [--out FILE]
 
 Ground truth: final 1cycle runs over a grid of max_lr, a few seeds each. Then the ramps of several
 range tests (study seeds that the truth has not seen) are recorded once, and every rule, margin and
@@ -36,7 +36,7 @@ from orchestrator.stages.stage import cycle
 from orchestrator.testing import execute
 from orchestrator.training.objective import TrainingObjective, TrainingSettings
 
-OUT = Path(__file__).parent / "results" / "lr_rules.json"
+OUT = Path(__file__).parents[1] / "results" / "lr_rules.json"
 GRID = (0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.12, 0.16, 0.2, 0.25, 0.32, 0.45, 0.7, 1.0)
 WIDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 MARGINS = (0.3, 0.4, 0.5, 0.6, 0.7, 1.0)

@@ -1,6 +1,6 @@
 """How often does a stage of equal candidates find a winner? And a stage with one better candidate?
 
-    python benchmarks/false_winners.py [stages]
+    python benchmarks/archive/false_winners.py [stages]
 
 Whole stages on made-up end losses: two horizons, more seeds where it is close, five values of
 weight decay (the incumbent and four candidates). Losses are log-normal with the stated spread; a

@@ -1,4 +1,4 @@
-"""(a) The chosen recipe against the optimum, on random quadratic problems of which it is known.
+"""The chosen recipe against the optimum, on random quadratic problems of which it is known.
 
 `QuadraticObjective.expected_loss` is exact, so nothing here is noisy but the studies themselves.
 The optimum is searched over max_lr, momentum and weight decay at each batch size, at the time of

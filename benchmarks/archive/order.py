@@ -1,4 +1,4 @@
-"""(g) The order of stages: batch size after momentum and weight decay, or right after the LR."""
+"""The order of stages: batch size after momentum and weight decay, or right after the LR."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import workloads
+from rightness_parts.regret import FRESH
 from workloads import WORKLOADS, in_parallel
-
-from parts.regret import FRESH
 
 ORDERS = {
     "momentum, weight decay, batch size": (

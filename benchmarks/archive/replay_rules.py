@@ -24,10 +24,10 @@ from optuna.pruners import (
 )
 from optuna.trial import TrialState
 
+from archive.replay_pools import Member, Pool, Spec, load
 from orchestrator.curve import Curve, Floats, Point
 from orchestrator.pruners import CluePruner, ClueRules
 from orchestrator.pruners.clue import LEAST_FALL
-from parts.replay_pools import Member, Pool, Spec, load
 
 OWN = ClueRules(behind=None, above_chance=1.3, stuck_after=0.25)
 LATER = ClueRules(behind=None, above_chance=3, stuck_after=0.5)

@@ -1,8 +1,8 @@
-"""(f) The orderings of the paper: each agree, differ or tie, on small data with real training.
+"""The orderings of the paper: each agree, differ or tie, on small data with real training.
 
 The learning rates are those of our own range test on the workload, since the sizes differ from the
 paper's; what is compared shares seeds (initial weights, data order). "max" is the range test's
-max_lr. On a GPU, `parts.super_convergence` adds ResNet-56 on the whole of CIFAR-10.
+max_lr.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from orchestrator.curve import Floats, Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import Schedule
 from orchestrator.stages.suggest import smooth
-from parts import super_convergence
-from parts.claims import Claim
-from parts.claims import table as claims_table
-from parts.policies import MomentumRamp, Steps
+from rightness_parts.claims import Claim
+from rightness_parts.claims import table as claims_table
+from rightness_parts.policies import MomentumRamp, Steps
 
 FIRST = TRUTH + 700  # replicates of this part
 MARGIN = 0.7  # of the last good lr of the range test
@@ -513,7 +512,7 @@ def _experiments(place: Place) -> dict[str, Callable[[Place], list[Claim]]]:
 
 
 def run(options: Any) -> dict[str, Any]:
-    """Run the part; where CIFAR-10 or a GPU is missing, what is left out is said."""
+    """Run the part; what is left out where CIFAR-10 is missing is in the result."""
     rows: list[dict[str, Any]] = []
     left_out = [] if options.cifar else ["CIFAR-10: no folder given"]
     for place in _places(options):
@@ -524,12 +523,6 @@ def run(options: Any) -> dict[str, Any]:
                 left_out.append(f"{name}: {error}")
                 continue
             rows += [{"experiment": name, **claim.row()} for claim in found]
-    if reason := super_convergence.missing(options):
-        left_out.append(reason)
-    else:
-        size = super_convergence.TINY if options.quick else super_convergence.Size()
-        found = super_convergence.run(options.cifar, workloads.CACHE, size)
-        rows += [{"experiment": "super-convergence", **claim.row()} for claim in found]
     verdicts = [r["verdict"] for r in rows]
     counts = {v: verdicts.count(v) for v in ("agree", "differ", "tie")}
     tasks = [place.task(which) for place in _places(options) for which in (FEW, MANY)]

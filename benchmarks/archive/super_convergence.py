@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import workloads
+from rightness_parts.claims import Claim
+from rightness_parts.claims import table as claims_table
+from rightness_parts.policies import Steps
 
 from orchestrator import build
 from orchestrator.config.schema import Config
@@ -17,8 +21,6 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.testing import execute
-from parts.claims import Claim
-from parts.policies import Steps
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,22 @@ TINY = Size(16, 12, 24, 0.25, 64, 8, 2)  # to see that it runs
 WEIGHT_DECAYS = (1e-3, 1e-4, 1e-5)
 
 
-def run(path: str, cache: Path, size: Size) -> list[Claim]:
-    """Return the claims; with `Size()` about a day on one GPU, most of it the slow rival."""
+def run(options: Any) -> dict[str, Any]:
+    """Run the part: about a day on one GPU, most of it the slow rival."""
+    if not options.cifar:
+        return {"rows": [], "left_out": "needs CIFAR-10"}
+    size = TINY if options.quick else Size()
+    return {"rows": [claim.row() for claim in _claims(options.cifar, size)], "left_out": ""}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as Markdown."""
+    if result["left_out"]:
+        return f"Left out: {result['left_out']}."
+    return claims_table(result["rows"])
+
+
+def _claims(path: str, size: Size) -> list[Claim]:
     objective = build.objective(
         Config.from_mapping(
             {
@@ -54,7 +70,7 @@ def run(path: str, cache: Path, size: Size) -> list[Claim]:
                 "model": {"name": "resnet56", "width": size.width},
             }
         ),
-        cache,
+        workloads.CACHE,
     )
 
     def outcomes(schedule: Schedule, steps: int, weight_decay: float) -> list[Outcome]:
@@ -82,16 +98,3 @@ def run(path: str, cache: Path, size: Size) -> list[Claim]:
 
 def _accuracy(outcomes: Sequence[Outcome]) -> list[float]:
     return [100 * o.metric for o in outcomes]
-
-
-def missing(options: Any) -> str:
-    """Return why it cannot run, "" if it can."""
-    if not options.gpu:
-        return "ResNet-56 (super-convergence, balance of regularisation): only with gpu"
-    if not options.cifar:
-        return "ResNet-56: needs CIFAR-10"
-    import torch
-
-    if not (options.quick or torch.cuda.is_available()):
-        return "ResNet-56: no CUDA device here"
-    return ""

@@ -1,4 +1,4 @@
-"""(c) Decisions against ground truth: ten seeds per candidate in full final runs.
+"""Decisions against ground truth: ten seeds per candidate in full final runs.
 
 Each context is a recipe (another max_lr, momentum, weight decay) in which several studies, each
 with its own seed, decide one stage. The truth of a context is the candidate with the lowest mean

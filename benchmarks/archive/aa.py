@@ -1,4 +1,4 @@
-"""(b) A/A: candidates that differ only in a label that enters seed and key are to be called a tie.
+"""A/A: candidates that differ only in a label that enters seed and key are to be called a tie.
 
 They are not paired: each label has its own seeds, which is harder than what a study does. The whole
 logic of the momentum and weight-decay stages is in it, two horizons and further seeds included.

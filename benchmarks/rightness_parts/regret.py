@@ -1,4 +1,4 @@
-"""(e) Regret: the staged recipe against the best of a large grid, and against the baselines.
+"""Regret: the staged recipe against the best of a large grid, and against the baselines.
 
 Every recipe of the grid is trained at the same time budget as the final run. The best cell by mean
 held-out loss is trained again on fresh seeds beside the answers of the studies, so that it is not

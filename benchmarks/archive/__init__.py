@@ -1,0 +1,1 @@
+"""The parts of benchmarks/archived.py, and two scripts of their own."""
