@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import cifar10
 from orchestrator.training.data.load import load
@@ -241,8 +240,8 @@ def my_nonsense() -> str:
     return "data"
 
 
-def my(name: str, **arguments: Any) -> OwnConfig:
-    return OwnConfig(_target_=f"{__name__}.{name}", **arguments)
+def my(name: str, **arguments: Any) -> OwnDataConfig:
+    return OwnDataConfig(_target_=f"{__name__}.{name}", **arguments)
 
 
 def test_the_users_function_may_give_arrays_or_datasets(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import DataError
@@ -58,8 +57,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def my(name: str, **arguments: Any) -> OwnConfig:
-    return OwnConfig(_target_=f"{__name__}.{name}", **arguments)
+def my(name: str, **arguments: Any) -> OwnDataConfig:
+    return OwnDataConfig(_target_=f"{__name__}.{name}", **arguments)
 
 
 def npz(folder: Path, case: str, **more: Any) -> DataConfig:
@@ -214,7 +213,7 @@ def test_data_sets_of_torchvision_are_read_by_name(tmp_path: Path) -> None:
     mnist(tmp_path)
     known = {"name": "torchvision", "folder": str(tmp_path), "download": False}
     data = load(DataConfig(dataset="MNIST", **known), tmp_path)  # type: ignore[arg-type]
-    own = OwnConfig(_target_="torchvision.datasets.MNIST", root=str(tmp_path))
+    own = OwnDataConfig(_target_="torchvision.datasets.MNIST", root=str(tmp_path))
     same = load(own, tmp_path)
     assert data.train_hash == same.train_hash
     assert data.input_shape == (1, 28, 28)

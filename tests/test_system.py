@@ -36,7 +36,8 @@ def read_text(path, *args, **kwargs):
 pathlib.Path.read_text = read_text
 """
 STUDY = """
-import orchestrator.study.lock, orchestrator.system.signals, orchestrator.tracking.machine as machine
+import orchestrator.study.lock, orchestrator.system.signals
+import orchestrator.tracking.machine as machine
 from orchestrator import __main__ as cli
 machine.Machine().sample()
 sys.exit(cli.run(["+study=quadratic", "quiet=true"]))

@@ -24,6 +24,7 @@ from orchestrator.config.sections import (
     LossConfig,
     MetricConfig,
     ModelConfig,
+    OwnDataConfig,
     OwnMetricConfig,
     TrainingConfig,
 )
@@ -144,7 +145,8 @@ def metric(function: str, **more: Any) -> OwnMetricConfig:
 
 
 def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> TrainingObjective:
-    return objective(data=data, model=model or ModelConfig(), loss=loss, **more)
+    own = OwnDataConfig(_target_=data.target, **data.arguments)
+    return objective(data=own, model=model or ModelConfig(), loss=loss, **more)
 
 
 def trained(made: TrainingObjective, **changes: Any) -> FakeSession:

@@ -16,7 +16,7 @@ from orchestrator import build
 from orchestrator.config.optimizer import OptimizerConfig
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.schema import Config
-from orchestrator.config.sections import DataConfig, ModelConfig, TrainingConfig
+from orchestrator.config.sections import DataConfig, ModelConfig, OwnDataConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.recipe import Recipe
@@ -336,7 +336,7 @@ def few() -> tuple[Any, ...]:
 @pytest.mark.parametrize("data", [DIGITS, DataConfig(scale=0.5), many, few])
 def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
     """Given raw inputs it makes of them what our network gets; their numbers are in the code."""
-    own_data = OwnConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
+    own_data = OwnDataConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
     made = objective(own_data)
     found, inputs = made._setup.data, made._setup.inputs
     code = pytorch(Recipe(max_lr=0.1), 1, made.inputs)

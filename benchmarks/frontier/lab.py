@@ -15,7 +15,7 @@ sys.path += [str(HOME), str(HOME.parents[1])]
 
 from suite import Workload  # noqa: E402
 
-from orchestrator import build
+from orchestrator import build  # noqa: E402
 from orchestrator.config.schema import Config  # noqa: E402
 from orchestrator.curve import Curve, Outcome, Result  # noqa: E402
 from orchestrator.objectives import Objective  # noqa: E402

@@ -46,7 +46,7 @@ def receive(stream: IO[bytes]) -> bytes:
 
 
 def main(make_objective: MakeObjective) -> NoReturn:
-    """Work until the input ends. `make_objective` makes the objective of a config's plain values."""
+    """Work until the input ends; `make_objective` makes the objective of plain config values."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the user's code prints does not belong among the answers
     tasks: SimpleQueue[bytes] = SimpleQueue()

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from orchestrator.config import user_code
 from orchestrator.config.optimizer import Fitting
 from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig, ModelConfig
+from orchestrator.config.sections import AnyData, ModelConfig, OwnDataConfig
 from orchestrator.training.data.parts import Data
 
 # Of the data: content hashes say it better, and say it of the test only where that is opened.
 LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
+LEFT_OUT_OF_OWN = {"test_examples"}
 
 
 def described(config: BaseModel) -> dict[str, Any]:
@@ -25,7 +26,9 @@ def described(config: BaseModel) -> dict[str, Any]:
         return {**config.described(), **source}
     if not isinstance(config, OwnConfig):
         return config.model_dump(mode="json", exclude=LEFT_OUT)
-    return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}
+    left_out = LEFT_OUT_OF_OWN if isinstance(config, OwnDataConfig) else None
+    values = config.model_dump(mode="json", by_alias=True, exclude=left_out)
+    return {**values, "source": _source(config.target)}
 
 
 def _source(target: str) -> str:
@@ -41,7 +44,7 @@ def _source(target: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
+def named(data: AnyData, found: Data) -> list[dict[str, Any]]:
     """Return what is trained on and decided by (see `Tracker.start`), not the sealed test."""
     name = data.target if isinstance(data, OwnConfig) else data.name
     parts = (

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from orchestrator.config.optimizer import AnyOptimizer, OptimizerConfig
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import (
+    AnyData,
     AnyLoss,
     AnyMetric,
-    DataConfig,
     LossConfig,
     MetricConfig,
     ModelConfig,
@@ -66,7 +66,7 @@ class TrainingSettings:
     dropout. `final_epochs`: length of a final run. `batch_size`: to probe torch.compile with.
     """
 
-    data: DataConfig | OwnConfig
+    data: AnyData
     model: ModelConfig | OwnConfig
     optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     loss: AnyLoss = field(default_factory=LossConfig)

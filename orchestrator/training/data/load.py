@@ -7,20 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import AnyData, DataUse, OwnDataConfig
 from orchestrator.training.data import cifar10, pictures, sources, splits, targets
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
 
 
-def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy") -> Data:
+def load(config: AnyData, cache: Path, loss: str = "cross_entropy") -> Data:
     """Load, split and check the data that `config` names; decoded images are kept under `cache`.
 
     `loss`: its name, or "own", decides what targets may be. Raises DataError, one line, when the
     data are not there, not usable, or fewer than asked for.
     """
-    options = config if isinstance(config, DataConfig) else DataConfig(name="arrays")
-    raw, classes = targets.prepared(_read(config, cache), loss)
+    read, options = _read(config, cache)
+    raw, classes = targets.prepared(read, loss)
     raw = _resized(raw, options.image_size)
     train, held_out = splits.split(raw, options)
     test = splits.some(raw.test, options.test_examples, "test_examples", options.seed)
@@ -41,13 +40,15 @@ def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy
     )
 
 
-def _read(config: DataConfig | OwnConfig, cache: Path) -> Raw:
-    if isinstance(config, OwnConfig):
-        return sources.own(config)
+def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
+    """Return what the source gives, and how it is to be used."""
+    if isinstance(config, OwnDataConfig):
+        called, use = sources.divided(config)
+        return sources.own(called), use
     if config.name == "cifar10":
-        return cifar10.load(config, cache)
+        return cifar10.load(config, cache), config
     files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
-    return files[config.name](config) if config.name in files else sources.digits()
+    return files[config.name](config) if config.name in files else sources.digits(), config
 
 
 def _resized(raw: Raw, size: int | None) -> Raw:
