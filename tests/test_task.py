@@ -255,7 +255,7 @@ def test_the_code_to_paste_has_the_loss_of_the_study(case: str) -> None:
         max_lr=schedule.max_lr, max_momentum=0.9, weight_decay=RUN.weight_decay, batch_size=16,
         schedule="constant",
     )  # fmt: skip
-    code = pytorch(recipe, 10, found.inputs, found.task)
+    code = pytorch(recipe, 10, found.describe().inputs, found.describe().task)
     assert code is not None
     assert said in code
     assert f"trained on {len(setup.data.train)} examples;" in code
@@ -266,7 +266,8 @@ def test_the_code_to_paste_has_the_loss_of_the_study(case: str) -> None:
     space: dict[str, Any] = {"model": first, "loader": everything}
     torch.manual_seed(0)
     exec(code, space)
-    given = space["normalised"](setup.data.held_out.x) if found.inputs else setup.data.held_out.x
+    given = setup.data.held_out.x
+    given = space["normalised"](given) if found.describe().inputs else given
     with torch.no_grad():
         pasted = float(setup.task.mean(first.eval()(given), setup.data.held_out.y))
     ours = trained(found).points[-1].held_out_loss
@@ -316,7 +317,7 @@ def test_a_pasted_report_is_as_good_as_its_study() -> None:
 def test_the_code_to_paste_names_a_loss_of_ones_own() -> None:
     """With its arguments; it cannot be written out."""
     found = made(my("regression"), my("poisson", offset=1.0))
-    code = pytorch(Recipe(max_lr=0.1), 1, found.inputs, found.task) or ""
+    code = pytorch(Recipe(max_lr=0.1), 1, found.describe().inputs, found.describe().task) or ""
     assert f"# loss_function: {__name__}.poisson(offset=1.0)\n" in code
     assert "loss_function(model(normalised(inputs)), targets)" in code
 
@@ -331,7 +332,7 @@ def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -
     assert session.points[-1].metric > 0.9
     assert session.model is not None
     (tmp_path / "model.pt").write_bytes(session.model)
-    shapes = found.export(tmp_path / "model.pt", tmp_path / "model.pt2")
+    shapes = found._export(tmp_path / "model.pt", tmp_path / "model.pt2")
     assert shapes["input_shape"] == [1, 64]
     raw, labels = found._setup.data.open_test()
     scores = torch.export.load(tmp_path / "model.pt2").module()(raw)
@@ -345,7 +346,7 @@ def test_a_recurrent_network_is_exported_without_a_word(layer: str, tmp_path: Pa
     torch.save(found._setup.make_model().state_dict(), weights := tmp_path / "model.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found.export(weights, tmp_path / "model.pt2")
+        found._export(weights, tmp_path / "model.pt2")
     network = found._setup.make_model()
     network.load_state_dict(torch.load(weights))
     tokens, _ = found._setup.data.open_test()
@@ -461,16 +462,17 @@ def test_targets_on_a_strange_scale_are_used_and_told(
 ) -> None:
     """Nothing is changed silently; the notes say what would be better."""
     found = made(my("regression", scale=scale, shift=shift), LossConfig(name="mse"))
-    assert any("The loss is mse: " in note for note in found.notes)
-    assert said in " ".join(found.notes)
-    assert ("targets are used as they are" in " ".join(found.notes)) == bool(said)
+    assert any("The loss is mse: " in note for note in found.describe().notes)
+    assert said in " ".join(found.describe().notes)
+    assert ("targets are used as they are" in " ".join(found.describe().notes)) == bool(said)
 
 
 def test_classes_taken_as_numbers_are_told() -> None:
     """A regression on labels 0..9 is allowed, but seldom meant."""
-    told = " ".join(objective(loss=LossConfig(name="mse")).notes)
+    told = " ".join(objective(loss=LossConfig(name="mse")).describe().notes)
     assert "Labels 0 to 9 are taken as numbers" in told
-    assert "taken as numbers" not in " ".join(made(my("regression"), LossConfig(name="mse")).notes)
+    floats = made(my("regression"), LossConfig(name="mse"))
+    assert "taken as numbers" not in " ".join(floats.describe().notes)
 
 
 def softmax(num_classes: int) -> nn.Module:
@@ -481,8 +483,8 @@ def softmax(num_classes: int) -> nn.Module:
 def test_probabilities_for_cross_entropy_are_told() -> None:
     """It would take the softmax of a softmax, and learn slowly at any rate."""
     said = "cross_entropy wants them before the softmax"
-    assert said in " ".join(objective(model=my("softmax")).notes)
-    assert said not in " ".join(objective().notes)
+    assert said in " ".join(objective(model=my("softmax")).describe().notes)
+    assert said not in " ".join(objective().describe().notes)
     spread = Task().remarks(torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
     assert said in " ".join(spread)
 

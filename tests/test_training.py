@@ -339,14 +339,14 @@ def test_a_probe_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_facts_notes_and_versions_describe_the_task() -> None:
     """What stages plan with, and what the report says."""
     made = objective(DataConfig(**{**DIGITS.model_dump(), "scale": 2.0}), final_epochs=7)
-    facts = made.facts
+    facts, said = made.facts, made.describe()
     assert (facts.train_examples, facts.held_out_examples, facts.final_epochs) == (300, 100, 7)
     assert facts.chance_loss == pytest.approx(math.log(10))
     assert facts.metric == "accuracy"
-    assert "300 of 1,438 training images" in made.notes[0]
-    assert any("multiplied by 2" in note for note in made.notes)
-    assert made.device == "cpu (1 thread)"
-    assert torch.__version__.startswith(made.versions["torch"])
+    assert "300 of 1,438 training images" in said.notes[0]
+    assert any("multiplied by 2" in note for note in said.notes)
+    assert said.device == "cpu (1 thread)"
+    assert torch.__version__.startswith(said.versions["torch"])
 
 
 def test_the_context_holds_what_decides_a_result() -> None:

@@ -339,7 +339,7 @@ def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
     own_data = OwnDataConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
     made = objective(own_data)
     found, inputs = made._setup.data, made._setup.inputs
-    code = pytorch(Recipe(max_lr=0.1), 1, made.inputs)
+    code = pytorch(Recipe(max_lr=0.1), 1, made.describe().inputs)
     assert code is not None
     assert ("MEAN, STD = torch.tensor([" in code) == (data is not many)
     assert "model(normalised(inputs))" in code
@@ -351,7 +351,7 @@ def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
 
 def test_the_code_to_paste_says_what_else_was_done_to_images() -> None:
     """Shifts and mirrors are not in the code: it says so, and of tokens nothing."""
-    augmented = objective(DataConfig(train_examples=100, augment=True)).inputs
+    augmented = objective(DataConfig(train_examples=100, augment=True)).describe().inputs
     code = pytorch(Recipe(max_lr=0.1), 1, augmented) or ""
     assert "# It also had training inputs shifted by up to 1 pixel at random.\n" in code
     assert "normalised" not in (pytorch(Recipe(max_lr=0.1), 1, None) or "")

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from orchestrator.curve import Outcome
-from orchestrator.objectives import Objective, about
+from orchestrator.objectives import Objective, describe
 from orchestrator.plan.estimate import Known, Play, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Decision, Facts, Recipe, Run
@@ -307,4 +307,4 @@ def _less(whole: Final, smaller: Final) -> str:
 
 def clock_of(objective: Objective, trained: Callable[[], float], real: Clock) -> Clock:
     """Return the clock that an objective is timed by: a fake one counts training seconds alone."""
-    return trained if about(objective, "fake_clock", False) else real
+    return trained if describe(objective).fake_clock else real

@@ -29,7 +29,7 @@ from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
-from orchestrator.objectives import Objective, about
+from orchestrator.objectives import Objective, describe
 from orchestrator.plan.pace import OutOfTime, Pace, clock_of
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
@@ -91,6 +91,7 @@ class _Study:
         self.started = started  # before torch and the data were loaded: a budget counts that too
         self.config = config
         self.objective = objective
+        self.description = describe(objective)
         self.stages = stages
         self.folder = folder
         self.terminal = terminal
@@ -104,7 +105,7 @@ class _Study:
             config.study_name,
             pruner=repr(pruner),
             context=objective.context,
-            formats={"summary": SCHEMA, **about(objective, "formats", {})},
+            formats={"summary": SCHEMA, **self.description.formats},
             sole=config.storage.name != "url",  # a database may be shared with other machines
         )
         self.tracker = build.tracker(config, objective.facts.metric, folder)
@@ -222,9 +223,9 @@ class _Study:
             write_atomically(file, yaml.safe_dump(config, sort_keys=False).encode())
         self.terminal.study_started(
             self.config.study_name,
-            self._device,
+            self.description.device,
             list(self.config.plan),
-            list(about(self.objective, "notes", ())),
+            list(self.description.notes),
         )
         if changed:
             self.terminal.note(
@@ -234,12 +235,8 @@ class _Study:
         self.tracker.start(
             config,
             {"study_id": self.ledger.id, "config": changes.digest(config)},
-            about(self.objective, "datasets", ()),
+            self.description.datasets,
         )
-
-    @property
-    def _device(self) -> str:
-        return about(self.objective, "device", platform.machine())
 
     def _pace(self) -> Pace:
         """Return the clock of this command, and what earlier ones left of the budget."""
@@ -253,7 +250,7 @@ class _Study:
             limit,
             self.earlier.budget_seconds,
             shut=limit is not None and self.earlier.used_up == limit,
-            test_examples=about(self.objective, "test_examples", 0),
+            test_examples=self.description.test_examples or 0,
             before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
         )
 
@@ -264,21 +261,21 @@ class _Study:
             status=status,
             recipe=self.recipe,
             stages=self.records,
-            device=self._device,
+            device=self.description.device,
             machine=host.machine(),
-            versions=_versions(about(self.objective, "versions", {})),
+            versions=_versions(self.description.versions),
             metric=self.objective.facts.metric,
             larger_is_better=self.objective.facts.larger_is_better,
             total_seconds=self.earlier.total_seconds + seconds,
-            notes=tuple(about(self.objective, "notes", ())),
+            notes=self.description.notes,
             reason=hidden(reason),
             model_dropout=self.objective.facts.dropout,
             budget=self.pace.summary(self.watch.trained),
             first_test_seconds=self._first_test(),
             overrides=overrides,
             folder=self.folder,
-            inputs=about(self.objective, "inputs", None),
-            task=about(self.objective, "task", None),
+            inputs=self.description.inputs,
+            task=self.description.task,
             final_epochs=self.config.final_epochs,
         )
 
@@ -319,7 +316,7 @@ class _Study:
             return None
         if not self.watch.trained and is_served(self.folder):  # an answer told again: it was sent
             return None
-        return served(self.objective, self.folder)
+        return served(self.description, self.folder)
 
 
 @contextmanager

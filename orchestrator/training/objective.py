@@ -26,7 +26,7 @@ from orchestrator.config.sections import (
     TrainingConfig,
 )
 from orchestrator.curve import Result
-from orchestrator.objectives import Session
+from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import compiled, models
 from orchestrator.training import device as torch_device
@@ -92,12 +92,8 @@ class TrainingObjective:
     """Trains a model on data (see `objectives.Objective`), in this process.
 
     `cache`: the folder where decoded images may be kept. Cross-entropies are in nats, accuracy is a
-    fraction. `notes` are sentences for the report, `device` and `versions` say what it ran on,
-    `datasets` on what, `inputs` what is done to them, `task` how they are fitted, as code.
-    Raises ConfigError (DataError, ModelError), one line, before any training.
+    fraction. Raises ConfigError (DataError, ModelError), one line, before any training.
     """
-
-    formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
 
     def __init__(self, settings: TrainingSettings, cache: Path) -> None:
         how, optimizer = settings.objective, settings.optimizer
@@ -105,7 +101,7 @@ class TrainingObjective:
         self._how, self._sections = how, settings.determining()
         self._threads_given = settings.threads is not None
         self._threads = torch_device.use_threads(settings.threads)
-        self.device = torch_device.describe(where, self._threads)
+        self._device = torch_device.describe(where, self._threads)
         task = Task(settings.loss, settings.metric)
         found = load(settings.data, cache, task.kind)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
@@ -115,7 +111,7 @@ class TrainingObjective:
             inputs.channels_last &= models.check(tried, found, task)
         scores = _scores(tried, found)
         chance = task.chance(found.train.y, found.classes, scores)
-        self.task = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
+        code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
         self._setup = Setup(
             make_model,
@@ -128,13 +124,25 @@ class TrainingObjective:
             task=task,
         )
         self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
-        self.test_examples = found.test_examples
-        self.datasets, self.inputs = named(settings.data, found), preprocessing(found)
-        self.versions = {name: version(name) for name in ("torch", "torchvision")}
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(settings.batch_size, cache)
         remarks = task.remarks(found.train.y, chance, scores)
-        self.notes = (found.source, *asides(found, settings.model), *remarks, *compiling, *warning)
+        self._description = Description(
+            device=self._device,
+            notes=(found.source, *asides(found, settings.model), *remarks, *compiling, *warning),
+            datasets=named(settings.data, found),
+            versions={name: version(name) for name in ("torch", "torchvision")},
+            formats={"training": TRAINING_VERSION},
+            inputs=preprocessing(found),
+            task=code,
+            test_examples=found.test_examples,
+            advice=self._advice,
+            export=self._export,
+        )
+
+    def describe(self) -> Description:
+        """Return what a study says of it."""
+        return self._description
 
     def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
         data, task = self._setup.data, self._setup.task
@@ -162,7 +170,7 @@ class TrainingObjective:
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
             examples = self.facts.final_examples * RUNS_PER_STUDY
-            key = [*map(described, self._sections.values()), self._setup.precision, self.device]
+            key = [*map(described, self._sections.values()), self._setup.precision, self._device]
             with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
         if choice.on:
@@ -180,12 +188,12 @@ class TrainingObjective:
         if seconds < LONG_SECONDS:
             return []
         return [
-            f"One final run takes about {seconds / 3600:.2g} hours on {self.device}, a whole study"
+            f"One final run takes about {seconds / 3600:.2g} hours on {self._device}, a whole study"
             f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
             " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
         ]
 
-    def advice(self, batch_size: int) -> list[str]:
+    def _advice(self, batch_size: int) -> list[str]:
         """Return what would make training faster here, from a few steps; nothing is changed."""
         if self._setup.device.type != "cpu" or self._threads_given or self._threads == 1:
             return []
@@ -209,7 +217,7 @@ class TrainingObjective:
             **{key: described(part) for key, part in self._sections.items()},
             "train_hash": found.train_hash,
             "held_out_hash": found.held_out_hash,
-            "device": self._setup.device.type if self._setup.device.type == "cpu" else self.device,
+            "device": self._setup.device.type if self._setup.device.type == "cpu" else self._device,
             "threads": self._threads,
             "precision": self._setup.precision,
             "seed": self._setup.seed,
@@ -217,7 +225,7 @@ class TrainingObjective:
         }
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 
-    def export(self, weights: Path, to: Path) -> dict[str, Any]:
+    def _export(self, weights: Path, to: Path) -> dict[str, Any]:
         """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
 
         It takes inputs as the data source gives them. Returns what one example is made of and what
