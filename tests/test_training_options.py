@@ -372,7 +372,7 @@ def test_the_code_to_paste_trains_as_we_do(on: dict[str, Any]) -> None:
         weight_decay=run.weight_decay,
         batch_size=run.batch_size,
         schedule=schedule.name,
-        optimizer_options=made._sections["optimizer"].options,  # type: ignore[union-attr]
+        optimizer_options=made._setup.optimizer.options,
     )
     code = pytorch(recipe, 1)
     assert code is not None

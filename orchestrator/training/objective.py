@@ -33,7 +33,7 @@ from orchestrator.training import device as torch_device
 from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
-from orchestrator.training.identity import asides, described, named, preprocessing
+from orchestrator.training.identity import asides, described, edited, named, preprocessing
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
@@ -98,7 +98,9 @@ class TrainingObjective:
     def __init__(self, settings: TrainingSettings, cache: Path) -> None:
         how, optimizer = settings.objective, settings.optimizer
         where = torch_device.find(settings.device, how.deterministic)
-        self._how, self._sections = how, settings.determining()
+        sections = settings.determining()
+        # Now, and not at each run: a file may be edited while the code that was imported trains.
+        self._how, self._sections = how, {k: described(part) for k, part in sections.items()}
         self._threads_given = settings.threads is not None
         self._threads = torch_device.use_threads(settings.threads)
         self._device = torch_device.describe(where, self._threads)
@@ -127,9 +129,10 @@ class TrainingObjective:
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(settings.batch_size, cache)
         remarks = task.remarks(found.train.y, chance, scores)
+        told = (*asides(found, settings.model), *edited(sections.values()))
         self._description = Description(
             device=self._device,
-            notes=(found.source, *asides(found, settings.model), *remarks, *compiling, *warning),
+            notes=(found.source, *told, *remarks, *compiling, *warning),
             datasets=named(settings.data, found),
             versions={name: version(name) for name in ("torch", "torchvision")},
             formats={"training": TRAINING_VERSION},
@@ -170,7 +173,7 @@ class TrainingObjective:
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
             examples = self.facts.final_examples * RUNS_PER_STUDY
-            key = [*map(described, self._sections.values()), self._setup.precision, self._device]
+            key = [*self._sections.values(), self._setup.precision, self._device]
             with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
         if choice.on:
@@ -214,7 +217,7 @@ class TrainingObjective:
         context = {
             "objective": "training",
             "version": TRAINING_VERSION,
-            **{key: described(part) for key, part in self._sections.items()},
+            **self._sections,
             "train_hash": found.train_hash,
             "held_out_hash": found.held_out_hash,
             "device": self._setup.device.type if self._setup.device.type == "cpu" else self._device,
