@@ -152,7 +152,7 @@ class InlineExecutor:
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
         if outcome.state == "finished":  # others may go on from their checkpoint
-            checkpoint_file(self._checkpoints, job.checkpoint or job.key).unlink(missing_ok=True)
+            checkpoint_file(self._checkpoints, job.resumes).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome
 

@@ -6,9 +6,10 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -40,6 +41,11 @@ class Job:
     note: Callable[[Outcome], str] | None = None
 
     @property
+    def resumes(self) -> str:
+        """The key of the run whose checkpoint it goes on from."""
+        return self.checkpoint or self.key
+
+    @property
     def may_be_pruned(self) -> bool:
         """Whether a pruner may stop it."""
         return self.run.prunable and self.place is not None
@@ -48,6 +54,13 @@ class Job:
     def alone(self) -> bool:
         """Whether nothing may run beside it: it measures time or memory."""
         return self.run.timed or self.run.kind in ("probe", "calibrate")
+
+
+@dataclass(frozen=True)
+class Differs:
+    """A worker's answer to a job: its own objective has another context, and so another key."""
+
+    context: Mapping[str, Any]
 
 
 def train(
@@ -65,7 +78,7 @@ def train(
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
-    session = TrialSession(job.run, job.checkpoint or job.key, trial, pruner, checkpoints, watch)
+    session = TrialSession(job.run, job.resumes, trial, pruner, checkpoints, watch)
     try:
         result = objective(job.run, session)
     except StopRun as stop:

@@ -86,6 +86,8 @@ class Description:
     time is what the runs say. `advice(batch_size)`: sentences on how to train faster here, for a
     dry run. `export(weights, to)`: writes the trained network as a program that runs alone, returns
     `input_shape`, `input_type` and `output_shape` of one example (see `study.model_files`).
+    `recheck()`: why its data would be others if they were asked for again, "" if they would not;
+    asked where they are not those of an earlier command.
     """
 
     device: str = field(default_factory=platform.machine)
@@ -99,6 +101,7 @@ class Description:
     fake_clock: bool = False
     advice: Callable[[int], Sequence[str]] = _nothing
     export: Callable[[Path, Path], Mapping[str, Any]] | None = None
+    recheck: Callable[[], str] = str
 
 
 def describe(objective: Objective) -> Description:

@@ -35,6 +35,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import SCHEMA, StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
+from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage
 from orchestrator.storage.backend import Storage, disconnect, open_storage
 from orchestrator.storage.ledger import Ledger
@@ -121,7 +122,11 @@ class _Study:
         return self.records[-1].recipe if self.records else build.recipe(self.config)
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
-        """Walk the stages; write and tell whatever came of it."""
+        """Walk the stages; write and tell whatever came of it.
+
+        Raises ConfigError, before anything is written, for data that are others at every call.
+        """
+        self._refuse_moving_data()
         self._open()
         status: Status
         try:
@@ -130,7 +135,7 @@ class _Study:
         except KeyboardInterrupt:
             again = "the same command" + (" without fresh=true" if self.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
-        except StorageError as error:
+        except (StorageError, ConfigError) as error:
             log.exception("the study stopped")
             status, reason = "failed", str(error)
         except Exception as error:  # ours or that of a user's stage: the records must still close
@@ -212,6 +217,14 @@ class _Study:
         )
 
     # --- before and after it
+
+    def _refuse_moving_data(self) -> None:
+        """Have data that are not those of the command before checked."""
+        schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+        some_run = Run("train", schedule, 0.0, self.recipe.batch_size, 1, 0)
+        moved = changes.of_data(self.ledger.surroundings(some_run))
+        if moved and (why := self.description.recheck()):
+            raise ConfigError(why)
 
     def _open(self) -> None:
         """Keep the config, and tell everybody that the study begins."""

@@ -23,6 +23,7 @@ from orchestrator.config.sections import (
     LossConfig,
     MetricConfig,
     ModelConfig,
+    OwnDataConfig,
     TrainingConfig,
 )
 from orchestrator.curve import Result
@@ -141,6 +142,7 @@ class TrainingObjective:
             test_examples=found.test_examples,
             advice=self._advice,
             export=self._export,
+            recheck=partial(_recheck, settings, cache, found),
         )
 
     def describe(self) -> Description:
@@ -257,6 +259,19 @@ class TrainingObjective:
         """Leave random states as they were, and no thread behind, however the work ends."""
         with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
             yield
+
+
+def _recheck(settings: TrainingSettings, cache: Path, found: Data) -> str:
+    """Load the data again; return why they are others this time, "" if they are the same."""
+    if not isinstance(settings.data, OwnDataConfig):
+        return ""
+    again = load(settings.data, cache, Task(settings.loss, settings.metric).kind)
+    if (again.train_hash, again.held_out_hash) == (found.train_hash, found.held_out_hash):
+        return ""
+    return (
+        f"data {settings.data.target}: gives other examples at every call, so that no run could be"
+        " compared with another: seed what is random in it, as numpy.random.default_rng(0) does"
+    )
 
 
 @torch.no_grad()

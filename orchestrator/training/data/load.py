@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from orchestrator.config.sections import AnyData, DataUse, OwnDataConfig
+from orchestrator.recipe import run_seed
 from orchestrator.training.data import cifar10, pictures, sources, splits, targets
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
+from orchestrator.training.randomness import randomness_as_found, seed_all
 
 
 def load(config: AnyData, cache: Path, loss: str = "cross_entropy") -> Data:
@@ -44,7 +46,9 @@ def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
     """Return what the source gives, and how it is to be used."""
     if isinstance(config, OwnDataConfig):
         called, use = sources.divided(config)
-        return sources.own(called), use
+        with randomness_as_found(torch.device("cpu")):  # a split of the user's is mostly random
+            seed_all(run_seed(use.seed, 0, "data"))
+            return sources.own(called), use
     if config.name == "cifar10":
         return cifar10.load(config, cache), config
     files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
-
-from orchestrator.training.device import private_random
 
 
 class ModelAsFound:
@@ -90,32 +86,3 @@ def as_found(
     finally:
         for part in reversed(kept):
             part.put_back()
-
-
-@contextmanager
-def randomness_as_found(
-    device: torch.device, generators: Iterable[torch.Generator] = ()
-) -> Iterator[None]:
-    """Return a context after which all random states are what they were before.
-
-    Python's, numpy's, torch's on the CPU and on `device`, and those of `generators`.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the user's, not ours)
-    kept = [(generator, generator.get_state()) for generator in generators]
-    try:
-        with private_random(device):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        for generator, state in kept:
-            generator.set_state(state)
-
-
-def seed_all(seed: int, generators: Iterable[torch.Generator] = ()) -> None:
-    """Seed (31 bits) everything that `randomness_as_found` keeps."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-    for generator in generators:
-        generator.manual_seed(seed)

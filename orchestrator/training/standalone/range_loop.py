@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.recipe import Run, run_seed
 from orchestrator.training.evaluate import using_batch_statistics
-from orchestrator.training.standalone.as_found import ModelAsFound, OptimizerAsFound, seed_all
+from orchestrator.training.randomness import seed_all
+from orchestrator.training.standalone.as_found import ModelAsFound, OptimizerAsFound
 from orchestrator.training.standalone.loaders import Batch, forever, generators_of, moved, size_of
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]

@@ -19,8 +19,9 @@ from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
 from orchestrator.stages.ramps import COST, POINTS
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training.optimizer import momentum_of, name_of
+from orchestrator.training.randomness import randomness_as_found, seed_all
 from orchestrator.training.standalone import loaders
-from orchestrator.training.standalone.as_found import as_found, randomness_as_found, seed_all
+from orchestrator.training.standalone.as_found import as_found
 from orchestrator.training.standalone.loaders import Batch
 from orchestrator.training.standalone.range_loop import Loss, RampLoop
 from orchestrator.training.standalone.range_result import LRRangeResult
