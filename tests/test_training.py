@@ -1,4 +1,5 @@
 import math
+import random
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -272,6 +273,42 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(until: int) -> None:
     assert losses(resumed) == losses(whole)
     assert resumed.points[:until] == cut.points
     assert again.examples == result.examples
+
+
+class Scattered(nn.Module):
+    """A user's network that draws its weights from NumPy and its noise from Python and NumPy."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Linear(64, num_classes)
+        start = np.random.normal(size=(num_classes, 64))  # noqa: NPY002
+        self.body.weight.data = torch.tensor(start / 8).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        noise = random.gauss(0, 0.1) + np.random.normal(0, 0.1)  # noqa: NPY002
+        scores: Tensor = self.body(x.flatten(1)) * (1 + noise * self.training)
+        return scores
+
+
+def test_a_network_that_draws_from_numpy_and_python_repeats_and_resumes() -> None:
+    """Their global states are seeded like torch's, kept with checkpoints, and left as found."""
+
+    def scattered() -> TrainingObjective:
+        return objective(model=OwnConfig(_target_=f"{__name__}.Scattered"))
+
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    whole, _ = train(scattered(), a_run())
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    random.random(), np.random.normal()  # noqa: NPY002
+    cut = FakeSession(a_run(), stop_at=2)
+    with pytest.raises(StopRun):
+        scattered()(a_run(), cut)
+    resumed = FakeSession(a_run(), cut.checkpoint)
+    scattered()(a_run(), resumed)
+    assert losses(resumed) == losses(whole)
+    other, _ = train(scattered(), a_run(replicate=1))
+    assert losses(other)[0] != losses(whole)[0]
 
 
 def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from orchestrator.training.identity import asides, described, edited, named, pre
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
+from orchestrator.training.randomness import randomness_as_found
 from orchestrator.training.task import Task
 from orchestrator.training.trainer import Setup
 from orchestrator.training.untrained import untrained_loss
@@ -109,10 +110,10 @@ class TrainingObjective:
         found = load(settings.data, cache, task.kind)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
         inputs = place(found, where, how.resident)
-        with torch_device.private_random(where):
+        with randomness_as_found(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
-        scores = _scores(tried, found)
+            scores = _scores(tried, found)
         chance = task.chance(found.train.y, found.classes, scores)
         code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
@@ -239,7 +240,7 @@ class TrainingObjective:
         from orchestrator.training.export import export
 
         data = self._setup.data
-        with torch_device.private_random(self._setup.device):
+        with randomness_as_found(self._setup.device):
             network = self._setup.make_model()
         shape = export(network, data, weights, to)
         return {
@@ -257,7 +258,7 @@ class TrainingObjective:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Leave random states as they were, and no thread behind, however the work ends."""
-        with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
+        with randomness_as_found(self._setup.device), closing(self._setup.inputs):
             yield
 
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from orchestrator.config.optimizer import AnyOptimizer, OptimizerConfig
 from orchestrator.curve import Point
 from orchestrator.recipe import Run, run_seed
-from orchestrator.training import models
+from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.device import seed_random
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
@@ -58,7 +57,7 @@ class Setup:
 
     def network(self, replicate: int) -> nn.Module:
         """Return the network on the device as all runs of a replicate begin with it."""
-        seed_random(self.device, run_seed(self.seed, replicate, "weights"))
+        randomness.seed_all(run_seed(self.seed, replicate, "weights"), self.device)
         model = self.make_model().to(self.device)
         if self.inputs.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -106,7 +105,8 @@ class Trainer:
         self.seconds = self.evaluation_seconds = 0.0
         self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
-        seed_random(setup.device, run_seed(setup.seed, run.replicate, "noise"))  # of dropout
+        noise = run_seed(setup.seed, run.replicate, "noise")  # of dropout
+        randomness.seed_all(noise, setup.device)
         # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
         self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
         self._forward, self._mean = setup.forward, setup.task.mean
@@ -120,7 +120,6 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of the state between two steps, random states too, as torch's classes do."""
-        cuda = self.setup.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "average": self.average and self.average.model.state_dict(),
@@ -130,8 +129,7 @@ class Trainer:
             "total": self.total,
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.setup.device) if cuda else None,
+            **randomness.state_dict(self.setup.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,9 +143,7 @@ class Trainer:
         self.total = state["total"].to(self.setup.device)
         self.seconds = state["seconds"]
         self.evaluation_seconds = state.get("evaluation_seconds", 0.0)
-        torch.set_rng_state(state["random"])
-        if self.setup.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.setup.device)
+        randomness.load_state_dict(state, self.setup.device)
 
     @property
     def answer(self) -> nn.Module:

@@ -66,7 +66,8 @@ class RampLoop:
         """Make one ramp; it ends at its stop rule."""
         for found in self._found:
             found.restart()
-        seed_all(run_seed(self._seed, run.replicate, "order"), generators_of(self._train))
+        order = run_seed(self._seed, run.replicate, "order")
+        seed_all(order, generators=generators_of(self._train))
         batches, points, seconds, step = forever(self._train), [], 0.0, 0
         for stop in run.report_steps():
             start = time.perf_counter()

@@ -105,7 +105,7 @@ def lr_range_test(
     )
     generators = [*loaders.generators_of(train), *loaders.generators_of(held_out)]
     with randomness_as_found(trained[0].device, generators), as_found(model, own) as found:
-        seed_all(seed, generators)
+        seed_all(seed, generators=generators)
         batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
         length = steps or _steps(train)
         subset = _subset(held_out, length * batch_size, seed)
