@@ -52,7 +52,6 @@ CASES: dict[str, dict[str, Any]] = {
     "odd": {**GIVEN, "x_valid": X},
     "less": {"x_train": X},
     "shape": {**GIVEN, **VAL, "x_val": X[:12, :1]},
-    "label": {**GIVEN, **VAL, "y_val": LABELS[:12] + 1},
     "tokens": {k: v.astype(np.int32) for k, v in GIVEN.items()},
 }
 
@@ -113,7 +112,6 @@ def test_a_group_is_never_on_both_sides(tmp_path: Path, held_out: int | None, se
         ("odd", "'x_valid': must be one of x_train, y_train, x_test, y_test, x_val"),
         ("less", "lacks y_train, x_test, y_test"),
         ("shape", "training and validation inputs differ in shape: (2,) and (1,)"),
-        ("label", "held-out labels must be 0..2, got 1 to 3"),
     ],
 )
 def test_unusable_splits_are_one_line(tmp_path: Path, case: str, line: str) -> None:

@@ -146,7 +146,8 @@ def metric(function: str, **more: Any) -> OwnMetricConfig:
 
 def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> TrainingObjective:
     own = OwnDataConfig(_target_=data.target, **data.arguments)
-    return objective(data=own, model=model or ModelConfig(), loss=loss, **more)
+    chosen = {"model": model or ModelConfig(), "loss": loss or LossConfig()}
+    return objective(data=own, **chosen, **more)
 
 
 def trained(made: TrainingObjective, **changes: Any) -> FakeSession:

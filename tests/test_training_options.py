@@ -279,16 +279,16 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(micro: int) -> None:
 
 
 def test_only_a_piece_goes_through_the_network_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small batches go through as they are."""
+    """Pieces are of about one size; small batches go through as they are."""
     made = objective(objective=TrainingConfig(micro_batch_size=20))
     trainer, seen = a_trainer(made), []
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     trainer.advance(1)
-    assert seen == [20, 12]
+    assert seen == [16, 16]
     small = a_trainer(made, batch_size=16)
     small.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     small.advance(1)
-    assert seen == [20, 12, 16]
+    assert seen == [16, 16, 16]
 
 
 def test_a_batch_that_fits_in_pieces_fits() -> None:

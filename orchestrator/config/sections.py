@@ -6,7 +6,7 @@ docs/config.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,8 @@ class RecipeConfig(Section):
 class DataUse(Section):
     """How much of the data is used, and what is done to inputs. Splits are stratified."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"classes"})
+
     train_examples: Count | None = None
     """Training examples; null: all there is."""
     held_out_examples: Count | None = None
@@ -67,6 +69,8 @@ class DataUse(Section):
     """Random horizontal flips and crops of training images."""
     seed: Seed = 0
     """Decides the splits, and nothing else."""
+    classes: Annotated[Whole, Field(ge=2)] | None = None
+    """Number of classes, where the largest label does not say it; null: that label plus one."""
 
 
 class DataConfig(DataUse):
@@ -93,7 +97,7 @@ class OwnDataConfig(DataUse, OwnConfig):
     model_config = ConfigDict(extra="allow")
 
     @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is not set: the callable's own defaults count where it is not."""
         unset = DataUse.model_fields.keys() - self.model_fields_set
         return {key: value for key, value in handler(self).items() if key not in unset}
@@ -113,10 +117,14 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """What is minimised, as a mean over examples; decisions are made by its held-out value."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"ignore_index"})
+
     name: Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"] = "cross_entropy"
     """Of classes; of numbers (mse, l1, huber); of labels that are 0 or 1 (bce_with_logits)."""
     delta: Positive = 1.0
     """Where the quadratic part of huber ends, in units of the targets."""
+    ignore_index: Whole | None = None
+    """Label of cross_entropy that marks what has none: it plays no part in loss and accuracy."""
 
 
 class MetricConfig(Section):

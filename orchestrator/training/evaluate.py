@@ -49,7 +49,7 @@ def evaluate(
             elif task.metric_name:
                 total[1] += task.hits(scores, y)
     model.train()
-    loss, right = (value / len(part) for value in total.tolist())
+    loss, right = (value / int(task.count(part.y)) for value in total.tolist())
     if loss < 0:
         raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
     return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right

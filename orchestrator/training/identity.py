@@ -82,14 +82,15 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
     if found.tokens:
         return None
     few = len(found.mean) <= FEW
+    kept = found.train.x.dtype if found.frame is None else found.source_type
     border = found.border
     shifted = f"shifted by up to {border} pixel{'s' * (border > 1)}"
     mirrored = " and mirrored" if found.mirrored else ""
     return {
         "dims": len(found.input_shape),
-        "type": str(found.train.x.dtype).removeprefix("torch."),
-        "mean": found.mean.tolist() if few else None,
-        "std": found.std.tolist() if few else None,
+        "type": str(kept).removeprefix("torch."),
+        "mean": found.source_mean.tolist() if few else None,
+        "std": found.source_std.tolist() if few else None,
         "scale": found.scale,
         "augmented": f"{shifted}{mirrored} at random" if border else "",
     }

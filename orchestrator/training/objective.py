@@ -107,14 +107,15 @@ class TrainingObjective:
         self._threads = torch_device.use_threads(settings.threads)
         self._device = torch_device.describe(where, self._threads)
         task = Task(settings.loss, settings.metric)
-        found = load(settings.data, cache, task.kind)
+        found = load(settings.data, cache, task)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
         inputs = place(found, where, how.resident)
         with randomness_as_found(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
             scores = _scores(tried, found)
-        chance = task.chance(found.train.y, found.classes, scores)
+        classes, counted = task.classes_of(scores, found.sample().y, found.classes)
+        chance = task.chance(found.train.y, classes, scores)
         code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
         self._setup = Setup(
@@ -134,7 +135,7 @@ class TrainingObjective:
         told = (*asides(found, settings.model), *edited(sections.values()))
         self._description = Description(
             device=self._device,
-            notes=(found.source, *told, *remarks, *compiling, *warning),
+            notes=(found.source, *found.notes, *counted, *told, *remarks, *compiling, *warning),
             datasets=named(settings.data, found),
             versions={name: version(name) for name in ("torch", "torchvision")},
             formats={"training": TRAINING_VERSION},
@@ -245,7 +246,7 @@ class TrainingObjective:
         shape = export(network, data, weights, to)
         return {
             "input_shape": list(data.input_shape),
-            "input_type": "int64" if data.tokens else "float32",
+            "input_type": str(data.source_type).removeprefix("torch."),
             "output_shape": list(shape),
         }
 
@@ -266,7 +267,7 @@ def _recheck(settings: TrainingSettings, cache: Path, found: Data) -> str:
     """Load the data again; return why they are others this time, "" if they are the same."""
     if not isinstance(settings.data, OwnDataConfig):
         return ""
-    again = load(settings.data, cache, Task(settings.loss, settings.metric).kind)
+    again = load(settings.data, cache, Task(settings.loss, settings.metric))
     if (again.train_hash, again.held_out_hash) == (found.train_hash, found.held_out_hash):
         return ""
     return (

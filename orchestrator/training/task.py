@@ -74,6 +74,13 @@ class Task:
             self._function = FUNCTIONS[self.kind]
             if self.kind == "huber":
                 self._function = partial(F.huber_loss, delta=self.loss.delta)
+            if self.ignored is not None:
+                self._function = partial(F.cross_entropy, ignore_index=self.ignored)
+
+    @property
+    def ignored(self) -> int | None:
+        """The label of cross-entropy that marks what has none, None without such a mark."""
+        return self.loss.ignore_index if isinstance(self.loss, LossConfig) else None
 
     @property
     def metric_name(self) -> str | None:
@@ -103,23 +110,44 @@ class Task:
 
     def mean(self, scores: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """Return the mean loss over a batch; `smoothing` of labels: cross-entropy only."""
+        if self.ignored is not None:  # torch's own mean is NaN where all are ignored
+            total = F.cross_entropy(
+                self._fitted(scores, y),
+                y,
+                ignore_index=self.ignored,
+                reduction="sum",
+                label_smoothing=smoothing,
+            )
+            return total / self.count(y).clamp(min=1)
         if smoothing:
             return F.cross_entropy(self._fitted(scores, y), y, label_smoothing=smoothing)
         return self._function(self._fitted(scores, y), y)
 
+    def count(self, y: Tensor) -> Tensor:
+        """Return how many of the targets count: of what `total` and `hits` are sums."""
+        if self.ignored is not None:
+            return (y != self.ignored).sum()
+        return torch.tensor(len(y))
+
     def total(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return the sum over examples of their losses, each a mean over what its target holds."""
+        """Return the sum over examples of their losses, each a mean over what its target holds.
+
+        With an ignored label the sum over all targets that have another one.
+        """
         if self.kind == "own":
             return self._function(scores, y) * len(y)
         total = self._function(self._fitted(scores, y), y, reduction="sum")
-        return total if y.dim() == 1 else total / y[0].numel()
+        return total if self._by_target(y) else total / y[0].numel()
 
     def hits(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return the sum over examples of their accuracy: of classes or labels that are right."""
         scores = self._fitted(scores, y)
         guess = scores > 0 if self.kind == LABELS else scores.argmax(1)
         right = (guess == y).sum()
-        return right if y.dim() == 1 else right / y[0].numel()
+        return right if self._by_target(y) else right / y[0].numel()
+
+    def _by_target(self, y: Tensor) -> bool:
+        return y.dim() == 1 or self.ignored is not None
 
     def measured(self, scores: Tensor, y: Tensor) -> float:
         """Return the user's own metric of a whole part."""
@@ -145,6 +173,7 @@ class Task:
             called = f"{self.name}({given})" if given else self.name
             return {"loss": f"# loss_function: {called}", "scores": "", "targets": ""}
         options = f"delta={self.loss.delta:g}" if self.kind == "huber" else ""
+        options += f"ignore_index={self.ignored}" if self.ignored is not None else ""
         moved = "movedim(-1, 1)" if self.kind == "cross_entropy" else "squeeze(-1)"
         return {
             "loss": f"loss_function = torch.nn.{CLASSES[self.kind]}({options})",
@@ -162,7 +191,7 @@ class Task:
         if self.kind == "own":
             return
         if self.kind == "cross_entropy" and y.dim() == 1:
-            if shape != (count, classes):
+            if len(shape) != 2 or shape[0] != count or shape[1] < classes:
                 raise TaskError(
                     f"model: must give one score per class, shape (examples, {classes}),"
                     f" got {shape} for {count} examples (num_classes is handed over only where the"
@@ -184,6 +213,18 @@ class Task:
                 f"model: must give a score per target for loss {self.kind}, shape ({of}),"
                 f" got {shape} for {count} examples"
             )
+
+    def classes_of(self, scores: Tensor, y: Tensor, labelled: int) -> tuple[int, list[str]]:
+        """Return the number of classes, of which `labelled` have labels, and a word if they differ.
+
+        A network may know more classes than the labels say. The numbers are those of
+        cross-entropy; of another loss `labelled`.
+        """
+        if self.kind != "cross_entropy":
+            return labelled, []
+        count = self._fitted(scores, y).shape[1]
+        told = [f"The network gives {count} scores; labels go up to {labelled - 1}."]
+        return count, told if count != labelled else []
 
     def try_out(self, scores: Tensor, y: Tensor) -> None:
         """Raise TaskError, one line, if loss or metric of the user's own cannot be used."""

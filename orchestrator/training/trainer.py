@@ -109,7 +109,7 @@ class Trainer:
         randomness.seed_all(noise, setup.device)
         # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
         self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
-        self._forward, self._mean = setup.forward, setup.task.mean
+        self._forward, self._mean, self._count = setup.forward, setup.task.mean, setup.task.count
         self._micro = min(run.batch_size, setup.micro_batch_size or run.batch_size)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make(self.model, setup.optimizer, run.weight_decay)
@@ -189,20 +189,22 @@ class Trainer:
         return self._backward_whole if self._micro == self.run.batch_size else self._backward_pieces
 
     def _backward_pieces(self, x: Tensor, y: Tensor) -> Tensor:
-        pieces = zip(torch.split(x, self._micro), torch.split(y, self._micro), strict=True)
-        shares = [self._backward_whole(a, b, len(b) / len(y)) for a, b in pieces]
+        count = -(-len(y) // self._micro)  # of about one size: batch norm wants more than one
+        pieces = zip(x.chunk(count), y.chunk(count), strict=True)
+        whole = self._count(y).clamp(min=1)
+        shares = [self._backward_whole(a, b, self._count(b) / whole) for a, b in pieces]
         return torch.stack(shares).sum()
 
-    def _backward_whole(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+    def _backward_whole(self, x: Tensor, y: Tensor, share: Tensor | None = None) -> Tensor:
         with self._autocast:
             scores = self._forward(self.model, x)
             loss = self._mean(scores, y, self._smoothing)
             plain = self._mean(scores.detach(), y) if self._smoothing else loss.detach()
-        torch.autograd.backward(loss if share == 1 else loss * share)
+        torch.autograd.backward(loss if share is None else loss * share)
         # Its graph, empty now, goes with the next one's: taken apart here it costs a small network
         # 1 % of its speed.
         self._kept = loss
-        return plain if share == 1 else plain * share
+        return plain if share is None else plain * share
 
     def to(
         self,
