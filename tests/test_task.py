@@ -35,6 +35,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.study.walk import run_study
 from orchestrator.testing import FakeSession
+from orchestrator.training.chance import chance_loss, remarks
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.task import Task, TaskError
 from orchestrator.training.trainer import Trainer
@@ -172,7 +173,7 @@ def test_chance_is_the_loss_of_the_best_constant_prediction(loss: Any, chance: A
     y = torch.randn(501, generator=torch.Generator().manual_seed(1)) * 3 + 5
     if chance is None:
         y = y[:, None]
-    found = Task(loss).chance(y, 1, torch.zeros(2, 1))
+    found = chance_loss(Task(loss), y, 1, torch.zeros(2, 1))
     wanted = (y - y.median()).abs().mean() if chance is None else chance(y)
     assert found == pytest.approx(float(wanted), rel=1e-3)
 
@@ -182,8 +183,8 @@ def test_chance_of_labels_is_their_entropy_and_of_classes_the_logarithm() -> Non
     y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     task = Task(LossConfig(name="bce_with_logits"))
-    assert task.chance(y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
-    assert Task().chance(torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
+    assert chance_loss(task, y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
+    assert chance_loss(Task(), torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber"])
@@ -486,7 +487,7 @@ def test_probabilities_for_cross_entropy_are_told() -> None:
     said = "cross_entropy wants them before the softmax"
     assert said in " ".join(objective(model=my("softmax")).describe().notes)
     assert said not in " ".join(objective().describe().notes)
-    spread = Task().remarks(torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
+    spread = remarks(Task(), torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
     assert said in " ".join(spread)
 
 

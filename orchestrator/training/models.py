@@ -14,8 +14,11 @@ from orchestrator.config.sections import ModelConfig
 from orchestrator.config.user_code import build as build_own
 from orchestrator.config.user_code import raised
 from orchestrator.errors import ConfigError
+from orchestrator.training import fit
 from orchestrator.training.data.parts import Data
 from orchestrator.training.task import CLASSIFY, Task
+
+SOME = 64  # targets that a loss of the user's own is tried on
 
 
 class ModelError(ConfigError):
@@ -65,13 +68,13 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
             f"model: it cannot take inputs {data.input_shape}: {raised(error)}"
             + (tokens if data.tokens else "")
         ) from error
-    task.check_shape(scores, y, data.classes)
+    fit.check_shape(task, scores, y, data.classes)
     assert isinstance(scores, Tensor)
     if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
         raise ModelError("model: its scores do not depend on parameters that can be trained")
     if not torch.isfinite(scores).all():
         raise ModelError("model: it gives NaN or infinite scores before any training")
-    task.try_out(scores, y)
+    fit.try_out(task, scores, y, data.train.y[:SOME])
     try:
         _tried(model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
     except RuntimeError:

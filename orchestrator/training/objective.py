@@ -29,8 +29,9 @@ from orchestrator.config.sections import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import compiled, models
+from orchestrator.training import compiled, fit, models
 from orchestrator.training import device as torch_device
+from orchestrator.training.chance import chance_loss, remarks
 from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
@@ -114,8 +115,8 @@ class TrainingObjective:
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
             scores = _scores(tried, found)
-        classes, counted = task.classes_of(scores, found.sample().y, found.classes)
-        chance = task.chance(found.train.y, classes, scores)
+        classes, counted = fit.classes_of(task, scores, found.sample().y, found.classes)
+        chance = chance_loss(task, found.train.y, classes, scores)
         code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
         self._setup = Setup(
@@ -131,11 +132,11 @@ class TrainingObjective:
         self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(settings.batch_size, cache)
-        remarks = task.remarks(found.train.y, chance, scores)
+        said = remarks(task, found.train.y, chance, scores)
         told = (*asides(found, settings.model), *edited(sections.values()))
         self._description = Description(
             device=self._device,
-            notes=(found.source, *found.notes, *counted, *told, *remarks, *compiling, *warning),
+            notes=(found.source, *found.notes, *counted, *told, *said, *compiling, *warning),
             datasets=named(settings.data, found),
             versions={name: version(name) for name in ("torch", "torchvision")},
             formats={"training": TRAINING_VERSION},
