@@ -9,9 +9,12 @@ import ast
 import hashlib
 import inspect
 import linecache
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -53,51 +56,60 @@ def code_of(target: str) -> Code:
 
 def _imported(names: list[str]) -> Iterator[tuple[str, str]]:
     """Yield names and texts of the user's modules among `names`, and of all that those import."""
+    roots = [root for root in dict.fromkeys(map(os.path.abspath, sys.path)) if _is_theirs(root)]
     waiting, known = list(names), set[str]()
     while waiting:
         name = waiting.pop()
-        if name in known or (file := _file(name)) is None:
+        if name in known:
             continue
         known.add(name)
-        module = sys.modules.get(name)
-        text = _text(module) if module else _read(str(file))
-        yield name, text
-        waiting += _imports(name, file, text)
+        if name and (file := _file(name, roots)):
+            module = sys.modules.get(name)
+            text = _text(module) if module else _read(file)
+            yield name, text
+            waiting += _imports(name, file, text)
 
 
-def _file(name: str) -> Path | None:
+def _file(name: str, roots: list[str]) -> str | None:
     """Return the source of a module of the user's, None for others and for what is no module."""
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    places = [Path(p or ".", *name.split(".")) for p in sys.path]
-    files = [f for place in places for f in (place / "__init__.py", place.with_suffix(".py"))]
-    found = Path(loaded) if loaded else next((f for f in files if name and f.is_file()), None)
-    if found is None or any(place in str(found.resolve()) for place in NOT_THEIRS):
+    if loaded := getattr(sys.modules.get(name), "__file__", None):
+        return loaded if loaded.endswith(".py") and _is_theirs(loaded) else None
+    package = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
+    if package and not _is_theirs(package):
         return None
-    return found if found.suffix == ".py" and found.is_file() else None
+    places = [os.path.join(root, *name.split(".")) for root in roots]
+    files = (f for place in places for f in (os.path.join(place, "__init__.py"), f"{place}.py"))
+    return next((f for f in files if os.path.isfile(f) and _is_theirs(f)), None)
 
 
-def _imports(name: str, file: Path, text: str) -> Iterator[str]:
-    """Yield what may be modules that a module imports, anywhere in its text.
+def _is_theirs(path: str) -> bool:
+    return not any(place in f"{path}{os.sep}" for place in NOT_THEIRS)
+
+
+@lru_cache(maxsize=4096)
+def _imports(name: str, file: str, text: str) -> tuple[str, ...]:
+    """Return what may be modules that a module imports, anywhere in its text.
 
     A module that imports by a computed name may import any that lies beside it.
     """
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    folder, base = os.path.split(file)
+    package = name if base == "__init__.py" else name.rpartition(".")[0]
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except SyntaxError:  # of a file that nothing has imported yet
-        return
+        return ()
+    found: list[str] = []
     for node in nodes:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _above(alias.name)
+            found += chain.from_iterable(_above(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join(filter(None, [*(above if node.level else []), node.module]))
-            yield from _above(base)
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            whole = ".".join(filter(None, [*(above if node.level else []), node.module]))
+            found += [*_above(whole), *(f"{whole}.{alias.name}" for alias in node.names)]
         elif COMPUTED & {getattr(node, "attr", ""), getattr(node, "id", "")}:
-            beside = [f.stem for f in file.parent.glob("*.py") if f.name != "__init__.py"]
-            yield from (f"{package}.{stem}".removeprefix(".") for stem in beside)
+            beside = [f.stem for f in Path(folder).glob("*.py") if f.name != "__init__.py"]
+            found += [f"{package}.{stem}".removeprefix(".") for stem in beside]
+    return tuple(dict.fromkeys(found))
 
 
 def _above(name: str) -> Iterator[str]:

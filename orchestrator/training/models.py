@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedParameter
 
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import ModelConfig
@@ -36,7 +37,7 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
         made = build_own(config, num_classes=count, num_outputs=count, input_shape=shape)
         if not isinstance(made, nn.Module):
             raise ModelError(f"model {config.target}: gives a {type(made).__name__}, no nn.Module")
-        return made
+        return _materialised(made, data)
     if data.tokens:
         raise ModelError(
             f"model.name={config.name}: whole-number inputs {data.input_shape} are tokens, for a"
@@ -51,6 +52,16 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
     return NETWORKS[config.name](config, data.input_shape, data.classes)
 
 
+def _materialised(made: nn.Module, data: Data) -> nn.Module:
+    """Return the network with the weights of lazy layers made, by two examples."""
+    if any(isinstance(p, UninitializedParameter) for p in made.parameters()):
+        training = made.training
+        with torch.no_grad():
+            _scores(made.eval(), data.sample().x, data)
+        made.train(training)
+    return made
+
+
 def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     """Try the network on two examples, return whether it also takes images laid out channels last.
 
@@ -60,14 +71,9 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("model: it has no parameters that can be trained (requires_grad)")
     x, y = data.sample()
-    try:
-        scores = model.eval()(x)
-    except (Exception, SystemExit) as error:  # whatever the user's network raises: one cause
-        tokens = "; whole numbers are taken as tokens, give features as floats"
-        raise ModelError(
-            f"model: it cannot take inputs {data.input_shape}: {raised(error)}"
-            + (tokens if data.tokens else "")
-        ) from error
+    if data.tokens:
+        x = data.extreme_tokens()
+    scores = _scores(model.eval(), x.clone(), data)
     fit.check_shape(task, scores, y, data.classes)
     assert isinstance(scores, Tensor)
     if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
@@ -75,11 +81,28 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     if not torch.isfinite(scores).all():
         raise ModelError("model: it gives NaN or infinite scores before any training")
     fit.try_out(task, scores, y, data.train.y[:SOME])
+    if x.dim() != 4:
+        return False
     try:
         _tried(model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
     except RuntimeError:
         return False
     return True
+
+
+def _scores(model: nn.Module, x: Tensor, data: Data) -> object:
+    """Return what the network gives. Raises ModelError, one line, for whatever it raises."""
+    try:
+        return model(x)
+    except (Exception, SystemExit) as error:
+        problem = f"model: it cannot take inputs {data.input_shape}: {raised(error)}"
+        if data.tokens:
+            low, high = int(x.min()), int(x.max())
+            problem += (
+                f"; whole numbers are taken as tokens, here {low} to {high}: an embedding needs"
+                f" {high + 1} rows; give features as floats"
+            )
+        raise ModelError(problem) from error
 
 
 @torch.no_grad()

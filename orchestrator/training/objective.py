@@ -29,12 +29,13 @@ from orchestrator.config.sections import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import compiled, fit, models
+from orchestrator.training import compiled, first_step, fit, models
 from orchestrator.training import device as torch_device
 from orchestrator.training.chance import chance_loss, remarks
 from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
+from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.identity import asides, described, edited, named, preprocessing
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
@@ -128,7 +129,10 @@ class TrainingObjective:
             settings.seed,
             how.micro_batch_size,
             task=task,
+            least_loss=RESOLUTION * chance,
         )
+        with self._at_work():
+            first_step.check(self._setup)
         self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
         warning = self._warning()  # first: its batch size would be compiled for nothing
         compiling = self._compile(settings.batch_size, cache)

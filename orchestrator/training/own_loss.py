@@ -17,9 +17,8 @@ Function = Callable[..., Any]  # of scores and targets
 def broadcasts(function: Function, outputs: Any, y: Any) -> bool:
     """Whether a function pairs each output with each target, and not only with its own.
 
-    As torch does with shapes (n, 1) and (n,). Seen at outputs that are all right: in these shapes
-    they give another value than in one shape, unless the function itself takes the dimension off.
-    `outputs`: for their shape alone; `y`: float targets, others never broadcast so.
+    As torch does with shapes (n, 1) and (n,). `outputs`: for their shape alone; `y`: float targets,
+    others never broadcast so.
     """
     if not (isinstance(outputs, Tensor) and isinstance(y, Tensor) and y.is_floating_point()):
         return False
@@ -28,18 +27,27 @@ def broadcasts(function: Function, outputs: Any, y: Any) -> bool:
         return False
     reshaped = partial(torch.unsqueeze if longer else torch.squeeze, dim=-1)
     # Some losses are not defined at negative numbers.
-    return any(_differs(function, reshaped(right), right) for right in (y, y.abs()))
+    return any(_pairs_all(function, reshaped(right), right) for right in (y, y.abs()))
 
 
-def _differs(function: Function, right: Tensor, y: Tensor) -> bool:
-    """Whether outputs `right`, which are `y` in another shape, do not cost what `y` does."""
+def _pairs_all(function: Function, right: Tensor, y: Tensor) -> bool:
+    """Whether a function does not care which output belongs to which target.
+
+    `right`: outputs that are `y` in another shape. In the same shape they give another value: else
+    the function compares distributions, and may do so.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own losses warn of just this
-            same, given = float(function(y, y.clone())), float(function(right, y.clone()))
+            given, rolled = float(function(right, y.clone())), float(function(right, y.roll(1, 0)))
+            same = float(function(y, y.clone()))
     except Exception:  # a function that wants one of the shapes: it says so itself, later
         return False
-    return math.isfinite(same) and not math.isclose(same, given, rel_tol=1e-5, abs_tol=1e-12)
+    return _close(given, rolled) and not _close(given, same)
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-9)
 
 
 def is_sum(function: Function, outputs: Any, y: Any) -> bool:

@@ -36,7 +36,8 @@ class Setup:
     """What all runs of a study share. `make_model` draws from torch's global random state.
 
     `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
-    `forward` gives a training batch's scores, perhaps compiled.
+    `forward` gives a training batch's scores, perhaps compiled. `least_loss`: what smaller
+    held-out losses, 0 too, are taken for, since losses are compared by factors.
     """
 
     make_model: Callable[[], nn.Module]
@@ -48,6 +49,7 @@ class Setup:
     micro_batch_size: int | None = None
     forward: Forward = eager
     task: Task = CLASSIFY
+    least_loss: float = 0.0
     _warm: set[object] = field(default_factory=set)
 
     @property
@@ -249,7 +251,7 @@ class Trainer:
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and metric on `part`, as `inputs.placed` gave it."""
         start = time.perf_counter()
-        found = evaluate(
+        loss, metric = evaluate(
             self.answer,
             self.setup.inputs,
             part,
@@ -258,4 +260,4 @@ class Trainer:
             autocast=self.setup.autocast(),
         )
         self.evaluation_seconds += time.perf_counter() - start
-        return found
+        return max(loss, self.setup.least_loss), metric  # in this order NaN stays

@@ -128,6 +128,18 @@ class Data:
         x, y = (t[:count].clone() for t in self.train)
         return Part(x if self.tokens else x.float(), y)
 
+    def extreme_tokens(self) -> Tensor:
+        """Return copies of two inputs of all there are: with the smallest and the largest token."""
+        found = []
+        for largest in (False, True):
+            rows = [(row if largest else -row).flatten(1).amax(1) for row in self._inputs()]
+            part = max(range(len(rows)), key=lambda i: int(rows[i].max()))
+            found.append(self._inputs()[part][int(rows[part].argmax())])
+        return torch.stack(found)
+
+    def _inputs(self) -> list[Tensor]:
+        return [part.x for part in (self.train, self.held_out, self._test)]
+
     def open_test(self) -> Part:
         """Return the sealed test data: only for a run with `opens_test`."""
         return self._test

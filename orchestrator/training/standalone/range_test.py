@@ -54,14 +54,17 @@ def lr_range_test(
     break early, more where they say too little: then they are made longer, and to other ends.
 
     `model`: on its device; batches are moved there, and called as `model(x)`.
-    `loss(outputs, targets)`: a scalar tensor, the mean over the batch. It must stay above 0, as
-    cross-entropy and mean squared error do: what counts is by which factor it changes.
+    `loss(outputs, targets)`: a scalar tensor, the mean over the batch (or the sum, which is read by
+    its mean). It must not fall below 0, as cross-entropy and mean squared error do not: what counts
+    is by which factor it changes. A module with weights that the optimiser trains is fine.
     `train`: batches (x, y) with examples along the first dimension, from a DataLoader, a list or
-    another iterable that can be gone through again and again; it starts over when it ends.
+    another iterable that can be gone through again and again; it starts over when it ends. The
+    model gets copies.
     `held_out`: the same, or a pair of tensors. A frozen subset is used, so large that all
     evaluations cost at most half of the training: stratified by y where y are whole numbers of
-    shape (n,) and inputs are tensors of one shape; drawn at random from a DataLoader that has a
-    dataset with a length, else taken from the start.
+    shape (n,) and inputs are tensors of one shape; drawn at random from what the samplers of a
+    DataLoader give, else taken from the start. The batches of a batch_sampler of your own stay as
+    they are.
     `optimizer`: any torch optimiser that trains `model`; it is used as it is set, only lr is
     ramped. Param groups keep the ratios of their rates, and max_lr is that of the first. None: SGD
     with Nesterov `momentum` (give the one that your schedule has where its lr is highest) and
@@ -73,13 +76,14 @@ def lr_range_test(
     `margin`: max_lr as a share of the last good rate of the ramps.
 
     Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
-    says why. Model (weights, buffers, gradients, modes), optimiser and all random states are left
-    as found, also after an exception or Ctrl-C.
+    says why. Model and loss (weights, buffers, gradients, modes, hooks, other attributes), all that
+    the optimiser trains, its state, samplers and all random states are left as found, also after an
+    exception or Ctrl-C.
 
     Raises TypeError for an optimiser that is no instance. Raises ValueError for: a model without
     trainable parameters, or with lazy ones that no batch has shaped yet; an optimiser of another
     model; loaders without batches, that can be read only once or whose batches are no pairs; a loss
-    that is no scalar, not finite before any training, or not above 0, or that takes outputs (n, 1)
+    that is no scalar, below 0, not finite or 0 before any training, or that takes outputs (n, 1)
     and float targets (n,) for n x n pairs, as torch broadcasts them; bad numbers.
 
     Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
@@ -104,7 +108,12 @@ def lr_range_test(
         trained, start_lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
     )
     generators = [*loaders.generators_of(train), *loaders.generators_of(held_out)]
-    with randomness_as_found(trained[0].device, generators), as_found(model, own) as found:
+    samplers = [*loaders.samplers_of(train), *loaders.samplers_of(held_out)]
+    modules = [model, *([loss] if isinstance(loss, nn.Module) else [])]
+    with (
+        randomness_as_found(trained[0].device, generators),
+        as_found(modules, own, samplers) as found,
+    ):
         seed_all(seed, generators=generators)
         batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
         length = steps or _steps(train)
