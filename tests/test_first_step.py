@@ -190,7 +190,7 @@ def made(data: str, model: OwnConfig, **more: Any) -> TrainingObjective:
             "words",
             my("Bag", size=49),
             {},
-            "are taken as tokens, here 0 to 49: an embedding needs 50 rows; give features as fl",
+            "are taken as tokens, here 0 to 49 (an embedding of 50), give features as floats",
         ),
         (
             "features",

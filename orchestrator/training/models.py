@@ -99,8 +99,8 @@ def _scores(model: nn.Module, x: Tensor, data: Data) -> object:
         if data.tokens:
             low, high = int(x.min()), int(x.max())
             problem += (
-                f"; whole numbers are taken as tokens, here {low} to {high}: an embedding needs"
-                f" {high + 1} rows; give features as floats"
+                f"; whole numbers are taken as tokens, here {low} to {high} (an embedding of"
+                f" {high + 1}), give features as floats"
             )
         raise ModelError(problem) from error
 
