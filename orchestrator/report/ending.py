@@ -25,6 +25,7 @@ from orchestrator.report.text import (
     spent,
     status,
 )
+from orchestrator.tracking import SPOOL
 
 FILES = ("report.html", "recipe.yaml", "model.pt", "summary.json")
 
@@ -83,9 +84,11 @@ def _short(folder: Path) -> str:
 
 
 def _tracked(folder: Path) -> str:
-    """Return how to see the curves in MLflow, "" where the study was not tracked."""
+    """Return how to see the curves in MLflow, "" where they are not there."""
     tracking = kept(folder / "config.yaml").get("tracking")
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
+        return ""
+    if (folder / SPOOL).exists():
         return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
     if server:

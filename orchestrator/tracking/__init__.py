@@ -9,6 +9,8 @@ from typing import Any
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
 
+SPOOL = "tracking.spool.jsonl"  # in a study's folder: what could not be sent yet
+
 
 class Tracker:
     """What the study tells; this one passes it on to nobody (`tracking=none`).

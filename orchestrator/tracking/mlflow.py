@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.recipe import Decision, Run
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import SPOOL, Tracker
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Event, Outbox
 from orchestrator.tracking.steady import Steady
@@ -51,7 +51,7 @@ class MlflowTracker(Tracker):
         self._metric, self._now = metric, (now := Steady())
         self._outbox = Outbox(
             lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study, now),
-            spool=runs / study / "tracking.spool.jsonl",
+            spool=runs / study / SPOOL,
         )
 
     def start(

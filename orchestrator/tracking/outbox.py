@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import IO, Any, Protocol
 
 Event = dict[str, Any]
@@ -178,7 +179,7 @@ class Outbox:
                 rest.insert(0, self._opening)
             self._write(rest)
             self._changed.notify_all()
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = shorten(str(error), 300, placeholder=" ...") or type(error).__name__
         fate = f"; what is not sent is kept in {self._spool} for the next run" if keep else ""
         log.warning("tracking stopped, the study goes on: %s%s", reason, fate)
 
