@@ -20,6 +20,7 @@ from torch.utils.data import (
 
 from orchestrator import LRRangeResult, lr_range_test
 from orchestrator.training.standalone import loaders
+from orchestrator.training.trees import fresh
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -297,14 +298,14 @@ class Pair(NamedTuple):
 def test_nests_of_tensors_are_copied_whole() -> None:
     """Tuples with names, lists, dicts; what is no tensor stays."""
     tree = {"a": Pair(torch.ones(2), torch.ones(2)), "b": [torch.ones(2), "text", None]}
-    copied = loaders.fresh(tree, torch.device("cpu"))
+    copied = fresh(tree, torch.device("cpu"))
     assert isinstance(copied["a"], Pair)
     copied["a"].left.zero_()
     copied["b"][0].zero_()
     assert float(tree["a"].left.sum() + tree["b"][0].sum()) == 4
     assert copied["b"][1:] == ["text", None]
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
-    assert type(loaders.fresh(packed, torch.device("cpu"))) is type(packed)
+    assert type(fresh(packed, torch.device("cpu"))) is type(packed)
 
 
 # --- what is kept

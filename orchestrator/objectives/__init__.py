@@ -75,6 +75,10 @@ def _nothing(_: int) -> Sequence[str]:
     return ()
 
 
+def _unknown(_: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What an objective says of itself beside its facts; none of it need be given.
@@ -86,8 +90,10 @@ class Description:
     time is what the runs say. `advice(batch_size)`: sentences on how to train faster here, for a
     dry run. `export(weights, to)`: writes the trained network as a program that runs alone, returns
     `input_shape`, `input_type` and `output_shape` of one example (see `study.model_files`).
-    `recheck()`: why its data would be others if they were asked for again, "" if they would not;
-    asked where they are not those of an earlier command.
+    `diagnose(way_out)`: why its network does not learn, "" if that is not clear, with `way_out`
+    where that may help all the same; asked where a range test has no answer. `recheck()`: why its
+    data would be others if they were asked for again, "" if they would not; asked where they are
+    not those of an earlier command.
     """
 
     device: str = field(default_factory=platform.machine)
@@ -101,6 +107,7 @@ class Description:
     fake_clock: bool = False
     advice: Callable[[int], Sequence[str]] = _nothing
     export: Callable[[Path, Path], Mapping[str, Any]] | None = None
+    diagnose: Callable[[str], str] = _unknown
     recheck: Callable[[], str] = str
 
 

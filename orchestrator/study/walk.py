@@ -169,6 +169,9 @@ class _Study:
         self.pace.stage_ended(number)
         if decision is None:
             return None
+        if decision.kind == "lr_range" and not decision.answered:  # stages cannot train
+            way_out = getattr(stage, "way_out", "")
+            decision = decision.explained(self.description.diagnose(way_out), way_out)
         read = {o.key: clue for o in outcomes if (clue := self.watch.clue(o))}
         self.records.append(StageRecord(decision, recipe.with_(decision), outcomes, read))
         self._tell(self.records[-1])

@@ -11,7 +11,7 @@ from orchestrator.config.user_code import raised
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.training import fit
-from orchestrator.training.models import ModelError
+from orchestrator.training.fit import ModelError
 from orchestrator.training.task import TaskError
 from orchestrator.training.trainer import Setup, Trainer
 

@@ -7,11 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from orchestrator.errors import ConfigError
 from orchestrator.training.own_loss import Function, broadcasts, is_sum, state_of, trained_by
 from orchestrator.training.task import Task, TaskError
 
 SQUEEZE = "let the model or the function squeeze(-1)"
 WORDS = 200  # characters of an error's
+
+
+class ModelError(ConfigError):
+    """The network cannot be built for these data, or cannot be trained; one line says why."""
 
 
 def check_shape(task: Task, scores: object, y: Tensor, classes: int) -> None:

@@ -29,10 +29,10 @@ from orchestrator.config.sections import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import compiled, first_step, fit, models
+from orchestrator.training import advice, compiled, diagnose, first_step, fit, models
 from orchestrator.training import device as torch_device
 from orchestrator.training.chance import chance_loss, remarks
-from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
+from orchestrator.training.clock import calibrate
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
 from orchestrator.training.evaluate import RESOLUTION
@@ -54,9 +54,6 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "probe": lambda setup, run, _: probe(setup, run),
     "calibrate": lambda setup, run, _: calibrate(setup, run),
 }
-LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
-WORTH_SAYING = 1.2  # x as fast
-RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
 DEFAULTS = (LossConfig(), MetricConfig())
 
 
@@ -134,7 +131,8 @@ class TrainingObjective:
         with self._at_work():
             first_step.check(self._setup)
         self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
-        warning = self._warning()  # first: its batch size would be compiled for nothing
+        with self._at_work():  # first: its batch size would be compiled for nothing
+            warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
         compiling = self._compile(settings.batch_size, cache)
         said = remarks(task, found.train.y, chance, scores)
         told = (*asides(found, settings.model), *edited(sections.values()))
@@ -149,6 +147,7 @@ class TrainingObjective:
             test_examples=found.test_examples,
             advice=self._advice,
             export=self._export,
+            diagnose=self._diagnose,
             recheck=partial(_recheck, settings, cache, found),
         )
 
@@ -181,7 +180,7 @@ class TrainingObjective:
         choice = compiled.Choice(True, "compiled, as asked for")
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
-            examples = self.facts.final_examples * RUNS_PER_STUDY
+            examples = self.facts.final_examples * advice.RUNS_PER_STUDY
             key = [*self._sections.values(), self._setup.precision, self._device]
             with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
@@ -190,35 +189,12 @@ class TrainingObjective:
             self._setup = replace(self._setup, forward=compiled.compiled(), _warm=set())
         return [f"The network is {choice.reason}."]
 
-    def _warning(self) -> list[str]:
-        """Say beforehand if a processor is going to need hours for what is meant for a GPU."""
-        if self._setup.device.type != "cpu":
-            return []
-        size = min(16, self.facts.train_examples)
-        with self._at_work():
-            seconds = seconds_per_example(self._setup, size) * self.facts.final_examples
-        if seconds < LONG_SECONDS:
-            return []
-        return [
-            f"One final run takes about {seconds / 3600:.2g} hours on {self._device}, a whole study"
-            f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
-            " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
-        ]
-
     def _advice(self, batch_size: int) -> list[str]:
         """Return what would make training faster here, from a few steps; nothing is changed."""
-        if self._setup.device.type != "cpu" or self._threads_given or self._threads == 1:
+        if self._threads_given or self._threads == 1:
             return []
-        size = min(batch_size, self.facts.train_examples)
         with self._at_work():
-            gain = gain_of_one_thread(self._setup, size)
-        if gain < WORTH_SAYING:
-            return []
-        times = f"{gain:.1f}" if gain < 10 else "more than 10"
-        return [
-            f"With threads=1 a step of batch size {size} is {times} times as fast here as with"
-            f" {self._threads} threads, which wait for each other."
-        ]
+            return advice.on_threads(self._setup, batch_size, self._threads)
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return everything but the run that determines its result."""
@@ -254,6 +230,11 @@ class TrainingObjective:
             "input_type": str(data.source_type).removeprefix("torch."),
             "output_shape": list(shape),
         }
+
+    def _diagnose(self, way_out: str) -> str:
+        """Return why the network does not learn, "" if that is not clear (see `diagnose`)."""
+        with self._at_work():
+            return diagnose.finding(diagnose.patient_of(self._setup), way_out)
 
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from orchestrator.training.data.rows import described
 from orchestrator.training.data.splits import order_of
 from orchestrator.training.evaluate import PIECE
+from orchestrator.training.trees import Batch, joined, size_of
 
-Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nests of them
 # What a loader of other batches has of the user's loader.
 LIKE = ("collate_fn", "num_workers", "worker_init_fn", "multiprocessing_context", "timeout")
 
@@ -78,31 +78,6 @@ def forever(train: Iterable[Any]) -> Iterator[Batch]:
             yield from pairs(train, "train")
 
 
-def size_of(batch: Batch) -> int:
-    """Return the number of examples: the first dimension of the first tensor that has one."""
-    for tensor in (*_tensors(batch[1]), *_tensors(batch[0])):
-        if tensor.dim():
-            return len(tensor)
-    raise ValueError("batches need tensors, with examples along their first dimension")
-
-
-def fresh(tree: Any, device: torch.device) -> Any:
-    """Return a copy on `device` of a tensor, or of a nest of tuples, lists and dicts of them.
-
-    A copy, since a model may change what it is given. Other objects go by their own `to`.
-    """
-    if isinstance(tree, Tensor):
-        return tree.to(device, non_blocking=True, copy=True)
-    if callable(getattr(tree, "to", None)):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: fresh(part, device) for key, part in tree.items()}
-    if not isinstance(tree, tuple | list):
-        return tree
-    parts = [fresh(part, device) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-
-
 def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     """Return `count` held-out examples, or all if there are fewer, in batches; never others.
 
@@ -117,10 +92,10 @@ def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     else:
         check_repeatable(held_out, "held_out")
         batches = _enough(pairs(_sampled(held_out, count, seed), "held_out"), count)
-    columns = list(zip(*batches, strict=True))
-    if _composed(held_out) or not all(_joinable(column) for column in columns):
+    whole = None if _composed(held_out) else joined(batches)
+    if whole is None:
         return batches
-    x, y = (torch.cat(column) for column in columns)
+    x, y = whole
     if not len(x) == len(y) > 0:
         raise ValueError(f"held_out has {len(x)} inputs for {len(y)} targets")
     order = torch.from_numpy(order_of(y.cpu(), seed)[:count]).to(y.device)
@@ -169,16 +144,3 @@ def _enough(batches: Iterator[Batch], count: int) -> list[Batch]:
         if examples >= count:
             break
     return found
-
-
-def _joinable(parts: Sequence[Any]) -> bool:
-    return all(
-        isinstance(p, Tensor) and p.dim() and p.shape[1:] == parts[0].shape[1:] for p in parts
-    )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree
-    return [t for p in parts for t in _tensors(p)] if isinstance(tree, dict | tuple | list) else []

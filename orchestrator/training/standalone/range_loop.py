@@ -18,7 +18,8 @@ from orchestrator.training.evaluate import RESOLUTION, evaluating
 from orchestrator.training.own_loss import broadcasts, is_sum
 from orchestrator.training.randomness import seed_all
 from orchestrator.training.standalone.as_found import AsFound
-from orchestrator.training.standalone.loaders import Batch, forever, fresh, generators_of, size_of
+from orchestrator.training.standalone.loaders import forever, generators_of
+from orchestrator.training.trees import Batch, fresh, size_of
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -44,7 +45,7 @@ class RampLoop:
     ) -> None:
         self._device = next(model.parameters()).device
         self._model, self._loss, self._train = model, loss, train
-        self._held_out: list[Batch] = [fresh(batch, self._device) for batch in held_out]
+        self.held_out: list[Batch] = [fresh(batch, self._device) for batch in held_out]
         self._optimizer, self._found, self._seed = optimizer, found, seed
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
@@ -56,7 +57,7 @@ class RampLoop:
     @property
     def held_out_examples(self) -> int:
         """Size of the frozen subset."""
-        return sum(map(size_of, self._held_out))
+        return sum(map(size_of, self.held_out))
 
     def loss_at_start(self) -> float:
         """Return the held-out loss before any training."""
@@ -137,7 +138,7 @@ class RampLoop:
     def _cut(self, examples: int) -> Iterator[Batch]:
         """Yield batches until they hold `examples` (0: all of them)."""
         left = examples or self.held_out_examples
-        for x, y in self._held_out:
+        for x, y in self.held_out:
             size = size_of((x, y))
             if left < size and isinstance(x, Tensor) and isinstance(y, Tensor):
                 if left == 1 and size < self.held_out_examples:  # no batch of one of our making

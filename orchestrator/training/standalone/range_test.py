@@ -14,20 +14,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from orchestrator.recipe import Facts, Recipe
+from orchestrator.recipe import Decision, Facts, Recipe
 from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
 from orchestrator.stages.ramps import COST, POINTS
 from orchestrator.stages.stage import held_out_share, walk
+from orchestrator.training.diagnose import SOME, Patient, finding
+from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.optimizer import momentum_of, name_of
 from orchestrator.training.randomness import randomness_as_found, seed_all
 from orchestrator.training.standalone import loaders
 from orchestrator.training.standalone.as_found import as_found
-from orchestrator.training.standalone.loaders import Batch
 from orchestrator.training.standalone.range_loop import Loss, RampLoop
 from orchestrator.training.standalone.range_result import LRRangeResult
+from orchestrator.training.trees import Batch, joined, size_of
 
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # nor that of an epoch
+NOTHING = 10 * RESOLUTION  # of a loss, as a share of that of the model as found
 
 
 def lr_range_test(
@@ -115,7 +118,7 @@ def lr_range_test(
         as_found(modules, own, samplers) as found,
     ):
         seed_all(seed, generators=generators)
-        batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
+        batch_size = size_of(next(loaders.pairs(train, "train")))
         length = steps or _steps(train)
         subset = _subset(held_out, length * batch_size, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
@@ -131,6 +134,11 @@ def lr_range_test(
         )
         recipe = _recipe(own, batch_size)
         decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
+        if not decision.answered:
+            batch = _some(train)
+            patient = Patient(model, loss, batch, loop.held_out, found[0].restart)
+            why = _solved(decision, stage.facts.start_loss) or finding(patient, stage.way_out)
+            decision = decision.explained(why, stage.way_out)
     return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
@@ -175,6 +183,33 @@ def _subset(held_out: Iterable[Any] | tuple[Tensor, Tensor], seen: int, seed: in
     """Return as much of `held_out` as the longest ramp may use; a plain one trains on `seen`."""
     _, most = held_out_share(LONGER * seen, POINTS, COST)
     return loaders.frozen_subset(held_out, most, seed)
+
+
+def _some(train: Iterable[Any]) -> Batch:
+    """Return some training examples as one batch: the first one's where they cannot be joined."""
+    batches, examples = [], 0
+    for batch in loaders.pairs(train, "train"):
+        batches.append(batch)
+        examples += size_of(batch)
+        if examples >= SOME:
+            break
+    return joined(batches) or batches[0]
+
+
+def _solved(decision: Decision, start_loss: float) -> str:
+    """Return that a ramp left nothing to learn, "" if none did: then it cannot rise and break."""
+    ramps = decision.evidence["ramps"]
+    firsts = [
+        next((lr for lr, loss in zip(*points, strict=True) if loss <= NOTHING * start_loss), None)
+        for points in ((ramp["lr"], ramp["held_out_loss"]) for ramp in ramps)
+    ]
+    solved = [lr for lr in firsts if lr is not None]
+    if len(solved) * 2 <= len(ramps):
+        return ""
+    return (
+        f"the held-out loss falls to 0 within a ramp, from lr {min(solved):.2g} on: these data are"
+        " so easy that no rate is too high; take that one"
+    )
 
 
 def _facts(loop: RampLoop, seen: int) -> Facts:
