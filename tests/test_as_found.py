@@ -455,7 +455,7 @@ def test_separable_data_have_an_answer() -> None:
     train = DataLoader(TensorDataset(*clusters(480, 0)), 16, shuffle=True)
     held_out = clusters(120, 1)
     found = short(network(), train=train, held_out=held_out)
-    assert found.answered or found.reason.startswith("no answer: it never diverges")
+    assert found.answered
     assert min(r.held_out_loss.min() for r in found.ramps) > 0
     perfect = nn.Linear(6, 3, bias=False)
     perfect.weight.data = 1000 * torch.eye(3, 6)

@@ -154,12 +154,16 @@ def test_the_range_test_names_it() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_data_that_any_rate_learns_are_named() -> None:
-    """No ramp breaks where nothing is left to lose."""
+def test_data_that_any_rate_learns_have_an_answer() -> None:
+    """No ramp breaks where nothing is left to lose: the rate from which on that is so."""
     x = X / 10 + 6 * nn.functional.one_hot(Y, 6)
     train = DataLoader(TensorDataset(x[:200], Y[:200]), 20, shuffle=True)
     found = lr_range_test(mlp(), LOSS, train, (x[200:], Y[200:]), steps=40)
-    assert found.answered or "the held-out loss falls to 0 within a ramp, from lr" in found.reason
+    assert found.answered
+    assert "from there on the held-out loss is 0, and no rate up to" in found.reason
+    assert found.max_lr is not None
+    assert found.max_lr < max(ramp.lr[-1] for ramp in found.ramps) / 100
+    assert str(found.max_lr)[:4] in str(found)
 
 
 def noise() -> Any:

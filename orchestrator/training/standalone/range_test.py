@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +18,7 @@ from torch.optim import Optimizer
 
 from orchestrator.recipe import Decision, Facts, Recipe
 from orchestrator.stages.lr_range import LONGER, MARGIN, LRRange
-from orchestrator.stages.ramps import COST, POINTS
+from orchestrator.stages.ramps import COST, POINTS, round_to
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training.diagnose import SOME, Patient, finding
 from orchestrator.training.evaluate import RESOLUTION
@@ -137,8 +139,9 @@ def lr_range_test(
         if not decision.answered:
             batch = _some(train)
             patient = Patient(model, loss, batch, loop.held_out, found[0].restart)
-            why = _solved(decision, stage.facts.start_loss) or finding(patient, stage.way_out)
-            decision = decision.explained(why, stage.way_out)
+            decision = _solved(decision, stage.facts.start_loss) or decision.explained(
+                finding(patient, stage.way_out), stage.way_out
+            )
     return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
@@ -196,20 +199,26 @@ def _some(train: Iterable[Any]) -> Batch:
     return joined(batches) or batches[0]
 
 
-def _solved(decision: Decision, start_loss: float) -> str:
-    """Return that a ramp left nothing to learn, "" if none did: then it cannot rise and break."""
+def _solved(decision: Decision, start_loss: float) -> Decision | None:
+    """Return the answer of ramps that leave nothing to learn, None if most do not.
+
+    They cannot rise and break. The answer is where the loss first came to nothing.
+    """
     ramps = decision.evidence["ramps"]
-    firsts = [
-        next((lr for lr, loss in zip(*points, strict=True) if loss <= NOTHING * start_loss), None)
-        for points in ((ramp["lr"], ramp["held_out_loss"]) for ramp in ramps)
-    ]
-    solved = [lr for lr in firsts if lr is not None]
-    if len(solved) * 2 <= len(ramps):
-        return ""
-    return (
-        f"the held-out loss falls to 0 within a ramp, from lr {min(solved):.2g} on: these data are"
-        " so easy that no rate is too high; take that one"
+    curves = [zip(ramp["lr"], ramp["held_out_loss"], strict=True) for ramp in ramps]
+    nothing = NOTHING * start_loss
+    firsts = [next((lr for lr, loss in c if loss <= nothing), None) for c in curves]
+    found = [round_to(lr) for lr in firsts if lr is not None]
+    if len(found) * 2 <= len(ramps):
+        return None
+    max_lr, highest = round_to(median(found)), max(ramp["lr"][-1] for ramp in ramps)
+    reason = (
+        f"max_lr {max_lr:.3g}: from there on the held-out loss is 0, and no rate up to"
+        f" {highest:.2g} made it rise: these data are so easy that none is too high"
     )
+    values = {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)}
+    interval = min(found), max(found)
+    return replace(decision, reason=reason, values=values, interval=interval, answered=True)
 
 
 def _facts(loop: RampLoop, seen: int) -> Facts:
