@@ -13,6 +13,7 @@ from orchestrator.config.options import OwnConfig
 from orchestrator.config.schema import Config
 from orchestrator.config.sections import ProcessesConfig, TrainingConfig
 from orchestrator.errors import ConfigError
+from orchestrator.objectives import Description, describe
 from orchestrator.recipe import Facts, Recipe
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ def _own(own: OwnConfig, **offered: Any) -> Objective:
         raise ConfigError(
             f"objective._target_: {own.target} is no objective: it needs facts, context(run) and a"
             " call with (run, session)"
+        )
+    if not isinstance(said := describe(made), Description):
+        raise ConfigError(
+            f"objective._target_: {own.target}: describe() must return an"
+            f" orchestrator.objectives.Description, got {type(said).__name__}"
         )
     if not 0 < made.facts.chance_loss < math.inf:
         raise ConfigError(

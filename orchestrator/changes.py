@@ -20,7 +20,10 @@ HASHES = {
     "test_hash": "the test data changed",
 }
 DEFAULTS = {"loss": "cross_entropy"}  # what a context without it means
-_CODE = re.compile(r'(?P<part>\w+)\.source: ("\w{16}"|-) -> ("\w{16}"|-)')
+_HASH = r'("\w{16}"|-)'
+_CODE = re.compile(
+    rf"(?P<part>\w+)\.(_?source_?: {_HASH} -> {_HASH}|_modules_(\.(?P<module>[\w.]+))?: .*)"
+)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
@@ -47,11 +50,18 @@ def surroundings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         hashes = dict.fromkeys(HASHES, "the data or the type of their targets changed")
     for line in lines:
         code = _CODE.fullmatch(line)
-        told.append(
-            hashes.get(line.partition(":")[0])
-            or (f"the code of {code['part']} changed" if code else line)
-        )
+        told.append(hashes.get(line.partition(":")[0]) or (_code_changed(code) if code else line))
     return list(dict.fromkeys(told))
+
+
+def _code_changed(line: re.Match[str]) -> str:
+    module = f" (module {line['module']})" if line["module"] else ""
+    return f"the code of {line['part']} changed{module}"
+
+
+def of_data(told: Sequence[str]) -> bool:
+    """Whether `surroundings` say that the data changed."""
+    return not set(told).isdisjoint(HASHES.values())
 
 
 def kept(file: Path) -> dict[str, Any]:

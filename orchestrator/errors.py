@@ -11,6 +11,7 @@ import difflib
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import shorten
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST = 300  # characters of an error that are shown: some libraries quote whole files
@@ -45,11 +46,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException, *, named: bool = False) -> str:
-    """Return the error's message as one line of at most `LONGEST` characters.
+    """Return the error's message as one line of at most `LONGEST` characters, cut at a word.
 
     `named`: with its type in front. An error without a message is its type alone.
     """
-    name, text = type(error).__name__, " ".join(str(error).split())[:LONGEST]
+    name, text = type(error).__name__, shorten(str(error), LONGEST, placeholder=" ...")
     return ": ".join(filter(None, (name, text))) if named or not text else text
 
 

@@ -213,3 +213,9 @@ class Decision:
     interval: tuple[float, float] | None = None
     tied_with: tuple[float, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def explained(self, finding: str, instead_of: str = "") -> Decision:
+        """Return it with what is behind its reason, in place of a way out that does not help."""
+        if not finding:
+            return self
+        return replace(self, reason=f"{self.reason.removesuffix(f': {instead_of}')}: {finding}")

@@ -22,7 +22,7 @@ def made(how: bool | str, cache: Path = Path("unused"), **options: Any) -> Train
 
 
 def note(made: TrainingObjective) -> str:
-    (sentence,) = (note for note in made.notes if "compiled" in note)
+    (sentence,) = (note for note in made.describe().notes if "compiled" in note)
     return sentence
 
 

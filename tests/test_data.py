@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data import cifar10
 from orchestrator.training.data.load import load
@@ -122,14 +121,15 @@ def test_images_are_mean_pooled(tmp_path: Path) -> None:
 
 def test_colour_last_images_and_features_are_understood(tmp_path: Path) -> None:
     """(n, h, w, 3) becomes (n, 3, h, w); two dimensions are features, of whatever floats."""
-    colours = np.zeros((60, 8, 8, 3), np.uint8)
+    colours = np.arange(60 * 192).reshape(60, 8, 8, 3).astype(np.uint8)
     images = load(arrays(tmp_path, x_train=colours, x_test=colours[:9]), tmp_path)
     assert images.input_shape == (3, 8, 8)
     table = np.ones((60, 5), np.float16)
+    table[:, 4] = np.arange(60)
     features = load(arrays(tmp_path, x_train=table, x_test=table[:9]), tmp_path)
     assert features.input_shape == (5,)
     assert features.train.x.dtype == torch.float32
-    assert features.std.tolist() == [1] * 5  # constant features are not divided by zero
+    assert features.std.tolist()[:4] == [1] * 4  # constant features are not divided by zero
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float64])
@@ -164,11 +164,7 @@ NAN = np.where(np.arange(60)[:, None] == 7, np.nan, np.ones((60, 4)))
     [
         ({"y_train": LABELS[:-1]}, "train: 60 inputs but 59 labels"),
         ({"y_train": LABELS * 0}, "training data of one class"),
-        ({"y_train": LABELS * 2}, "got 3 labels from 0 to 4, without 1, 3"),
-        ({"y_train": LABELS * 9}, "got 3 labels from 0 to 18, without 1, 2, 3, 4, 5, ..."),
-        ({"y_train": LABELS + 1}, "got 3 labels from 1 to 3: subtract 1"),
         ({"y_train": LABELS / 2, "y_test": LABELS[:9] / 2}, "for regression choose loss=mse"),
-        ({"y_test": LABELS[:9] + 1}, "test labels must be 0..2, got 1 to 3"),
         ({"x_train": NAN}, "x_train: NaN or infinite values, first in example 7, column 0"),
         ({"y_train": NAN[:, 0]}, "y_train: NaN or infinite values, first in example 7"),
         ({"x_train": NAN[:0], "y_train": LABELS[:0]}, "train: there are no examples"),
@@ -241,8 +237,8 @@ def my_nonsense() -> str:
     return "data"
 
 
-def my(name: str, **arguments: Any) -> OwnConfig:
-    return OwnConfig(_target_=f"{__name__}.{name}", **arguments)
+def my(name: str, **arguments: Any) -> OwnDataConfig:
+    return OwnDataConfig(_target_=f"{__name__}.{name}", **arguments)
 
 
 def test_the_users_function_may_give_arrays_or_datasets(tmp_path: Path) -> None:
@@ -257,7 +253,7 @@ def test_the_users_function_may_give_arrays_or_datasets(tmp_path: Path) -> None:
     assert "returned 3 arrays, need four: x_train" in one_line(
         lambda: load(my("my_three"), tmp_path)
     )
-    assert "must give (input, target) pairs of one shape (one has 3 parts)" in one_line(
+    assert "rows must be (input, target), got 3 values (Tensor, Tensor, Tensor)" in one_line(
         lambda: load(my("my_triples"), tmp_path)
     )
 

@@ -36,7 +36,7 @@ from orchestrator.curve import Outcome, Point, Result
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.executors import job
 from orchestrator.executors import session as sessions
-from orchestrator.objectives import Session
+from orchestrator.objectives import Description, Session
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
@@ -703,19 +703,22 @@ def test_an_added_candidate_is_no_stage_that_runs_again(
     assert "runs again:" not in shown
 
 
-def test_another_version_of_the_program_is_refused_with_the_way_out() -> None:
+def test_another_version_of_the_program_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Results of another training version do not compare; fresh=true starts over."""
     a_study()
-    objective = QuadraticObjective
-    objective.formats = {"training": 3}  # type: ignore[attr-defined]
-    try:
-        record = a_study(fresh=True)
-        objective.formats = {"training": 4}  # type: ignore[attr-defined]
-        with pytest.raises(ConfigError, match=r"training version 3, now 4.*fresh=true"):
-            a_study()
-        assert a_study(fresh=True).status == record.status == "complete"
-    finally:
-        del objective.formats  # type: ignore[attr-defined]
+
+    def write_version(version: int) -> None:
+        said = Description(formats={"training": version})
+        monkeypatch.setattr(QuadraticObjective, "describe", lambda _: said)
+
+    write_version(3)
+    record = a_study(fresh=True)
+    write_version(4)
+    with pytest.raises(ConfigError, match=r"training version 3, now 4.*fresh=true"):
+        a_study()
+    assert a_study(fresh=True).status == record.status == "complete"
 
 
 # --- signals

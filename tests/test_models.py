@@ -173,7 +173,7 @@ def test_features_given_as_whole_numbers_are_told_apart() -> None:
     """A layer's complaint about types does not say that whole numbers were taken as tokens."""
     found = data(64, classes=3)
     tokens = replace(found, train=Part(found.train.x.long(), found.train.y))
-    with pytest.raises(ModelError, match=r"taken as tokens, give features as floats$"):
+    with pytest.raises(ModelError, match=r"tokens, here 0 to 0 .*, give features as floats$"):
         check(build(own("fixed"), tokens), tokens)
 
 

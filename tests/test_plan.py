@@ -274,8 +274,8 @@ def test_a_dry_run_says_where_one_thread_is_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the user chose no number, and it is worth a word."""
-    monkeypatch.setattr("orchestrator.training.objective.gain_of_one_thread", lambda *_: gain)
-    told = objective(threads=threads).advice(32)
+    monkeypatch.setattr("orchestrator.training.advice.gain_of_one_thread", lambda *_: gain)
+    told = objective(threads=threads).describe().advice(32)
     assert len(told) == len(said)
     assert all(word in line for word, line in zip(said, told, strict=True))
 

@@ -245,7 +245,8 @@ from dataclasses import replace
 from test_processes import *
 crew = a_crew()
 worker = crew.free()
-worker.send((Job(replace(a_run(0.1), label="asleep"), "key"), None, StudyPaths(Path("."))))
+run = replace(a_run(0.1), label="asleep")
+worker.send((Job(run, run.key(Misbehaving().context(run))), None, StudyPaths(Path("."))))
 print(worker.pid, flush=True)
 crew.listen(), time.sleep(600)
 """

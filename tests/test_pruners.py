@@ -109,6 +109,36 @@ def test_trials_of_another_length_are_no_measure() -> None:
     assert told(study, slow)[1] is None
 
 
+@pytest.mark.parametrize(("first", "total"), [(1, 11), (0, 11), (0, 10), (1, None), (0, None)])
+def test_steps_may_count_from_0_or_from_1(first: int, total: int | None) -> None:
+    """`total_steps` is the last of them, or how many there are."""
+    slow = [2.3, 2.2, 2.1, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3]
+    study = optuna.create_study(pruner=CluePruner(start_loss=CHANCE, total_steps=total))
+
+    def pruned(losses: list[float]) -> bool:
+        trial = study.ask()
+        for step, loss in enumerate(losses, first):
+            trial.report(loss, step)
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return True
+        study.tell(trial, losses[-1])
+        return False
+
+    assert not pruned(GOOD)
+    assert pruned(slow)
+
+
+def test_complete_trials_that_end_elsewhere_are_warned_of() -> None:
+    """Else the rule would be off without a word."""
+    study = optuna.create_study(pruner=CluePruner(start_loss=CHANCE, total_steps=8))
+    told(study, GOOD)
+    with pytest.warns(
+        UserWarning, match="complete trials end at step 10, and total_steps is 8: no"
+    ):
+        told(study, GOOD)
+
+
 def test_behind_can_be_switched_off() -> None:
     """`behind=None`: a trial's own curve is all."""
     pruner = CluePruner(ClueRules(behind=None), start_loss=CHANCE, total_steps=10)

@@ -395,7 +395,7 @@ def optimizer_of_another() -> torch.optim.Optimizer:
         ({"train": 3}, "train must give batches (x, y)"),
         ({"train": [torch.zeros(2, 6)]}, "batches of train must be pairs (x, y), got Tensor"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
-        ({"loss": lambda o, t: LOSS(o, t) - 5}, "it must stay above 0"),
+        ({"loss": lambda o, t: LOSS(o, t) - 5}, "it must not fall below 0"),
         ({"loss": lambda o, t: LOSS(o, t) * torch.nan}, "is nan before any training"),
         ({"start_lr": 1.0, "end_lr": 0.1}, "need 0 < start_lr < end_lr < inf"),
         ({"end_lr": float("nan")}, "need 0 < start_lr < end_lr < inf"),

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -23,6 +22,8 @@ import orchestrator
 from orchestrator import build
 from orchestrator.config.compose import compose, parse
 from orchestrator.config.schema import Config
+from orchestrator.objectives import Description, describe
+from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.paths import StudyPaths
 from orchestrator.study.model_files import served
 
@@ -134,13 +135,11 @@ def test_a_network_that_cannot_be_exported_stops_nothing(
 
     torch.save({}, tmp_path / "model.pt")
     caplog.set_level(logging.WARNING, logger="orchestrator.study.model_files")
-    objective: Any = SimpleNamespace(export=export)
-    assert served(objective, StudyPaths(tmp_path)) is None
+    assert served(Description(export=export), StudyPaths(tmp_path)) is None
     assert "cannot trace it (data-dependent branch)" in caplog.text
 
 
 def test_an_objective_without_networks_has_nothing_to_serve(tmp_path: Path) -> None:
     """The quadratic keeps a model.pt that is no network."""
     (tmp_path / "model.pt").touch()
-    nothing: Any = SimpleNamespace()
-    assert served(nothing, StudyPaths(tmp_path)) is None
+    assert served(describe(QuadraticObjective()), StudyPaths(tmp_path)) is None

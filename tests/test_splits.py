@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import DataError
@@ -53,13 +52,12 @@ CASES: dict[str, dict[str, Any]] = {
     "odd": {**GIVEN, "x_valid": X},
     "less": {"x_train": X},
     "shape": {**GIVEN, **VAL, "x_val": X[:12, :1]},
-    "label": {**GIVEN, **VAL, "y_val": LABELS[:12] + 1},
     "tokens": {k: v.astype(np.int32) for k, v in GIVEN.items()},
 }
 
 
-def my(name: str, **arguments: Any) -> OwnConfig:
-    return OwnConfig(_target_=f"{__name__}.{name}", **arguments)
+def my(name: str, **arguments: Any) -> OwnDataConfig:
+    return OwnDataConfig(_target_=f"{__name__}.{name}", **arguments)
 
 
 def npz(folder: Path, case: str, **more: Any) -> DataConfig:
@@ -114,7 +112,6 @@ def test_a_group_is_never_on_both_sides(tmp_path: Path, held_out: int | None, se
         ("odd", "'x_valid': must be one of x_train, y_train, x_test, y_test, x_val"),
         ("less", "lacks y_train, x_test, y_test"),
         ("shape", "training and validation inputs differ in shape: (2,) and (1,)"),
-        ("label", "held-out labels must be 0..2, got 1 to 3"),
     ],
 )
 def test_unusable_splits_are_one_line(tmp_path: Path, case: str, line: str) -> None:
@@ -214,7 +211,7 @@ def test_data_sets_of_torchvision_are_read_by_name(tmp_path: Path) -> None:
     mnist(tmp_path)
     known = {"name": "torchvision", "folder": str(tmp_path), "download": False}
     data = load(DataConfig(dataset="MNIST", **known), tmp_path)  # type: ignore[arg-type]
-    own = OwnConfig(_target_="torchvision.datasets.MNIST", root=str(tmp_path))
+    own = OwnDataConfig(_target_="torchvision.datasets.MNIST", root=str(tmp_path))
     same = load(own, tmp_path)
     assert data.train_hash == same.train_hash
     assert data.input_shape == (1, 28, 28)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig, TrainingConfig
+from orchestrator.config.sections import DataConfig, OwnDataConfig, TrainingConfig
 from orchestrator.objectives import StopRun
 from orchestrator.testing import FakeSession
 from orchestrator.training import batches, checkpoint, memory, stream
@@ -62,7 +62,7 @@ def a_table() -> tuple[Any, ...]:
     return x[:300], y[:300], x[300:], y[300:]
 
 
-@pytest.mark.parametrize("data", [DIGITS, OwnConfig(_target_="tests.test_stream.a_table")])
+@pytest.mark.parametrize("data", [DIGITS, OwnDataConfig(_target_="tests.test_stream.a_table")])
 def test_images_without_crops_and_features_are_streamed_too(data: Any) -> None:
     """The same losses again."""
     runs = [train(made(resident, data, None), a_run())[0] for resident in (True, False)]

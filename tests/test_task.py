@@ -24,6 +24,7 @@ from orchestrator.config.sections import (
     LossConfig,
     MetricConfig,
     ModelConfig,
+    OwnDataConfig,
     OwnMetricConfig,
     TrainingConfig,
 )
@@ -34,6 +35,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.study.walk import run_study
 from orchestrator.testing import FakeSession
+from orchestrator.training.chance import chance_loss, remarks
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.task import Task, TaskError
 from orchestrator.training.trainer import Trainer
@@ -144,7 +146,9 @@ def metric(function: str, **more: Any) -> OwnMetricConfig:
 
 
 def made(data: OwnConfig, loss: Any, model: Any = None, **more: Any) -> TrainingObjective:
-    return objective(data=data, model=model or ModelConfig(), loss=loss, **more)
+    own = OwnDataConfig(_target_=data.target, **data.arguments)
+    chosen = {"model": model or ModelConfig(), "loss": loss or LossConfig()}
+    return objective(data=own, **chosen, **more)
 
 
 def trained(made: TrainingObjective) -> FakeSession:
@@ -169,7 +173,7 @@ def test_chance_is_the_loss_of_the_best_constant_prediction(loss: Any, chance: A
     y = torch.randn(501, generator=torch.Generator().manual_seed(1)) * 3 + 5
     if chance is None:
         y = y[:, None]
-    found = Task(loss).chance(y, 1, torch.zeros(2, 1))
+    found = chance_loss(Task(loss), y, 1, torch.zeros(2, 1))
     wanted = (y - y.median()).abs().mean() if chance is None else chance(y)
     assert found == pytest.approx(float(wanted), rel=1e-3)
 
@@ -179,8 +183,8 @@ def test_chance_of_labels_is_their_entropy_and_of_classes_the_logarithm() -> Non
     y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     task = Task(LossConfig(name="bce_with_logits"))
-    assert task.chance(y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
-    assert Task().chance(torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
+    assert chance_loss(task, y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
+    assert chance_loss(Task(), torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber"])
@@ -253,7 +257,7 @@ def test_the_code_to_paste_has_the_loss_of_the_study(case: str) -> None:
         max_lr=schedule.max_lr, max_momentum=0.9, weight_decay=RUN.weight_decay, batch_size=16,
         schedule="constant",
     )  # fmt: skip
-    code = pytorch(recipe, 10, found.inputs, found.task)
+    code = pytorch(recipe, 10, found.describe().inputs, found.describe().task)
     assert code is not None
     assert said in code
     assert f"trained on {len(setup.data.train)} examples;" in code
@@ -264,7 +268,8 @@ def test_the_code_to_paste_has_the_loss_of_the_study(case: str) -> None:
     space: dict[str, Any] = {"model": first, "loader": everything}
     torch.manual_seed(0)
     exec(code, space)
-    given = space["normalised"](setup.data.held_out.x) if found.inputs else setup.data.held_out.x
+    given = setup.data.held_out.x
+    given = space["normalised"](given) if found.describe().inputs else given
     with torch.no_grad():
         pasted = float(setup.task.mean(first.eval()(given), setup.data.held_out.y))
     ours = trained(found).points[-1].held_out_loss
@@ -314,7 +319,7 @@ def test_a_pasted_report_is_as_good_as_its_study() -> None:
 def test_the_code_to_paste_names_a_loss_of_ones_own() -> None:
     """With its arguments; it cannot be written out."""
     found = made(my("regression"), my("poisson", offset=1.0))
-    code = pytorch(Recipe(max_lr=0.1), 1, found.inputs, found.task) or ""
+    code = pytorch(Recipe(max_lr=0.1), 1, found.describe().inputs, found.describe().task) or ""
     assert f"# loss_function: {__name__}.poisson(offset=1.0)\n" in code
     assert "loss_function(model(normalised(inputs)), targets)" in code
 
@@ -329,7 +334,7 @@ def test_signals_go_to_the_network_as_they_are(resident: bool, tmp_path: Path) -
     assert session.points[-1].metric > 0.9
     assert session.model is not None
     (tmp_path / "model.pt").write_bytes(session.model)
-    shapes = found.export(tmp_path / "model.pt", tmp_path / "model.pt2")
+    shapes = found._export(tmp_path / "model.pt", tmp_path / "model.pt2")
     assert shapes["input_shape"] == [1, 64]
     raw, labels = found._setup.data.open_test()
     scores = torch.export.load(tmp_path / "model.pt2").module()(raw)
@@ -343,7 +348,7 @@ def test_a_recurrent_network_is_exported_without_a_word(layer: str, tmp_path: Pa
     torch.save(found._setup.make_model().state_dict(), weights := tmp_path / "model.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found.export(weights, tmp_path / "model.pt2")
+        found._export(weights, tmp_path / "model.pt2")
     network = found._setup.make_model()
     network.load_state_dict(torch.load(weights))
     tokens, _ = found._setup.data.open_test()
@@ -459,16 +464,17 @@ def test_targets_on_a_strange_scale_are_used_and_told(
 ) -> None:
     """Nothing is changed silently; the notes say what would be better."""
     found = made(my("regression", scale=scale, shift=shift), LossConfig(name="mse"))
-    assert any("The loss is mse: " in note for note in found.notes)
-    assert said in " ".join(found.notes)
-    assert ("targets are used as they are" in " ".join(found.notes)) == bool(said)
+    assert any("The loss is mse: " in note for note in found.describe().notes)
+    assert said in " ".join(found.describe().notes)
+    assert ("targets are used as they are" in " ".join(found.describe().notes)) == bool(said)
 
 
 def test_classes_taken_as_numbers_are_told() -> None:
     """A regression on labels 0..9 is allowed, but seldom meant."""
-    told = " ".join(objective(loss=LossConfig(name="mse")).notes)
+    told = " ".join(objective(loss=LossConfig(name="mse")).describe().notes)
     assert "Labels 0 to 9 are taken as numbers" in told
-    assert "taken as numbers" not in " ".join(made(my("regression"), LossConfig(name="mse")).notes)
+    floats = made(my("regression"), LossConfig(name="mse"))
+    assert "taken as numbers" not in " ".join(floats.describe().notes)
 
 
 def softmax(num_classes: int) -> nn.Module:
@@ -479,9 +485,9 @@ def softmax(num_classes: int) -> nn.Module:
 def test_probabilities_for_cross_entropy_are_told() -> None:
     """It would take the softmax of a softmax, and learn slowly at any rate."""
     said = "cross_entropy wants them before the softmax"
-    assert said in " ".join(objective(model=my("softmax")).notes)
-    assert said not in " ".join(objective().notes)
-    spread = Task().remarks(torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
+    assert said in " ".join(objective(model=my("softmax")).describe().notes)
+    assert said not in " ".join(objective().describe().notes)
+    spread = remarks(Task(), torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))
     assert said in " ".join(spread)
 
 

@@ -21,7 +21,9 @@ import pytest
 from nvidia import pretend
 
 from orchestrator.curve import Curve, Outcome, Point, Result, State
+from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
+from orchestrator.report.ending import _tracked
 from orchestrator.schedules import Schedule
 from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
@@ -579,3 +581,30 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout + done.stderr == ""
+
+
+def test_a_folder_that_mlflow_refuses_is_named_with_the_cure(tmp_path: Path) -> None:
+    """Its own sentence is long, and cut before what to do."""
+    line = r"the tracking address \./mlruns is a folder, .* tracking\.uri=sqlite:///mlflow\.db, or"
+    with pytest.raises(ValueError, match=line):
+        Client.open("study", "./mlruns", tmp_path / "artifacts")
+
+
+def test_a_long_reason_ends_at_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And says that it goes on."""
+
+    def connect() -> Any:
+        raise OSError("wordy " * 100)
+
+    outbox = Outbox(connect, tmp_path / "spool.jsonl", period=0.01)
+    outbox.put({"do": "start"})
+    outbox.close(5)
+    assert "wordy ...; what is not sent is kept in" in caplog.text
+
+
+def test_the_ending_names_no_curves_that_were_not_sent(here: Path) -> None:
+    """Only where the tracking server has them, now or later."""
+    (here / "config.yaml").write_text("tracking: {name: mlflow, uri: 'http://there'}")
+    assert _tracked(StudyPaths(here)) == "in MLflow at http://there"
+    StudyPaths(here).spool.touch()
+    assert _tracked(StudyPaths(here)) == ""

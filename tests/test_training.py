@@ -1,4 +1,5 @@
 import math
+import random
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -265,6 +266,42 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(until: int) -> None:
     assert again.examples == result.examples
 
 
+class Scattered(nn.Module):
+    """A user's network that draws its weights from NumPy and its noise from Python and NumPy."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Linear(64, num_classes)
+        start = np.random.normal(size=(num_classes, 64))  # noqa: NPY002
+        self.body.weight.data = torch.tensor(start / 8).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        noise = random.gauss(0, 0.1) + np.random.normal(0, 0.1)  # noqa: NPY002
+        scores: Tensor = self.body(x.flatten(1)) * (1 + noise * self.training)
+        return scores
+
+
+def test_a_network_that_draws_from_numpy_and_python_repeats_and_resumes() -> None:
+    """Their global states are seeded like torch's, kept with checkpoints, and left as found."""
+
+    def scattered() -> TrainingObjective:
+        return objective(model=OwnConfig(_target_=f"{__name__}.Scattered"))
+
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    whole, _ = train(scattered(), a_run())
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    random.random(), np.random.normal()  # noqa: NPY002
+    cut = FakeSession(a_run(), stop_at=2)
+    with pytest.raises(StopRun):
+        scattered()(a_run(), cut)
+    resumed = FakeSession(a_run(), cut.checkpoint)
+    scattered()(a_run(), resumed)
+    assert losses(resumed) == losses(whole)
+    other, _ = train(scattered(), a_run(replicate=1))
+    assert losses(other)[0] != losses(whole)[0]
+
+
 def test_checkpoints_are_saved_when_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed run goes on from its last report when that was saved."""
     monkeypatch.setattr(checkpoint.Keeper, "is_due", lambda self: True)
@@ -330,14 +367,14 @@ def test_a_probe_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_facts_notes_and_versions_describe_the_task() -> None:
     """What stages plan with, and what the report says."""
     made = objective(DataConfig(**{**DIGITS.model_dump(), "scale": 2.0}), final_epochs=7)
-    facts = made.facts
+    facts, said = made.facts, made.describe()
     assert (facts.train_examples, facts.held_out_examples, facts.final_epochs) == (300, 100, 7)
     assert facts.chance_loss == pytest.approx(math.log(10))
     assert facts.metric == "accuracy"
-    assert "300 of 1,438 training images" in made.notes[0]
-    assert any("multiplied by 2" in note for note in made.notes)
-    assert made.device == "cpu (1 thread)"
-    assert torch.__version__.startswith(made.versions["torch"])
+    assert "300 of 1,438 training images" in said.notes[0]
+    assert any("multiplied by 2" in note for note in said.notes)
+    assert said.device == "cpu (1 thread)"
+    assert torch.__version__.startswith(said.versions["torch"])
 
 
 def test_the_context_holds_what_decides_a_result() -> None:

@@ -15,7 +15,7 @@ from orchestrator import build
 from orchestrator.config.optimizer import OptimizerConfig
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.schema import Config
-from orchestrator.config.sections import DataConfig, ModelConfig, TrainingConfig
+from orchestrator.config.sections import DataConfig, ModelConfig, OwnDataConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.recipe import Recipe
@@ -271,16 +271,16 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(micro: int) -> None:
 
 
 def test_only_a_piece_goes_through_the_network_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small batches go through as they are."""
+    """Pieces are of about one size; small batches go through as they are."""
     made = objective(objective=TrainingConfig(micro_batch_size=20))
     trainer, seen = a_trainer(made), []
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     trainer.advance(1)
-    assert seen == [20, 12]
+    assert seen == [16, 16]
     small = a_trainer(made, batch_size=16)
     small.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     small.advance(1)
-    assert seen == [20, 12, 16]
+    assert seen == [16, 16, 16]
 
 
 def test_a_batch_that_fits_in_pieces_fits() -> None:
@@ -328,10 +328,10 @@ def few() -> tuple[Any, ...]:
 @pytest.mark.parametrize("data", [DIGITS, DataConfig(scale=0.5), many, few])
 def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
     """Given raw inputs it makes of them what our network gets; their numbers are in the code."""
-    own_data = OwnConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
+    own_data = OwnDataConfig(_target_=f"{__name__}.{data.__name__}") if callable(data) else data
     made = objective(own_data)
     found, inputs = made._setup.data, made._setup.inputs
-    code = pytorch(Recipe(max_lr=0.1), 1, made.inputs)
+    code = pytorch(Recipe(max_lr=0.1), 1, made.describe().inputs)
     assert code is not None
     assert ("MEAN, STD = torch.tensor([" in code) == (data is not many)
     assert "model(normalised(inputs))" in code
@@ -343,7 +343,7 @@ def test_the_code_to_paste_normalises_as_we_do(data: Any) -> None:
 
 def test_the_code_to_paste_says_what_else_was_done_to_images() -> None:
     """Shifts and mirrors are not in the code: it says so, and of tokens nothing."""
-    augmented = objective(DataConfig(train_examples=100, augment=True)).inputs
+    augmented = objective(DataConfig(train_examples=100, augment=True)).describe().inputs
     code = pytorch(Recipe(max_lr=0.1), 1, augmented) or ""
     assert "# It also had training inputs shifted by up to 1 pixel at random.\n" in code
     assert "normalised" not in (pytorch(Recipe(max_lr=0.1), 1, None) or "")
@@ -364,7 +364,7 @@ def test_the_code_to_paste_trains_as_we_do(on: dict[str, Any]) -> None:
         weight_decay=run.weight_decay,
         batch_size=run.batch_size,
         schedule=schedule.name,
-        optimizer_options=made._sections["optimizer"].options,  # type: ignore[union-attr]
+        optimizer_options=made._setup.optimizer.options,
     )
     code = pytorch(recipe, 1)
     assert code is not None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from orchestrator.config.optimizer import OptimizerConfig
 from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig, ModelConfig
+from orchestrator.config.sections import AnyData, DataConfig, ModelConfig
 from orchestrator.curve import Result
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
@@ -32,7 +32,7 @@ class Hard(nn.Module):
 
 
 def objective(
-    data: DataConfig | OwnConfig = DIGITS,
+    data: AnyData = DIGITS,
     model: ModelConfig | OwnConfig | None = None,
     cache: Path = Path("unused"),
     optimizer: OptimizerConfig | None = None,

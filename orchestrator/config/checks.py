@@ -228,6 +228,11 @@ def loss_lines(loss: Any, metric: Any, optimizer: Any) -> list[str]:
     lines = []
     if kind not in ("huber", "own") and loss.delta != LossConfig().delta:
         lines.append(f"loss.delta: {loss.delta} is not allowed: loss {kind} has none")
+    if kind not in ("cross_entropy", "own") and loss.ignore_index is not None:
+        lines.append(
+            f"loss.ignore_index: {loss.ignore_index} is not allowed: only loss cross_entropy has"
+            " classes to leave out"
+        )
     if getattr(optimizer, "label_smoothing", 0) and kind != "cross_entropy":
         lines.append(
             f"optimizer.label_smoothing: {optimizer.label_smoothing} is not allowed: only"

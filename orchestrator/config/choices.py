@@ -17,7 +17,12 @@ from orchestrator.config import sections, user_code
 from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
 from orchestrator.config.options import Options, OwnConfig, Real, Section, options_of, signature_of
 from orchestrator.config.problems import choose, read, shown
-from orchestrator.config.sections import LossConfig, MetricConfig, OwnMetricConfig
+from orchestrator.config.sections import (
+    LossConfig,
+    MetricConfig,
+    OwnDataConfig,
+    OwnMetricConfig,
+)
 from orchestrator.errors import ConfigError
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -37,7 +42,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 # Sections that may be the user's own, by `_target_`, and how that is read.
 OWN_ALLOWED: dict[str, type[OwnConfig]] = {
-    "data": OwnConfig,
+    "data": OwnDataConfig,
     "model": OwnConfig,
     "objective": OwnConfig,
     "loss": OwnConfig,

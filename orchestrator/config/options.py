@@ -29,7 +29,9 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     create_model,
+    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -71,6 +73,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
     )
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: while null they are no part of the plain values, so that studies
+    from before have the same ones."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if v is not None or k not in self.later}
 
 
 class OwnConfig(BaseModel):

@@ -26,6 +26,7 @@ from orchestrator.config.sections import (
     MetricConfig,
     ModelConfig,
     NoPruner,
+    OwnDataConfig,
     OwnMetricConfig,
     ProcessesConfig,
     RecipeConfig,
@@ -49,7 +50,7 @@ class Config(Section):
     """The stages, in this order: names under `stages`."""
     stages: dict[str, SerializeAsAny[BaseModel]]
     recipe: RecipeConfig
-    data: DataConfig | OwnConfig
+    data: DataConfig | OwnDataConfig
     model: ModelConfig | OwnConfig
     loss: LossConfig | OwnConfig
     metric: MetricConfig | OwnMetricConfig

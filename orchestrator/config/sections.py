@@ -6,9 +6,16 @@ docs/config.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from orchestrator.config.options import (
     Count,
@@ -43,19 +50,11 @@ class RecipeConfig(Section):
     """Probability; null: as the model has it."""
 
 
-class DataConfig(Section):
-    """Which data, and how much of it. Splits are stratified."""
+class DataUse(Section):
+    """How much of the data is used, and what is done to inputs. Splits are stratified."""
 
-    name: Literal["digits", "cifar10", "arrays", "folder", "torchvision"] = "digits"
-    """Digits of scikit-learn, CIFAR-10, arrays of an .npz file, image folders, or torchvision's."""
-    path: str | None = None
-    """The .npz file of `arrays`; the folder with train/ and test/; a file or folder of CIFAR-10."""
-    dataset: str | None = None
-    """The class in torchvision.datasets, such as MNIST."""
-    folder: str = "data"
-    """Where CIFAR-10 and torchvision's data are looked for and downloaded to."""
-    download: bool = True
-    """Whether they may be downloaded if they are not there."""
+    later: ClassVar[frozenset[str]] = frozenset({"classes"})
+
     train_examples: Count | None = None
     """Training examples; null: all there is."""
     held_out_examples: Count | None = None
@@ -70,6 +69,38 @@ class DataConfig(Section):
     """Random horizontal flips and crops of training images."""
     seed: Seed = 0
     """Decides the splits, and nothing else."""
+    classes: Annotated[Whole, Field(ge=2)] | None = None
+    """Number of classes, where the largest label does not say it; null: that label plus one."""
+
+
+class DataConfig(DataUse):
+    """Which data, and how much of it. Splits are stratified."""
+
+    name: Literal["digits", "cifar10", "arrays", "folder", "torchvision"] = "digits"
+    """Digits of scikit-learn, CIFAR-10, arrays of an .npz file, image folders, or torchvision's."""
+    path: str | None = None
+    """The .npz file of `arrays`; the folder with train/ and test/; a file or folder of CIFAR-10."""
+    dataset: str | None = None
+    """The class in torchvision.datasets, such as MNIST."""
+    folder: str = "data"
+    """Where CIFAR-10 and torchvision's data are looked for and downloaded to."""
+    download: bool = True
+    """Whether they may be downloaded if they are not there."""
+
+
+class OwnDataConfig(DataUse, OwnConfig):
+    """The user's own data, by `_target_` and its arguments, used as ours are.
+
+    A setting of `DataUse` that the callable names itself is an argument of the callable alone.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: the callable's own defaults count where it is not."""
+        unset = DataUse.model_fields.keys() - self.model_fields_set
+        return {key: value for key, value in handler(self).items() if key not in unset}
 
 
 class ModelConfig(Section):
@@ -86,10 +117,14 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """What is minimised, as a mean over examples; decisions are made by its held-out value."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"ignore_index"})
+
     name: Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"] = "cross_entropy"
     """Of classes; of numbers (mse, l1, huber); of labels that are 0 or 1 (bce_with_logits)."""
     delta: Positive = 1.0
     """Where the quadratic part of huber ends, in units of the targets."""
+    ignore_index: Whole | None = None
+    """Label of cross_entropy that marks what has none: it plays no part in loss and accuracy."""
 
 
 class MetricConfig(Section):
@@ -111,6 +146,7 @@ class OwnMetricConfig(OwnConfig):
         return self.name or self.target.rpartition(".")[2]
 
 
+AnyData = DataConfig | OwnDataConfig
 AnyLoss = LossConfig | OwnConfig
 AnyMetric = MetricConfig | OwnMetricConfig
 

@@ -138,6 +138,11 @@ def _names(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     return [name for name, p in parameters.items() if p.kind not in variadic]
 
 
+def takes(target: str) -> list[str]:
+    """Return the arguments that the callable `target` names; none if that cannot be known."""
+    return _names(_parameters(resolve(target)) or {})
+
+
 def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
     """Return the callable that `own` names; ConfigError if it does not take the given arguments.
 

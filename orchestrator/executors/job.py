@@ -6,8 +6,9 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
@@ -57,6 +58,13 @@ class Job:
     def alone(self) -> bool:
         """Whether nothing may run beside it: it measures time or memory."""
         return self.run.timed or self.run.kind in ("probe", "calibrate")
+
+
+@dataclass(frozen=True)
+class Differs:
+    """A worker's answer to a job: its own objective has another context, and so another key."""
+
+    context: Mapping[str, Any]
 
 
 def train(

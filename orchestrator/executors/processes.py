@@ -16,11 +16,13 @@ from typing import Any
 
 import optuna
 
+from orchestrator.changes import surroundings
 from orchestrator.curve import Outcome, Point
-from orchestrator.errors import StorageError, storing
+from orchestrator.errors import ConfigError, StorageError, storing
 from orchestrator.executors.crew import Crew, Worker
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.executors.job import Job, failed
+from orchestrator.executors.job import Differs, Job, failed
+from orchestrator.recipe import Run
 
 log = logging.getLogger(__name__)
 TRIES = 2  # of a run whose worker dies
@@ -96,6 +98,8 @@ class ProcessExecutor(InlineExecutor):
             logging.getLogger(message.name).handle(message)
         elif isinstance(message, StorageError):
             raise message
+        elif isinstance(message, Differs) and flight:
+            raise ConfigError(self._refusal(flight.job.run, message))
         elif message is None:
             return self._dead(stage, worker)
         elif isinstance(message, Point) and flight:
@@ -113,6 +117,15 @@ class ProcessExecutor(InlineExecutor):
         self._watcher.point(flight.job.run, flight.job.trial_key, point)
         with storing():
             flight.trial.report(point.held_out_loss, point.step)
+
+    def _refusal(self, run: Run, worker: Differs) -> str:
+        """Return why a worker's runs would not be those of this process."""
+        differ = ", ".join(surroundings(self._objective.context(run), worker.context))
+        return (
+            f"a worker process would train something else than this one ({differ}): seed what is"
+            " random in a data function, and leave code and data alone while a study runs; then"
+            " the same command goes on"
+        )
 
     def _dead(self, stage: str, worker: Worker) -> Outcome | None:
         """Try the run of a worker that died once more, then give it up."""

@@ -81,7 +81,7 @@ def _work(
     import optuna
 
     from orchestrator.errors import StorageError
-    from orchestrator.executors.job import Job, train
+    from orchestrator.executors.job import Differs, Job, train
     from orchestrator.pruners import CluePruner
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -96,6 +96,10 @@ def _work(
         pruner: CluePruner | None
         paths: StudyPaths
         job, pruner, paths = pickle.loads(tasks.get())
+        context = objective.context(job.run)
+        if job.run.key(context) != job.run_key:  # its result would go by the name of another
+            answer(Differs(context))
+            continue
         # A study of this one trial: all that a pruner compares it with comes with the pruner.
         study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
         try:

@@ -6,13 +6,14 @@ and the user's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from orchestrator.curve import Point, Result
 from orchestrator.recipe import Facts, Run
-
-T = TypeVar("T")
 
 
 class StopRun(BaseException):
@@ -45,7 +46,10 @@ class Session(Protocol):
 
 
 class Objective(Protocol):
-    """What trains. Deterministic: the same run gives the same points and result on one machine."""
+    """What trains. Deterministic: the same run gives the same points and result on one machine.
+
+    It may also have a method `describe()` that returns a `Description`.
+    """
 
     facts: Facts
 
@@ -67,13 +71,47 @@ class Objective(Protocol):
         """
 
 
-def about(objective: Objective, name: str, default: T) -> T:
-    """Return what an objective says of itself; a user's own need not say anything.
+def _nothing(_: int) -> Sequence[str]:
+    return ()
 
-    `device`, `notes` (lines for the reader), `datasets` (see `Tracker.start`), `versions`,
-    `formats` (what must not change within a study), `inputs` (how they were normalised) and `task`
-    (the loss as code; of both see `StudyRecord`), `test_examples`, `fake_clock`,
-    `advice(batch_size)` (sentences on how to train faster here, for a dry run).
+
+def _unknown(_: str) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What an objective says of itself beside its facts; none of it need be given.
+
+    `device`: what it trains on. `notes`: sentences for the report. `datasets`: see `Tracker.start`.
+    `versions`: of the libraries that train. `formats`: versions of what its results depend on; a
+    study with others is refused. `inputs`, `task`: how inputs are normalised, and the loss as code
+    (see `StudyRecord`). `test_examples`: size of the sealed test, None: not known. `fake_clock`:
+    time is what the runs say. `advice(batch_size)`: sentences on how to train faster here, for a
+    dry run. `export(weights, to)`: writes the trained network as a program that runs alone, returns
+    `input_shape`, `input_type` and `output_shape` of one example (see `study.model_files`).
+    `diagnose(way_out)`: why its network does not learn, "" if that is not clear, with `way_out`
+    where that may help all the same; asked where a range test has no answer. `recheck()`: why its
+    data would be others if they were asked for again, "" if they would not; asked where they are
+    not those of an earlier command.
     """
-    said: T = getattr(objective, name, default)
-    return said
+
+    device: str = field(default_factory=platform.machine)
+    notes: tuple[str, ...] = ()
+    datasets: Sequence[Mapping[str, Any]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
+    test_examples: int | None = None
+    fake_clock: bool = False
+    advice: Callable[[int], Sequence[str]] = _nothing
+    export: Callable[[Path, Path], Mapping[str, Any]] | None = None
+    diagnose: Callable[[str], str] = _unknown
+    recheck: Callable[[], str] = str
+
+
+def describe(objective: Objective) -> Description:
+    """Return what the objective's own `describe()` says, the defaults where it has none."""
+    own: Callable[[], Description] = getattr(objective, "describe", Description)
+    return own()

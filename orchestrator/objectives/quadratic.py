@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.curve import Floats, Point, Result
-from orchestrator.objectives import Session
+from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, run_seed
 from orchestrator.stages.stage import option
 
@@ -47,10 +47,6 @@ class Quadratic:
 class QuadraticObjective:
     """The objective over a `Quadratic` problem. Same run, same numbers, on any machine."""
 
-    device = "fake clock"
-    fake_clock = True  # a study on it lasts as long as its runs say
-    notes = ("The objective is a noisy quadratic model, not a network.",)
-
     def __init__(
         self, problem: Quadratic | None = None, *, seed: int = 0, final_epochs: float = 10
     ) -> None:
@@ -62,6 +58,11 @@ class QuadraticObjective:
             chance_loss=self.held_out_loss(np.zeros(self.problem.directions)),
             final_epochs=final_epochs,
         )
+
+    def describe(self) -> Description:
+        """Return what a study says of it; a study on it lasts as long as its runs say."""
+        note = "The objective is a noisy quadratic model, not a network."
+        return Description(device="fake clock", notes=(note,), fake_clock=True)
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return the problem and the seed: nothing else determines a result."""

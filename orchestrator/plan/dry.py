@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator import build
 from orchestrator.config.schema import Config
-from orchestrator.objectives import about
+from orchestrator.objectives import describe
 from orchestrator.plan.estimate import Play, Range, StagePlan, by_stage, likeliest, plays
 from orchestrator.plan.pace import clock_of
 from orchestrator.plan.prices import Clock, Prices, probe
@@ -57,7 +56,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     start = AROUND + clock() - began
     watch = clock_of(objective, lambda: 0.0, clock)
     prices = probe(objective, recipe, _sizes(stages, recipe), watch)
-    advice: Callable[[int], Sequence[str]] = about(objective, "advice", lambda _: ())
+    said = describe(objective)
     if watch is clock:
         prices = replace(prices, run=prices.run + BOOKKEEPING)
     else:
@@ -67,7 +66,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     seconds, likely = likeliest(totals)
     return StudyPlan(
         study=config.study_name,
-        device=about(objective, "device", platform.machine()),
+        device=said.device,
         stages=by_stage(played),
         runs=Range.of(map(_runs, played)),
         seconds=seconds,
@@ -76,7 +75,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         prices=prices,
         batch_size=recipe.batch_size,
         tried=_sizes([stage for stage in stages if stage.kind != "final"], recipe),
-        notes=(*about(objective, "notes", ()), *advice(recipe.batch_size)),
+        notes=(*said.notes, *said.advice(recipe.batch_size)),
         spent=clock() - began,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from orchestrator.curve import Outcome
-from orchestrator.objectives import Objective, about
+from orchestrator.objectives import Objective, describe
 from orchestrator.plan.estimate import Known, Play, Range, plays
 from orchestrator.plan.prices import Clock, Prices, learnt, progress
 from orchestrator.recipe import Facts, Recipe
@@ -108,4 +108,4 @@ def _middle(factors: Sequence[tuple[float, float]]) -> float:
 
 def clock_of(objective: Objective, trained: Callable[[], float], real: Clock) -> Clock:
     """Return the clock that an objective is timed by: a fake one counts training seconds alone."""
-    return trained if about(objective, "fake_clock", False) else real
+    return trained if describe(objective).fake_clock else real

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.curve import Outcome, Point
-from orchestrator.objectives import Objective, about
+from orchestrator.objectives import Objective, describe
 from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.schedules import Schedule
 
@@ -122,6 +122,7 @@ def probe(
     seconds outside of training.
     """
     facts, own = objective.facts, recipe.batch_size
+    test_examples = describe(objective).test_examples
     memory = _memory(objective, recipe, sizes)
     fits = {int(b): bool(v) for b, v in memory.get("fits", {}).items()}
     _trial(objective, recipe, own, REPORTS, clock)  # the very first steps are slow
@@ -141,7 +142,7 @@ def probe(
         run=first.run,
         memory={int(b): int(n) for b, n in memory.get("bytes", {}).items()},
         fits=fits,
-        test_examples=about(objective, "test_examples", facts.held_out_examples),
+        test_examples=facts.held_out_examples if test_examples is None else test_examples,
     )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from orchestrator import clues
 from orchestrator.curve import Curve, Point
+from orchestrator.pruners import plain
 from orchestrator.pruners.optunas import name_of, settings_of
 from orchestrator.pruners.peers import Peers
 from orchestrator.pruners.views import View, compared, view
@@ -57,9 +57,10 @@ class CluePruner(optuna.pruners.BasePruner):
     minimize. `start_loss` is the loss of a model that knows nothing (ln C for C classes); None:
     the first reported value stands in for it. Where an untrained network costs more than that (a
     regression with raw targets), give its loss instead; ValueError unless it is above 0.
-    `total_steps` is the step of the last report; None: that of the study's complete trials if it is
-    the same in all, else nothing is stuck or behind. A caller with more to say (train loss, lr,
-    progress) hands it over by `observe` before reporting.
+    `total_steps` is the step of the last report, or the number of reports where steps count from 0;
+    None: the last step of the study's complete trials if it is the same in all, else nothing is
+    stuck or behind. Complete trials that end at another step are warned of. A caller with more to
+    say (train loss, lr, progress) hands it over by `observe` before reporting.
 
     In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
     run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
@@ -145,7 +146,7 @@ class CluePruner(optuna.pruners.BasePruner):
         Never at the end of a run: nothing is saved there, and its end is worth knowing. Raises
         ValueError for a study that maximizes and whose losses were not handed over by `observe`.
         """
-        points = self._points.get(trial.number) or self._reported(study, trial)
+        points = self._points.get(trial.number) or plain.reported(study, trial, self.total_steps)
         if not points:
             return False
         running = trial.number in self._runs
@@ -188,7 +189,7 @@ class CluePruner(optuna.pruners.BasePruner):
         if run := self._runs.get(trial.number):
             best = self._peers.best(run, point.step)
         else:
-            best = self._best_complete(study, point.step)
+            best = plain.best_complete(study, point.step, self.total_steps)
         chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
         lead = _fallen(chance, best)
         if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
@@ -211,47 +212,6 @@ class CluePruner(optuna.pruners.BasePruner):
         if also.prune(study, trial):
             return f"pruned by {name_of(also)} at step {trial.last_step}"
         return ""
-
-    # --- plain Optuna
-
-    def _best_complete(self, study: optuna.Study, step: int) -> float:
-        """Return the lowest loss up to `step` of the complete trial that ended lowest, or NaN."""
-        length = self._length(study)
-        ended = [t for t in _complete(study) if t.last_step == length]
-        best = min(ended, key=lambda t: t.intermediate_values[length or 0], default=None)
-        losses = best.intermediate_values if best else {}
-        return min((loss for at, loss in losses.items() if at <= step), default=math.nan)
-
-    def _length(self, study: optuna.Study) -> int | None:
-        """Return the last step of a whole run, None if it is not known."""
-        if self.total_steps is not None:
-            return self.total_steps
-        lasts = {t.last_step for t in _complete(study)}
-        return lasts.pop() if len(lasts) == 1 else None
-
-    def _reported(self, study: optuna.Study, trial: FrozenTrial) -> list[Point]:
-        if study.direction == StudyDirection.MAXIMIZE:
-            raise ValueError(
-                "CluePruner reads held-out losses, and this study maximizes: report the loss in a"
-                " study that minimizes, or hand the loss over by `observe` before `trial.report`"
-            )
-        total = self._length(study)
-        return [
-            Point(
-                step=step,
-                progress=min(1.0, step / total) if total else 0.0,
-                lr=math.nan,
-                momentum=math.nan,
-                train_loss=math.nan,
-                held_out_loss=loss,
-            )
-            for step, loss in sorted(trial.intermediate_values.items())
-        ]
-
-
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [t for t in trials if t.intermediate_values]
 
 
 def _fallen(chance: float, loss: float) -> float:

@@ -88,6 +88,8 @@ def _tracked(paths: StudyPaths) -> str:
     tracking = kept(paths.config).get("tracking")
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
         return ""
+    if paths.spool.exists():
+        return ""
     server = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
     if server:
         return f"in MLflow at {hidden(server)}"

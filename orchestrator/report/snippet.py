@@ -59,15 +59,14 @@ _NORMALISED = """\
 def normalised(x: torch.Tensor) -> torch.Tensor:
     \"\"\"Return inputs as the study's network got them, in training and in tests.\"\"\"
     mean, std = (t.to(x.device).view({view}) for t in (MEAN, STD))
-    return (x.float() - mean) / std{scale}
+    return {normal}
 
 
 """
 _MEASURED = """\
-x = torch.cat([inputs for inputs, _ in loader]).float()  # all training inputs, {shape}
+x = torch.cat([inputs for inputs, _ in loader]).{cast}()  # all training inputs, {shape}
 MEAN, STD = x.mean({axes}), x.std({axes}, correction=0)
-STD = torch.where(STD > 1e-6, STD, 1.0)  # what is constant is not divided"""
-_SMOOTHED = "loss_function = torch.nn.CrossEntropyLoss(label_smoothing={})\n"
+STD = torch.where(STD > {rounding} * MEAN.abs(), STD, 1.0)  # what is constant is not divided"""
 _ALL = "model.parameters()"
 _NO_DECAY_OF_NORMS_AND_BIASES = """\
 [
@@ -147,8 +146,8 @@ def pytorch(
     }
     if recipe.dropout is not None:
         parts["before"] = _DROPOUT.format(recipe.dropout) + parts["before"]
-    if task and "label_smoothing" not in recipe.optimizer_options:
-        parts["before"] = f"{task['loss']}\n{parts['before']}"
+    if loss := _loss(task, recipe.optimizer_options.get("label_smoothing")):
+        parts["before"] = f"{loss}\n{parts['before']}"
     return _PAGE.substitute(
         schedule.spec(),
         epochs=max(1, round(epochs or 1)),
@@ -163,21 +162,37 @@ def pytorch(
     )
 
 
+def _loss(task: Mapping[str, Any] | None, smoothing: float | None) -> str:
+    """Return the line of the loss, with labels smoothed if they are; "" where it is not known."""
+    line = str(task["loss"]) if task else ""
+    if smoothing is None:
+        return line
+    start = line.removesuffix(")") or "loss_function = torch.nn.CrossEntropyLoss("
+    comma = "" if start.endswith("(") else ", "
+    return f"{start}{comma}label_smoothing={smoothing})"
+
+
 def _inputs(done: Mapping[str, Any]) -> str:
     """Return the lines that do to inputs what the study did: its numbers where they are few."""
     dims, mean, std = done["dims"], done["mean"], done["std"]
     shape = ("(n, features)", "(n, channels, length)", "(n, channels, height, width)")[dims - 1]
     axes = (0, *range(2, dims + 1)) if dims > 1 else 0
     more = f"\n# It also had training inputs {done['augmented']}." if done["augmented"] else ""
+    exact = done["type"] == "float64"  # float32 would lose what the inputs say
+    cast, rounding, kind = (
+        ("double", "2e-15", ", dtype=torch.float64") if exact else ("float", "1e-6", "")
+    )
+    scale = "" if done["scale"] == 1 else f" * {done['scale']:g}"
+    normal = f"(x.{cast}() - mean) / std{scale}"
     return _NORMALISED.format(
         values=f"(x - mean) / std of each {'channel' if dims > 1 else 'feature'}",
         type=done["type"],
         more=more,
         view=", ".join(["-1", *["1"] * (dims - 1)]),
-        scale="" if done["scale"] == 1 else f" * {done['scale']:g}",
-        statistics=_MEASURED.format(shape=shape, axes=axes)
+        normal=f"({normal}).float()" if exact else normal,
+        statistics=_MEASURED.format(shape=shape, axes=axes, cast=cast, rounding=rounding)
         if mean is None
-        else f"MEAN, STD = torch.tensor({mean}), torch.tensor({std})",
+        else f"MEAN, STD = torch.tensor({mean}{kind}), torch.tensor({std}{kind})",
     )
 
 
@@ -190,7 +205,7 @@ def _imports(code: str) -> str:
 
 def _options(on: Mapping[str, Any]) -> dict[str, str]:
     """Return the lines of what is switched on with any optimiser."""
-    before = {"frozen": _FROZEN, "label_smoothing": _SMOOTHED, "ema": _AVERAGE}
+    before = {"frozen": _FROZEN, "ema": _AVERAGE}
     within = {"clipped": ("max_grad_norm", _CLIPPED), "averaged": ("ema", _AVERAGED)}
     return {
         "before": "".join(text.format(on[k]) for k, text in before.items() if k in on),

@@ -166,6 +166,22 @@ class Ledger:
                     nearest = changed
         return ", ".join(nearest)
 
+    def surroundings(self, run: Run) -> list[str]:
+        """Return how what surrounds a run differs from what the nearest known run had.
+
+        [] if there is no difference, or nothing is known.
+        """
+        if self._context is None:
+            return []
+        new = _plain(self._context(run))
+        told = [
+            surroundings(old["context"], new)
+            for stage in self._before.values()
+            for old in stage
+            if old["run"].get("opens_test") == run.opens_test
+        ]
+        return min(told, key=len, default=[])
+
     def study(self, stage: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
         """Return the Optuna study of a stage, made if missing."""
         if stage not in self._studies:

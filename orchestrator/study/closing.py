@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.objectives import about
 from orchestrator.recipe import Recipe
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
@@ -20,11 +19,6 @@ from orchestrator.study.parts import Parts
 from orchestrator.system import host
 
 log = logging.getLogger(__name__)
-
-
-def device(parts: Parts) -> str:
-    """Return where runs are trained, in words."""
-    return about(parts.objective, "device", platform.machine())
 
 
 def record_of(
@@ -36,28 +30,28 @@ def record_of(
     overrides: tuple[str, ...],
 ) -> StudyRecord:
     """Return the record of a study that ends with these `stages`, in this `status`."""
-    objective, facts = parts.objective, parts.objective.facts
+    facts = parts.objective.facts
     seconds = time.monotonic() - parts.started if parts.trained.any else 0.0
     return StudyRecord(
         study=parts.config.study_name,
         status=status,
         recipe=recipe,
         stages=stages,
-        device=device(parts),
+        device=parts.description.device,
         machine=host.machine(),
-        versions=_versions(about(objective, "versions", {})),
+        versions=_versions(parts.description.versions),
         metric=facts.metric,
         larger_is_better=facts.larger_is_better,
         total_seconds=parts.earlier.total_seconds + seconds,
-        notes=tuple(about(objective, "notes", ())),
+        notes=parts.description.notes,
         reason=hidden(reason),
         model_dropout=facts.dropout,
         budget=parts.budget.summary(parts.trained.any),
         first_test_seconds=_first_test(parts, stages),
         overrides=overrides,
         folder=parts.paths.folder,
-        inputs=about(objective, "inputs", None),
-        task=about(objective, "task", None),
+        inputs=parts.description.inputs,
+        task=parts.description.task,
         final_epochs=parts.config.final_epochs,
     )
 
@@ -104,7 +98,7 @@ def _served(parts: Parts, record: StudyRecord) -> Mapping[str, Any] | None:
         return None
     if not parts.trained.any and model_files.is_served(parts.paths):
         return None  # an answer told again: it was sent
-    return model_files.served(parts.objective, parts.paths)
+    return model_files.served(parts.description, parts.paths)
 
 
 def _versions(own: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.objectives import Objective
+from orchestrator.objectives import Description
 from orchestrator.paths import StudyPaths
 from orchestrator.record import StudyRecord
 
@@ -36,20 +36,19 @@ def set_aside(record: StudyRecord, paths: StudyPaths) -> list[str]:
     return [file.replace(file.with_name(f"{file.name}.old")).name for file in found]
 
 
-def served(objective: Objective, paths: StudyPaths) -> Mapping[str, Any] | None:
+def served(description: Description, paths: StudyPaths) -> Mapping[str, Any] | None:
     """Write model.pt2 beside model.pt; return what a server needs.
 
     That is its `file`, a `digest` of the weights, and of one example `input_shape`, `input_type`
-    and `output_shape`. None without a model, or where the objective has no `export(weights, to)` or
-    cannot do it, which is logged: the weights are in model.pt all the same.
+    and `output_shape`. None without a model, or where the objective has no `export` or it cannot be
+    done, which is logged: the weights are in model.pt all the same.
     """
     weights, program = paths.weights, paths.program
-    export = getattr(objective, "export", None)
-    if export is None or not weights.is_file():
+    if description.export is None or not weights.is_file():
         return None
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     try:
-        shapes = export(weights, program)
+        shapes = description.export(weights, program)
     except Exception as error:  # torch.export refuses networks for many reasons
         first = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("no model.pt2 and no model in MLflow: torch.export cannot trace it (%s)", first)

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator import build
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError, StorageError
-from orchestrator.objectives import Objective, about
+from orchestrator.objectives import Objective, describe
 from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import Budget
 from orchestrator.plan.pace import Pace, clock_of
@@ -43,6 +43,7 @@ class Parts:
     ) -> None:
         self.config = config
         self.objective = objective
+        self.description = describe(objective)
         self.stages = stages
         self.paths = paths
         self.terminal = terminal
@@ -55,7 +56,7 @@ class Parts:
             config.study_name,
             pruner=repr(pruner),
             context=objective.context,
-            formats={"summary": SCHEMA, **about(objective, "formats", {})},
+            formats={"summary": SCHEMA, **self.description.formats},
             sole=config.storage.name != "url",  # a database may be shared with other machines
         )
         self.tracker = build.tracker(config, facts.metric)
@@ -75,7 +76,7 @@ class Parts:
             self.objective.facts,
             clock,
             lambda run: self.ledger.known(run.key(self.objective.context(run)), run),
-            test_examples=about(self.objective, "test_examples", 0),
+            test_examples=self.description.test_examples or 0,
             before=time.monotonic() - self.started if clock is time.monotonic else 0.0,
         )
 

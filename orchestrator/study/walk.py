@@ -25,15 +25,15 @@ from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError, one_line
-from orchestrator.objectives import about
 from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import OutOfTime
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
+from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage
-from orchestrator.study.closing import close, device, record_of
+from orchestrator.study.closing import close, record_of
 from orchestrator.study.folder import logged, owned, writable
 from orchestrator.study.parts import Parts, database
 from orchestrator.system import signals
@@ -83,7 +83,11 @@ class _Study:
         return self._records[-1].recipe if self._records else build.recipe(self._parts.config)
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
-        """Walk the stages; write and tell whatever came of it."""
+        """Walk the stages; write and tell whatever came of it.
+
+        Raises ConfigError, before anything is written, for data that are others at every call.
+        """
+        self._refuse_moving_data()
         self._open()
         status: Status
         try:
@@ -92,7 +96,7 @@ class _Study:
         except KeyboardInterrupt:
             again = "the same command" + (" without fresh=true" if self._parts.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
-        except StorageError as error:
+        except (StorageError, ConfigError) as error:
             log.exception("the study stopped")
             status, reason = "failed", str(error)
         except Exception as error:  # ours or that of a user's stage: the records must still close
@@ -112,9 +116,9 @@ class _Study:
             write_atomically(parts.paths.config, yaml.safe_dump(config, sort_keys=False).encode())
         parts.terminal.study_started(
             parts.config.study_name,
-            device(parts),
+            parts.description.device,
             list(parts.config.plan),
-            list(about(parts.objective, "notes", ())),
+            list(parts.description.notes),
         )
         if changed:
             parts.terminal.note(
@@ -124,7 +128,7 @@ class _Study:
         parts.tracker.start(
             config,
             {"study_id": parts.ledger.id, "config": changes.digest(config)},
-            about(parts.objective, "datasets", ()),
+            parts.description.datasets,
         )
 
     def _walk(self) -> tuple[Status, str]:
@@ -151,6 +155,9 @@ class _Study:
         parts.pace.stage_ended(number)
         if decision is None:
             return None
+        if decision.kind == "lr_range" and not decision.answered:  # stages cannot train
+            way_out = getattr(stage, "way_out", "")
+            decision = decision.explained(parts.description.diagnose(way_out), way_out)
         read = {o.key: clue for o in outcomes if (clue := parts.watch.clue(o))}
         self._records.append(StageRecord(decision, recipe.with_(decision), outcomes, read))
         self._tell(self._records[-1])
@@ -198,3 +205,12 @@ class _Study:
         return decision.kind == "lr_range" and all(
             getattr(self._recipe, field) is not None for field in needed
         )
+
+    def _refuse_moving_data(self) -> None:
+        """Have data that are not those of the command before checked."""
+        parts = self._parts
+        schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+        some_run = Run("train", schedule, 0.0, self._recipe.batch_size, 1, 0)
+        moved = changes.of_data(parts.ledger.surroundings(some_run))
+        if moved and (why := parts.description.recheck()):
+            raise ConfigError(why)

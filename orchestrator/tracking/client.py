@@ -57,7 +57,7 @@ class Client:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         try:
-            from mlflow import MlflowClient
+            from mlflow import MlflowClient  # noqa: F401
         except Exception as error:  # a stray module of the same name raises anything
             raise Unavailable(f"mlflow cannot be imported ({error})") from error
         for chatter in ("mlflow", "alembic", "sqlalchemy", "urllib3.connectionpool"):
@@ -65,7 +65,7 @@ class Client:
         local = not uri.startswith(("http", "databricks"))
         # Two processes that create one SQLite database at once both fail.
         with _locked(artifacts) if local else nullcontext():
-            client = MlflowClient(tracking_uri=uri)
+            client = _client(uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 where = artifacts.as_uri() if local else None  # a server keeps its own artifacts
@@ -169,6 +169,22 @@ class Client:
         ]
         if inputs:
             self.mlflow.log_inputs(run_id, inputs)
+
+
+def _client(uri: str) -> MlflowClient:
+    """Return MLflow's client. Raises ValueError, with the cure, for a folder that it refuses."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        if "://" in uri and not uri.startswith("file:"):
+            raise
+        raise ValueError(
+            f"the tracking address {uri} is a folder, and this MLflow keeps its runs in databases:"
+            " tracking.uri=sqlite:///mlflow.db, or MLFLOW_ALLOW_FILE_STORE=true to have the folder"
+        ) from error
 
 
 def _locked(folder: Path) -> AbstractContextManager[Any]:

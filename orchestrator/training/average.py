@@ -20,9 +20,9 @@ class Average:
         self.model = copy.deepcopy(model)
         self._decay = decay
         pairs = list(zip(_values(self.model), _values(model), strict=True))
-        floats = [(mine, its) for mine, its in pairs if its.is_floating_point()]
-        self._mine, self._its = [m for m, _ in floats], [i for _, i in floats]
-        self._counts = [(mine, its) for mine, its in pairs if not its.is_floating_point()]
+        numbers = [(mine, its) for mine, its in pairs if _is_averaged(its)]
+        self._mine, self._its = [m for m, _ in numbers], [i for _, i in numbers]
+        self._counts = [(mine, its) for mine, its in pairs if not _is_averaged(its)]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -31,6 +31,10 @@ class Average:
         torch._foreach_lerp_(self._mine, self._its, 1 - decay)
         for mine, its in self._counts:
             mine.copy_(its)
+
+
+def _is_averaged(values: torch.Tensor) -> bool:
+    return values.is_floating_point() or values.is_complex()
 
 
 def _values(model: nn.Module) -> list[torch.Tensor]:

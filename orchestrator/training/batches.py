@@ -86,8 +86,8 @@ class Inputs:
 
     def normalised(self, x: Tensor) -> Tensor:
         """Return floats, images as (n, c, h, w), of examples as `on_device` made them."""
-        if x.dtype == torch.int64:  # tokens
-            return x
+        if x.dtype == torch.int64:  # tokens, and a copy: a network may change its inputs
+            return x.clone()
         x = (x.float() - self._mean).mul_(self._factor)
         if self.images:
             x = x.permute(0, 3, 1, 2)

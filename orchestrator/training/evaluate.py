@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ from orchestrator.training.data.parts import Part
 from orchestrator.training.task import CLASSIFY, Task
 
 PIECE = 512  # examples at once
+RESOLUTION = 1e-7  # of a loss, as a share of that of a guess: float32 tells nothing smaller apart
+ONE_VALUE = "Expected more than 1 value per channel"  # torch's words for a batch of one
 
 
 @torch.no_grad()
@@ -29,36 +33,64 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return mean loss and metric (NaN: there is none) on `part`, as `inputs.placed` gave it.
 
-    The network is in eval mode, and back in training mode afterwards. `batch_statistics`: batch
-    norm uses the statistics of what it sees, as the running ones lag behind a fast ramp. Raises
-    ValueError for a loss below 0.
+    `batch_statistics`: see `evaluating`. Raises ValueError for a loss below 0.
     """
     pieces = -(-len(part) // PIECE)
     total = torch.zeros(2, device=inputs.device)
     own, kept = task.own_metric, []
     if not task.metric_name:
         total[1] = math.nan
-    model.eval()
-    statistics = using_batch_statistics(model) if batch_statistics else nullcontext()
-    with autocast or nullcontext(), statistics:
+    with autocast or nullcontext(), evaluating(model, batch_statistics) as outputs_of:
         for x, y in inputs.pieces(part, pieces):
-            scores = model(inputs.normalised(x)).float()
+            scores = outputs_of(partial(inputs.normalised, x)).float()
             total[0] += task.total(scores, y)
             if own:
                 kept.append(scores)
             elif task.metric_name:
                 total[1] += task.hits(scores, y)
-    model.train()
-    loss, right = (value / len(part) for value in total.tolist())
+    loss, right = (value / int(task.count(part.y)) for value in total.tolist())
     if loss < 0:
         raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
     return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right
 
 
 @contextmanager
-def using_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Take the running statistics away, so that batch norm uses the batch's even in eval mode."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+def evaluating(
+    model: nn.Module, batch_statistics: bool = False
+) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Return a context with the model in eval mode; each module has its own mode back afterwards.
+
+    Yields what gives the outputs for the inputs that a function makes. `batch_statistics`: batch
+    norm uses the statistics of what it sees, as the running ones lag behind a fast ramp; but for
+    layers that are frozen (in eval mode while the model trains), and for a batch that has one value
+    per channel and so none.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    layers = [m for m, trains in modes if trains and isinstance(m, _BatchNorm)]
+    model.eval()
+
+    def outputs_of(inputs: Callable[[], Any]) -> Any:
+        if not batch_statistics:
+            return model(inputs())
+        try:
+            with _without_running_statistics(layers):
+                return model(inputs())
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+        return model(inputs())
+
+    try:
+        yield outputs_of
+    finally:
+        model.train(modes[0][1])  # a module may do more at this than set its flag
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _without_running_statistics(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Take the running statistics away: batch norm then uses the batch's even in eval mode."""
     kept = [(m.running_mean, m.running_var) for m in layers]
     for layer in layers:
         layer.running_mean = layer.running_var = None

@@ -8,27 +8,36 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training.data.frame import of_columns
 from orchestrator.training.data.parts import Data
 
 
 class Served(nn.Module):
     """The network with its normalisation in front: float32 inputs as the data source gives them.
 
-    Inputs (n, *input_shape), outputs the network's scores. Tokens go in as they are, int64.
+    Inputs (n, *input_shape), outputs the network's scores. Tokens go in as they are, int64; inputs
+    that float32 cannot hold as float64.
     """
 
     mean: Tensor
     factor: Tensor
+    centre: Tensor | None
+    unit: Tensor | None
 
     def __init__(self, network: nn.Module, data: Data) -> None:
         super().__init__()
         self.network = network
-        after = (1,) * (len(data.input_shape) - 1)  # channels lie before height and width
-        self.register_buffer("mean", data.mean.reshape(-1, *after).clone())
-        self.register_buffer("factor", (data.scale / data.std).reshape(-1, *after))
+        dims = data.train.x.dim()
+        self.register_buffer("mean", of_columns(data.mean, dims).clone())
+        self.register_buffer("factor", of_columns(data.scale / data.std, dims))
+        frame = data.frame or (None, None)
+        for name, values in zip(("centre", "unit"), frame, strict=True):
+            self.register_buffer(name, None if values is None else of_columns(values, dims).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores."""
+        if self.centre is not None and self.unit is not None:
+            x = ((x - self.centre) / self.unit).float()
         if x.is_floating_point():
             x = (x - self.mean) * self.factor
         scores: Tensor = self.network(x)
@@ -43,7 +52,7 @@ def export(network: nn.Module, data: Data, weights: Path, to: Path) -> tuple[int
     """
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     served = Served(network, data).eval()
-    example = torch.zeros(2, *data.input_shape, dtype=torch.int64 if data.tokens else torch.float32)
+    example = torch.zeros(2, *data.input_shape, dtype=data.source_type)
     with torch.no_grad(), warnings.catch_warnings():
         # torch's recurrent layers do that in each pass, and the program is right all the same
         warnings.filterwarnings("ignore", r"(?s).*_flat_weights.* assigned during export")

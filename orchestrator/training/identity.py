@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.config import user_code
 from orchestrator.config.optimizer import Fitting
 from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig, ModelConfig
+from orchestrator.config.sections import AnyData, ModelConfig, OwnDataConfig
+from orchestrator.config.user_modules import code_of
 from orchestrator.training.data.parts import Data
 
 # Of the data: content hashes say it better, and say it of the test only where that is opened.
 LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
+LEFT_OUT_OF_OWN = {"test_examples"}
 
 
 def described(config: BaseModel) -> dict[str, Any]:
-    """Return a part of the config as JSON-able values, the user's callables with their source."""
+    """Return a part of the config as JSON-able values, the user's callables with their code."""
     if isinstance(config, Fitting):
-        source = {"source": _source(config.target)} if isinstance(config, OwnConfig) else {}
-        return {**config.described(), **source}
-    if not isinstance(config, OwnConfig):
-        return config.model_dump(mode="json", exclude=LEFT_OUT)
-    return {**config.model_dump(mode="json", by_alias=True), "source": _source(config.target)}
+        values = config.described()
+    elif isinstance(config, OwnDataConfig):
+        values = config.model_dump(mode="json", by_alias=True, exclude=LEFT_OUT_OF_OWN)
+    elif isinstance(config, OwnConfig):
+        values = config.model_dump(mode="json", by_alias=True)
+    else:
+        values = config.model_dump(mode="json", exclude=LEFT_OUT)
+    return {**values, **_code(config)} if isinstance(config, OwnConfig) else values
 
 
-def _source(target: str) -> str:
-    """Return a hash of the source text of the callable's module, its name where there is none.
-
-    The whole module: the callable may use whatever stands beside it.
-    """
-    try:
-        module = inspect.getmodule(inspect.unwrap(user_code.resolve(target)))
-        text = inspect.getsource(module) if module else target
-    except (OSError, TypeError):
-        text = target
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _code(config: OwnConfig) -> dict[str, Any]:
+    """Return the hashes of a callable's code, under names that none of its arguments has."""
+    code = code_of(config.target)
+    source = "_source_" if "source" in config.arguments else "source"
+    return {source: code.source, **({"_modules_": code.modules} if code.modules else {})}
 
 
-def named(data: DataConfig | OwnConfig, found: Data) -> list[dict[str, Any]]:
+def edited(configs: Iterable[BaseModel]) -> list[str]:
+    """Return a sentence for the report if files of the user's code changed after their import."""
+    own = [config for config in configs if isinstance(config, OwnConfig)]
+    files = sorted({file for config in own for file in code_of(config.target).edited})
+    if not files:
+        return []
+    return [
+        f"{', '.join(files)} changed after this process had imported it: this study trains the code"
+        " as it was; start the process (the notebook's kernel) again for the new one."
+    ]
+
+
+def named(data: AnyData, found: Data) -> list[dict[str, Any]]:
     """Return what is trained on and decided by (see `Tracker.start`), not the sealed test."""
     name = data.target if isinstance(data, OwnConfig) else data.name
     parts = (
@@ -73,14 +82,15 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
     if found.tokens:
         return None
     few = len(found.mean) <= FEW
+    kept = found.train.x.dtype if found.frame is None else found.source_type
     border = found.border
     shifted = f"shifted by up to {border} pixel{'s' * (border > 1)}"
     mirrored = " and mirrored" if found.mirrored else ""
     return {
         "dims": len(found.input_shape),
-        "type": str(found.train.x.dtype).removeprefix("torch."),
-        "mean": found.mean.tolist() if few else None,
-        "std": found.std.tolist() if few else None,
+        "type": str(kept).removeprefix("torch."),
+        "mean": found.source_mean.tolist() if few else None,
+        "std": found.source_std.tolist() if few else None,
         "scale": found.scale,
         "augmented": f"{shifted}{mirrored} at random" if border else "",
     }

@@ -17,26 +17,30 @@ from torch import Tensor, nn
 from orchestrator.config.optimizer import AnyOptimizer, OptimizerConfig
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import (
+    AnyData,
     AnyLoss,
     AnyMetric,
-    DataConfig,
     LossConfig,
     MetricConfig,
     ModelConfig,
+    OwnDataConfig,
     TrainingConfig,
 )
 from orchestrator.curve import Result
-from orchestrator.objectives import Session
+from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import compiled, models
+from orchestrator.training import advice, compiled, diagnose, first_step, fit, models
 from orchestrator.training import device as torch_device
-from orchestrator.training.clock import calibrate, gain_of_one_thread, seconds_per_example
+from orchestrator.training.chance import chance_loss, remarks
+from orchestrator.training.clock import calibrate
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
-from orchestrator.training.identity import asides, described, named, preprocessing
+from orchestrator.training.evaluate import RESOLUTION
+from orchestrator.training.identity import asides, described, edited, named, preprocessing
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
+from orchestrator.training.randomness import randomness_as_found
 from orchestrator.training.task import Task
 from orchestrator.training.trainer import Setup
 from orchestrator.training.untrained import untrained_loss
@@ -50,9 +54,6 @@ DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "probe": lambda setup, run, _: probe(setup, run),
     "calibrate": lambda setup, run, _: calibrate(setup, run),
 }
-LONG_SECONDS = 600  # of one final run: above this a CPU user is warned
-WORTH_SAYING = 1.2  # x as fast
-RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
 DEFAULTS = (LossConfig(), MetricConfig())
 
 
@@ -66,7 +67,7 @@ class TrainingSettings:
     dropout. `final_epochs`: length of a final run. `batch_size`: to probe torch.compile with.
     """
 
-    data: DataConfig | OwnConfig
+    data: AnyData
     model: ModelConfig | OwnConfig
     optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     loss: AnyLoss = field(default_factory=LossConfig)
@@ -92,30 +93,29 @@ class TrainingObjective:
     """Trains a model on data (see `objectives.Objective`), in this process.
 
     `cache`: the folder where decoded images may be kept. Cross-entropies are in nats, accuracy is a
-    fraction. `notes` are sentences for the report, `device` and `versions` say what it ran on,
-    `datasets` on what, `inputs` what is done to them, `task` how they are fitted, as code.
-    Raises ConfigError (DataError, ModelError), one line, before any training.
+    fraction. Raises ConfigError (DataError, ModelError), one line, before any training.
     """
-
-    formats: Mapping[str, int] = {"training": TRAINING_VERSION}  # others' results are refused
 
     def __init__(self, settings: TrainingSettings, cache: Path) -> None:
         how, optimizer = settings.objective, settings.optimizer
         where = torch_device.find(settings.device, how.deterministic)
-        self._how, self._sections = how, settings.determining()
+        sections = settings.determining()
+        # Now, and not at each run: a file may be edited while the code that was imported trains.
+        self._how, self._sections = how, {k: described(part) for k, part in sections.items()}
         self._threads_given = settings.threads is not None
         self._threads = torch_device.use_threads(settings.threads)
-        self.device = torch_device.describe(where, self._threads)
+        self._device = torch_device.describe(where, self._threads)
         task = Task(settings.loss, settings.metric)
-        found = load(settings.data, cache, task.kind)
+        found = load(settings.data, cache, task)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
         inputs = place(found, where, how.resident)
-        with torch_device.private_random(where):
+        with randomness_as_found(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
-        scores = _scores(tried, found)
-        chance = task.chance(found.train.y, found.classes, scores)
-        self.task = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
+            scores = _scores(tried, found)
+        classes, counted = fit.classes_of(task, scores, found.sample().y, found.classes)
+        chance = chance_loss(task, found.train.y, classes, scores)
+        code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
         self._setup = Setup(
             make_model,
@@ -126,15 +126,34 @@ class TrainingObjective:
             settings.seed,
             how.micro_batch_size,
             task=task,
+            least_loss=RESOLUTION * chance,
         )
+        with self._at_work():
+            first_step.check(self._setup)
         self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
-        self.test_examples = found.test_examples
-        self.datasets, self.inputs = named(settings.data, found), preprocessing(found)
-        self.versions = {name: version(name) for name in ("torch", "torchvision")}
-        warning = self._warning()  # first: its batch size would be compiled for nothing
+        with self._at_work():  # first: its batch size would be compiled for nothing
+            warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
         compiling = self._compile(settings.batch_size, cache)
-        remarks = task.remarks(found.train.y, chance, scores)
-        self.notes = (found.source, *asides(found, settings.model), *remarks, *compiling, *warning)
+        said = remarks(task, found.train.y, chance, scores)
+        told = (*asides(found, settings.model), *edited(sections.values()))
+        self._description = Description(
+            device=self._device,
+            notes=(found.source, *found.notes, *counted, *told, *said, *compiling, *warning),
+            datasets=named(settings.data, found),
+            versions={name: version(name) for name in ("torch", "torchvision")},
+            formats={"training": TRAINING_VERSION},
+            inputs=preprocessing(found),
+            task=code,
+            test_examples=found.test_examples,
+            advice=self._advice,
+            export=self._export,
+            diagnose=self._diagnose,
+            recheck=partial(_recheck, settings, cache, found),
+        )
+
+    def describe(self) -> Description:
+        """Return what a study says of it."""
+        return self._description
 
     def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
         data, task = self._setup.data, self._setup.task
@@ -161,8 +180,8 @@ class TrainingObjective:
         choice = compiled.Choice(True, "compiled, as asked for")
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
-            examples = self.facts.final_examples * RUNS_PER_STUDY
-            key = [*map(described, self._sections.values()), self._setup.precision, self.device]
+            examples = self.facts.final_examples * advice.RUNS_PER_STUDY
+            key = [*self._sections.values(), self._setup.precision, self._device]
             with self._at_work():
                 choice = compiled.choose(self._setup, size, examples, cache, key)
         if choice.on:
@@ -170,35 +189,12 @@ class TrainingObjective:
             self._setup = replace(self._setup, forward=compiled.compiled(), _warm=set())
         return [f"The network is {choice.reason}."]
 
-    def _warning(self) -> list[str]:
-        """Say beforehand if a processor is going to need hours for what is meant for a GPU."""
-        if self._setup.device.type != "cpu":
-            return []
-        size = min(16, self.facts.train_examples)
-        with self._at_work():
-            seconds = seconds_per_example(self._setup, size) * self.facts.final_examples
-        if seconds < LONG_SECONDS:
-            return []
-        return [
-            f"One final run takes about {seconds / 3600:.2g} hours on {self.device}, a whole study"
-            f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
-            " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
-        ]
-
-    def advice(self, batch_size: int) -> list[str]:
+    def _advice(self, batch_size: int) -> list[str]:
         """Return what would make training faster here, from a few steps; nothing is changed."""
-        if self._setup.device.type != "cpu" or self._threads_given or self._threads == 1:
+        if self._threads_given or self._threads == 1:
             return []
-        size = min(batch_size, self.facts.train_examples)
         with self._at_work():
-            gain = gain_of_one_thread(self._setup, size)
-        if gain < WORTH_SAYING:
-            return []
-        times = f"{gain:.1f}" if gain < 10 else "more than 10"
-        return [
-            f"With threads=1 a step of batch size {size} is {times} times as fast here as with"
-            f" {self._threads} threads, which wait for each other."
-        ]
+            return advice.on_threads(self._setup, batch_size, self._threads)
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return everything but the run that determines its result."""
@@ -206,10 +202,10 @@ class TrainingObjective:
         context = {
             "objective": "training",
             "version": TRAINING_VERSION,
-            **{key: described(part) for key, part in self._sections.items()},
+            **self._sections,
             "train_hash": found.train_hash,
             "held_out_hash": found.held_out_hash,
-            "device": self._setup.device.type if self._setup.device.type == "cpu" else self.device,
+            "device": self._setup.device.type if self._setup.device.type == "cpu" else self._device,
             "threads": self._threads,
             "precision": self._setup.precision,
             "seed": self._setup.seed,
@@ -217,7 +213,7 @@ class TrainingObjective:
         }
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 
-    def export(self, weights: Path, to: Path) -> dict[str, Any]:
+    def _export(self, weights: Path, to: Path) -> dict[str, Any]:
         """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
 
         It takes inputs as the data source gives them. Returns what one example is made of and what
@@ -226,14 +222,19 @@ class TrainingObjective:
         from orchestrator.training.export import export
 
         data = self._setup.data
-        with torch_device.private_random(self._setup.device):
+        with randomness_as_found(self._setup.device):
             network = self._setup.make_model()
         shape = export(network, data, weights, to)
         return {
             "input_shape": list(data.input_shape),
-            "input_type": "int64" if data.tokens else "float32",
+            "input_type": str(data.source_type).removeprefix("torch."),
             "output_shape": list(shape),
         }
+
+    def _diagnose(self, way_out: str) -> str:
+        """Return why the network does not learn, "" if that is not clear (see `diagnose`)."""
+        with self._at_work():
+            return diagnose.finding(diagnose.patient_of(self._setup), way_out)
 
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""
@@ -244,8 +245,21 @@ class TrainingObjective:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Leave random states as they were, and no thread behind, however the work ends."""
-        with torch_device.private_random(self._setup.device), closing(self._setup.inputs):
+        with randomness_as_found(self._setup.device), closing(self._setup.inputs):
             yield
+
+
+def _recheck(settings: TrainingSettings, cache: Path, found: Data) -> str:
+    """Load the data again; return why they are others this time, "" if they are the same."""
+    if not isinstance(settings.data, OwnDataConfig):
+        return ""
+    again = load(settings.data, cache, Task(settings.loss, settings.metric))
+    if (again.train_hash, again.held_out_hash) == (found.train_hash, found.held_out_hash):
+        return ""
+    return (
+        f"data {settings.data.target}: gives other examples at every call, so that no run could be"
+        " compared with another: seed what is random in it, as numpy.random.default_rng(0) does"
+    )
 
 
 @torch.no_grad()

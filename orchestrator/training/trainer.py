@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from orchestrator.config.optimizer import AnyOptimizer, OptimizerConfig
 from orchestrator.curve import Point
 from orchestrator.recipe import Run, run_seed
-from orchestrator.training import models
+from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.device import seed_random
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
@@ -37,7 +36,8 @@ class Setup:
     """What all runs of a study share. `make_model` draws from torch's global random state.
 
     `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
-    `forward` gives a training batch's scores, perhaps compiled.
+    `forward` gives a training batch's scores, perhaps compiled. `least_loss`: what smaller
+    held-out losses, 0 too, are taken for, since losses are compared by factors.
     """
 
     make_model: Callable[[], nn.Module]
@@ -49,6 +49,7 @@ class Setup:
     micro_batch_size: int | None = None
     forward: Forward = eager
     task: Task = CLASSIFY
+    least_loss: float = 0.0
     _warm: set[object] = field(default_factory=set)
 
     @property
@@ -58,7 +59,7 @@ class Setup:
 
     def network(self, replicate: int) -> nn.Module:
         """Return the network on the device as all runs of a replicate begin with it."""
-        seed_random(self.device, run_seed(self.seed, replicate, "weights"))
+        randomness.seed_all(run_seed(self.seed, replicate, "weights"), self.device)
         model = self.make_model().to(self.device)
         if self.inputs.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -106,10 +107,11 @@ class Trainer:
         self.seconds = self.evaluation_seconds = 0.0
         self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
-        seed_random(setup.device, run_seed(setup.seed, run.replicate, "noise"))  # of dropout
+        noise = run_seed(setup.seed, run.replicate, "noise")  # of dropout
+        randomness.seed_all(noise, setup.device)
         # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
         self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
-        self._forward, self._mean = setup.forward, setup.task.mean
+        self._forward, self._mean, self._count = setup.forward, setup.task.mean, setup.task.count
         self._micro = min(run.batch_size, setup.micro_batch_size or run.batch_size)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make(self.model, setup.optimizer, run.weight_decay)
@@ -120,7 +122,6 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of the state between two steps, random states too, as torch's classes do."""
-        cuda = self.setup.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "average": self.average and self.average.model.state_dict(),
@@ -130,8 +131,7 @@ class Trainer:
             "total": self.total,
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.setup.device) if cuda else None,
+            **randomness.state_dict(self.setup.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,9 +145,7 @@ class Trainer:
         self.total = state["total"].to(self.setup.device)
         self.seconds = state["seconds"]
         self.evaluation_seconds = state.get("evaluation_seconds", 0.0)
-        torch.set_rng_state(state["random"])
-        if self.setup.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.setup.device)
+        randomness.load_state_dict(state, self.setup.device)
 
     @property
     def answer(self) -> nn.Module:
@@ -193,20 +191,22 @@ class Trainer:
         return self._backward_whole if self._micro == self.run.batch_size else self._backward_pieces
 
     def _backward_pieces(self, x: Tensor, y: Tensor) -> Tensor:
-        pieces = zip(torch.split(x, self._micro), torch.split(y, self._micro), strict=True)
-        shares = [self._backward_whole(a, b, len(b) / len(y)) for a, b in pieces]
+        count = -(-len(y) // self._micro)  # of about one size: batch norm wants more than one
+        pieces = zip(x.chunk(count), y.chunk(count), strict=True)
+        whole = self._count(y).clamp(min=1)
+        shares = [self._backward_whole(a, b, self._count(b) / whole) for a, b in pieces]
         return torch.stack(shares).sum()
 
-    def _backward_whole(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+    def _backward_whole(self, x: Tensor, y: Tensor, share: Tensor | None = None) -> Tensor:
         with self._autocast:
             scores = self._forward(self.model, x)
             loss = self._mean(scores, y, self._smoothing)
             plain = self._mean(scores.detach(), y) if self._smoothing else loss.detach()
-        torch.autograd.backward(loss if share == 1 else loss * share)
+        torch.autograd.backward(loss if share is None else loss * share)
         # Its graph, empty now, goes with the next one's: taken apart here it costs a small network
         # 1 % of its speed.
         self._kept = loss
-        return plain if share == 1 else plain * share
+        return plain if share is None else plain * share
 
     def to(
         self,
@@ -251,7 +251,7 @@ class Trainer:
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and metric on `part`, as `inputs.placed` gave it."""
         start = time.perf_counter()
-        found = evaluate(
+        loss, metric = evaluate(
             self.answer,
             self.setup.inputs,
             part,
@@ -260,4 +260,4 @@ class Trainer:
             autocast=self.setup.autocast(),
         )
         self.evaluation_seconds += time.perf_counter() - start
-        return found
+        return max(loss, self.setup.least_loss), metric  # in this order NaN stays

@@ -1,4 +1,4 @@
-"""Arrays and torch Datasets as checked parts."""
+"""Arrays, and the columns of torch Datasets, as checked parts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config.problems import one_of, shown
+from orchestrator.training.data import convert, rows
+from orchestrator.training.data.frame import Frame, framed
 from orchestrator.training.data.parts import DataError, Part, Raw
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MORE = ("x_val", "y_val", "groups")  # held out as they are; which training examples belong together
 PARTS = ("train", "test", "val")
+SAID = {"train": "training", "test": "test", "val": "validation"}
+COLOURS = (1, 3, 4)
 
 
 def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     """Return checked parts from named arrays, or from torch Datasets named train, test and val."""
     values = dict(given)
     for name in [n for n in PARTS if n in values]:
-        values[f"x_{name}"], values[f"y_{name}"] = _columns(values.pop(name), source)
+        dataset = values.pop(name)
+        values[f"x_{name}"], values[f"y_{name}"] = rows.columns(dataset, name, source)
     known = (*ARRAYS, *MORE)
     if unknown := [name for name in values if name not in known]:
         raise DataError(f"data {source}: {shown(unknown[0])}: {one_of(known, unknown[0])}")
@@ -30,16 +35,84 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
         raise DataError(f"data {source}: lacks {', '.join(missing)}")
     if ("x_val" in values) != ("y_val" in values):
         raise DataError(f"data {source}: x_val and y_val go together, one of them is missing")
-    train, test = (part(values[f"x_{n}"], values[f"y_{n}"], n) for n in ("train", "test"))
-    if train.x.dim() > np.ndim(values["x_train"]):
-        source += " (grey images, given a dimension for their channel)"
-    held_out = part(values["x_val"], values["y_val"], "val") if "x_val" in values else None
-    for other, name in ((test, "test"), (held_out, "validation")):
-        if other is not None and train.x.shape[1:] != other.x.shape[1:]:
-            shapes = f"{tuple(train.x.shape[1:])} and {tuple(other.x.shape[1:])}"
-            raise DataError(f"training and {name} inputs differ in shape: {shapes}")
-    groups = _groups(values.get("groups"), train, held_out)
-    return Raw(train, test, source, held_out=held_out, groups=groups, **more)
+    names = [name for name in PARTS if f"x_{name}" in values]
+    x = {name: convert.tensor(values[f"x_{name}"], f"x_{name}") for name in names}
+    y, notes = convert.coded({name: values[f"y_{name}"] for name in names})
+    frame = _frame(x["train"])
+    parts = {name: part(x[name], y[name], name, frame) for name in names}
+    _check_shapes(parts)
+    _check_alike(x)
+    held_out = parts.get("val")
+    groups = _groups(values.get("groups"), parts["train"], held_out)
+    how = _layout_said(x["train"])
+    return Raw(
+        parts["train"],
+        parts["test"],
+        source + how,
+        held_out=held_out,
+        groups=groups,
+        notes=tuple(notes),
+        frame=frame,
+        **more,
+    )
+
+
+def part(x: Any, y: Any, name: str, frame: Frame | None = None) -> Part:
+    """Return checked inputs and targets.
+
+    Inputs: images (n, c, h, w), signals (n, c, length), features (n, d) or tokens (n, t). Colours
+    may come last, as (n, h, w, c). Of three dimensions whole numbers are grey images (n, h, w),
+    which get a channel, and floats are signals, which stay. Bytes stay bytes in images; whole
+    numbers of two dimensions, but for bytes, are tokens; all else becomes float32, in `frame` if
+    there is one. Raises DataError for what no training can use.
+    """
+    inputs = convert.tensor(x, f"x_{name}")
+    targets = _targets(convert.tensor(y, f"y_{name}"), name)
+    if inputs.dim() not in (2, 3, 4):
+        shape = tuple(inputs.shape)
+        more = ": volumes (n, c, d, h, w) need an objective of their own" * (inputs.dim() == 5)
+        raise DataError(
+            f"x_{name}: need images (n, c, h, w), signals (n, c, length), features (n, d) or"
+            f" tokens (n, t), got {shape}{more}"
+        )
+    if inputs.is_complex():
+        raise DataError(
+            f"x_{name}: need real numbers, got {inputs.dtype}: give real and imaginary parts as"
+            " two channels"
+        )
+    if len(inputs) != len(targets):
+        raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} labels")
+    if not inputs.numel():
+        raise DataError(f"{name}: there are no examples, x has shape {tuple(inputs.shape)}")
+    return Part(_inputs(inputs, name, frame), targets)
+
+
+def _check_alike(x: Mapping[str, Tensor]) -> None:
+    """Raise DataError unless all parts hold whole numbers, or all hold floats.
+
+    Bytes beside the same pixels divided by 255 would be normalised by the numbers of the bytes.
+    """
+    train = x["train"]
+    for name, other in x.items():
+        floats = train.is_floating_point() == other.is_floating_point()
+        if not floats or _features(train) != _features(other):
+            raise DataError(
+                f"x_train is {train.dtype} and x_{name} is {other.dtype}: give all parts in one"
+                " type and on one scale"
+            )
+
+
+def _check_shapes(parts: Mapping[str, Part]) -> None:
+    train = parts["train"].x
+    for name, other in parts.items():
+        if train.shape[1:] != other.x.shape[1:]:
+            shapes = f"{tuple(train.shape[1:])} and {tuple(other.x.shape[1:])}"
+            raise DataError(f"training and {SAID[name]} inputs differ in shape: {shapes}")
+    if all(torch.equal(row, train[0]) for row in train):  # stops at the first that differs
+        raise DataError(
+            f"x_train: all {len(train):,} training inputs are the same: there is nothing to learn"
+            " from"
+        )
 
 
 def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64] | None:
@@ -59,78 +132,72 @@ def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64]
     return numbers
 
 
-def _columns(dataset: Any, source: str) -> tuple[Any, Any]:
-    try:
-        pairs = [dataset[i] for i in range(len(dataset))]
-        if others := {len(pair) for pair in pairs} - {2}:
-            raise ValueError(f"one has {min(others)} parts")
-        inputs, targets = zip(*pairs, strict=True)
-        return np.stack(list(map(np.asarray, inputs))), np.stack(list(map(np.asarray, targets)))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"data {source}: its Datasets must give (input, target) pairs of one shape ({error})"
-        ) from error
-
-
-def part(x: Any, y: Any, name: str) -> Part:
-    """Return checked inputs and targets.
-
-    Inputs: images (n, c, h, w), signals (n, c, length), features (n, d) or tokens (n, t). Colours
-    may come last, as (n, h, w, c). Of three dimensions whole numbers are grey images (n, h, w),
-    which get a channel, and floats are signals, which stay. Bytes stay bytes in images; whole
-    numbers of two dimensions, but for bytes, are tokens; all else becomes float32. Raises DataError
-    for what no training can use.
-    """
-    inputs, targets = _tensor(x, f"x_{name}"), _targets(_tensor(y, f"y_{name}"), name)
-    if inputs.dim() not in (2, 3, 4):
-        shape = tuple(inputs.shape)
-        raise DataError(
-            f"x_{name}: need images (n, c, h, w), signals (n, c, length), features (n, d) or"
-            f" tokens (n, t), got {shape}"
-        )
-    if inputs.is_complex():
-        raise DataError(f"x_{name}: need real numbers, got {inputs.dtype}")
-    if len(inputs) != len(targets):
-        raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} labels")
-    if not inputs.numel():
-        raise DataError(f"{name}: there are no examples, x has shape {tuple(inputs.shape)}")
-    return Part(_inputs(inputs, name), targets)
-
-
 def _targets(y: Tensor, name: str) -> Tensor:
     """Return whole numbers as int64 and all others as float32; labels (n, 1) become (n,)."""
     if y.dim() == 0 or y.is_complex():
         shape = tuple(y.shape)
         raise DataError(f"y_{name}: need targets of shape (n, ...), got {y.dtype} of shape {shape}")
     if y.is_floating_point():
-        return _finite(y.float(), f"y_{name}")
+        return _told_apart(_finite(y, f"y_{name}"), f"y_{name}")
     if y.dim() == 2 and y.shape[1] == 1:
         y = y[:, 0]
     return y.long().contiguous()
 
 
-def _tensor(value: Any, name: str) -> Tensor:
-    try:
-        if isinstance(value, Tensor):
-            return value.detach().cpu()
-        return torch.from_numpy(np.array(value))  # copied: a read-only array would be shared
-    except (TypeError, ValueError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise DataError(f"{name}: not an array of numbers ({problem})") from error
+def _told_apart(y: Tensor, name: str) -> Tensor:
+    """Return float32. Raises DataError where that merges targets that differ."""
+    narrow = y.float()
+    if y.dtype == torch.float64 and len(y) > 1:
+        spread, lost = y.std(), (narrow.double() - y).abs().max()
+        if spread > 0 and not lost <= 1e-3 * spread:
+            raise DataError(
+                f"{name}: float32 cannot tell these targets apart (their mean is {y.mean():.4g},"
+                f" their standard deviation {spread:.2g}): subtract the one, divide by the other"
+            )
+    return narrow
 
 
-def _inputs(x: Tensor, name: str) -> Tensor:
-    colours = (1, 3, 4)
+def _layout(x: Tensor) -> Tensor:
+    """Return inputs with their channels first, and grey images with one."""
     if x.dim() == 3 and not x.is_floating_point():
-        x = x.unsqueeze(1)
-    elif x.dim() == 4 and x.shape[3] in colours and x.shape[1] not in colours:
-        x = x.permute(0, 3, 1, 2)
-    whole = not x.is_floating_point() and x.dtype not in (torch.uint8, torch.bool)
-    if whole and x.dim() == 2:
+        return x.unsqueeze(1)
+    if x.dim() == 4 and x.shape[3] in COLOURS and x.shape[1] not in COLOURS:
+        return x.permute(0, 3, 1, 2)
+    return x
+
+
+def _layout_said(x: Tensor) -> str:
+    """Return how the layout of images was understood, where there is another way to take it."""
+    if x.dim() == 3 and not x.is_floating_point():
+        return " (grey images, given a dimension for their channel)"
+    if x.dim() != 4:
+        return ""
+    first, *_, last = (side in COLOURS for side in x.shape[1:])
+    c, h, w = x.shape[1:]
+    if last and not first:
+        return f" (channels last: taken as {w} of {c}x{h})"
+    if (first and last) or w < c:
+        move = "if they are last, numpy.moveaxis(x, -1, 1)"
+        return f" (channels first: taken as {c} of {h}x{w}; {move})"
+    return ""
+
+
+def _frame(x: Tensor) -> Frame | None:
+    return None if x.dim() not in (3, 4) and not _features(x) else framed(_layout(x))
+
+
+def _features(x: Tensor) -> bool:
+    return x.dim() == 2 and (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool))
+
+
+def _inputs(x: Tensor, name: str, frame: Frame | None) -> Tensor:
+    if x.dim() == 2 and not _features(x):
         return x.long().contiguous()
-    if x.dtype != torch.uint8 or x.dim() == 2:
-        return _finite(x.float(), f"x_{name}")
-    return x.contiguous()
+    x = _layout(x)
+    if x.dtype == torch.uint8 and x.dim() != 2:
+        return x.contiguous()
+    _finite(x, f"x_{name}")
+    return (frame.narrowed(x) if frame else _finite(x.float(), f"x_{name}")).contiguous()
 
 
 def _finite(values: Tensor, name: str) -> Tensor:

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import AnyData, DataUse, OwnDataConfig
+from orchestrator.recipe import run_seed
 from orchestrator.training.data import cifar10, pictures, sources, splits, targets
+from orchestrator.training.data.frame import is_constant
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
+from orchestrator.training.randomness import randomness_as_found, seed_all
+from orchestrator.training.task import CLASSIFY, Task
+
+MOST_NAMED = 5  # columns
+ENOUGH = 10  # examples, to say so
+UNLIKELY = 20.0  # standard deviations, or times as large: no accident of a split
+SAID = {"held_out": "held-out", "test": "test"}
 
 
-def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy") -> Data:
+def load(config: AnyData, cache: Path, task: Task = CLASSIFY) -> Data:
     """Load, split and check the data that `config` names; decoded images are kept under `cache`.
 
-    `loss`: its name, or "own", decides what targets may be. Raises DataError, one line, when the
-    data are not there, not usable, or fewer than asked for.
+    `task`: its loss decides what targets may be. Raises DataError, one line, when the data are not
+    there, not usable, or fewer than asked for.
     """
-    options = config if isinstance(config, DataConfig) else DataConfig(name="arrays")
-    raw, classes = targets.prepared(_read(config, cache), loss)
+    read, options = _read(config, cache)
+    raw, classes = targets.prepared(read, task, options.classes)
     raw = _resized(raw, options.image_size)
     train, held_out = splits.split(raw, options)
     test = splits.some(raw.test, options.test_examples, "test_examples", options.seed)
     mean, std = _statistics(train.x)
+    if not task.count(held_out.y):
+        raise DataError("no held-out target has a label: set data.held_out_examples higher")
+    given = {"test": test} if raw.held_out is None else {"held_out": held_out, "test": test}
+    told = (*_near_constant(train.x, mean, std), *_on_another_scale(mean, std, given))
     return Data(
         train=train,
         held_out=held_out,
@@ -37,17 +50,23 @@ def load(config: DataConfig | OwnConfig, cache: Path, loss: str = "cross_entropy
         scale=options.scale,
         augment=options.augment,
         mirrored=raw.mirrored,
+        notes=(*raw.notes, *told),
+        frame=raw.frame,
         _test=test,
     )
 
 
-def _read(config: DataConfig | OwnConfig, cache: Path) -> Raw:
-    if isinstance(config, OwnConfig):
-        return sources.own(config)
+def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
+    """Return what the source gives, and how it is to be used."""
+    if isinstance(config, OwnDataConfig):
+        called, use = sources.divided(config)
+        with randomness_as_found(torch.device("cpu")):  # a split of the user's is mostly random
+            seed_all(run_seed(use.seed, 0, "data"))
+            return sources.own(called), use
     if config.name == "cifar10":
-        return cifar10.load(config, cache)
+        return cifar10.load(config, cache), config
     files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
-    return files[config.name](config) if config.name in files else sources.digits()
+    return files[config.name](config) if config.name in files else sources.digits(), config
 
 
 def _resized(raw: Raw, size: int | None) -> Raw:
@@ -85,6 +104,12 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if x.dtype == torch.int64:
         return torch.zeros(1), torch.ones(1)
+    mean, std = _moments(x)
+    return mean.float(), torch.where(is_constant(mean, std, x.dtype), 1.0, std).float()
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per channel (or feature) in float64."""
     if x.dtype == torch.uint8:  # exact, and without a float copy: 256 values, counted
         value = torch.arange(256, dtype=torch.float64)
         planes = x.transpose(0, 1).flatten(1)
@@ -94,8 +119,38 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     else:
         columns = x.transpose(0, 1).flatten(1).double()
         mean, variance = columns.mean(1), columns.var(1, unbiased=False)
-    std = variance.clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+    return mean, variance.clamp(min=0).sqrt()
+
+
+def _near_constant(x: Tensor, mean: Tensor, std: Tensor) -> Iterator[str]:
+    """Yield a sentence on columns that vary, but so little that they are taken to be constant."""
+    if x.dtype != torch.float32 or not (taken := (std == 1.0).nonzero()[:, 0].tolist()):
+        return
+    varying = [i for i in taken if not bool((x[:, i] == x[0, i].flatten()[0]).all())]
+    varying = [i for i in varying if bool((x[:, i] - mean[i]).abs().max() <= 1e-5 * mean[i].abs())]
+    if varying:
+        what = "feature" if x.dim() == 2 else "channel"
+        yield (
+            f"Inputs hardly vary in {what} {', '.join(map(str, varying[:MOST_NAMED]))}, by no more"
+            " than float32 rounds, and are taken to be constant there: if it says something,"
+            " subtract its mean in float64."
+        )
+
+
+def _on_another_scale(mean: Tensor, std: Tensor, parts: Mapping[str, Part]) -> Iterator[str]:
+    """Yield a sentence for a part whose inputs most likely were prepared in another way."""
+    for name, part in parts.items():
+        if part.x.dtype == torch.int64 or len(part) < ENOUGH:
+            continue
+        other_mean, other_std = _moments(part.x)
+        distance = float(((other_mean - mean) / std).abs().median())
+        ratio = float((other_std / std).median())
+        if distance > UNLIKELY or not 1 / UNLIKELY < ratio < UNLIKELY:
+            yield (
+                f"The {SAID[name]} inputs are on another scale than the training ones: {ratio:.2g}"
+                f" times their standard deviation, and {distance:.2g} of these from their mean."
+                " Were both prepared alike?"
+            )
 
 
 def _sentence(raw: Raw, train: Part, held_out: Part, test: Part, size: int | None) -> str:

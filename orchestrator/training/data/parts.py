@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
+from orchestrator.training.data.frame import Frame
 
 
 class DataError(ConfigError):
@@ -49,6 +50,8 @@ class Raw(NamedTuple):
 
     `held_out`: None where it is to be split off the training examples. `groups`: shape (n,), equal
     for training examples of one group (a patient, a speaker), which a split keeps together.
+    `notes`: sentences for the report on how the source was understood. `frame`: of the inputs, if
+    float32 cannot hold them as they are.
     """
 
     train: Part
@@ -57,6 +60,8 @@ class Raw(NamedTuple):
     mirrored: bool = True  # whether a mirrored image still shows the same thing
     held_out: Part | None = None
     groups: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,9 @@ class Data:
     a frozen order of which every prefix is as stratified as can be, so its first n examples are the
     frozen stratified subset of n. `mean`, `std`: of the training part, shape (channels,) or (d,).
     `scale` multiplies the normalised inputs. `augment`: training images are shifted at random, and
-    mirrored if `mirrored`. `source`: one sentence on where the data are from and how much is used.
+    mirrored if `mirrored`. `source`: one sentence on where the data are from and how much is used;
+    `notes`: more on them. `frame`: of the inputs, whose mean and standard deviation in the source's
+    own numbers are `source_mean` and `source_std`.
     """
 
     train: Part
@@ -83,6 +90,8 @@ class Data:
     scale: float = 1.0
     augment: bool = False
     mirrored: bool = True
+    notes: tuple[str, ...] = ()
+    frame: Frame | None = None
     _test: Part = field(kw_only=True, repr=False)
 
     @property
@@ -95,10 +104,41 @@ class Data:
         """Whether inputs are whole numbers that the network gets as they are."""
         return self.train.x.dtype == torch.int64
 
+    @property
+    def source_type(self) -> torch.dtype:
+        """The type that inputs have to be served in: float32, unless they need more of it."""
+        if self.tokens:
+            return torch.int64
+        return torch.float32 if self.frame is None else torch.float64
+
+    @property
+    def source_mean(self) -> Tensor:
+        """Mean of each column in the source's own numbers."""
+        if self.frame is None:
+            return self.mean
+        return self.frame.centre + self.frame.unit * self.mean.double()
+
+    @property
+    def source_std(self) -> Tensor:
+        """Standard deviation of each column in the source's own numbers."""
+        return self.std if self.frame is None else self.frame.unit * self.std.double()
+
     def sample(self, count: int = 2) -> Part:
-        """Return the first training examples, not normalised, as the network takes them."""
-        x, y = (t[:count] for t in self.train)
+        """Return a copy of the first training examples, as a network takes them, not normalised."""
+        x, y = (t[:count].clone() for t in self.train)
         return Part(x if self.tokens else x.float(), y)
+
+    def extreme_tokens(self) -> Tensor:
+        """Return copies of two inputs of all there are: with the smallest and the largest token."""
+        found = []
+        for largest in (False, True):
+            rows = [(row if largest else -row).flatten(1).amax(1) for row in self._inputs()]
+            part = max(range(len(rows)), key=lambda i: int(rows[i].max()))
+            found.append(self._inputs()[part][int(rows[part].argmax())])
+        return torch.stack(found)
+
+    def _inputs(self) -> list[Tensor]:
+        return [part.x for part in (self.train, self.held_out, self._test)]
 
     def open_test(self) -> Part:
         """Return the sealed test data: only for a run with `opens_test`."""

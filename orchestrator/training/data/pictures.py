@@ -16,12 +16,14 @@ from orchestrator.config.sections import DataConfig
 from orchestrator.training.data.arrays import raw
 from orchestrator.training.data.parts import DataError, Raw
 
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than 8 bits
+
 
 def folder(config: DataConfig) -> Raw:
     """Return the images in `data.path`: train/CLASS/*, test/CLASS/* and perhaps val/CLASS/*.
 
     Read by torchvision's ImageFolder, as colour images of one size: `data.image_size`, or that
-    which all of them have.
+    which all of them have. Grey images of more than 8 bits keep their depth.
     """
     from torchvision.datasets import ImageFolder
 
@@ -34,7 +36,7 @@ def folder(config: DataConfig) -> Raw:
     parts, classes = {}, None
     for name in names:
         try:
-            found = ImageFolder(root / name)
+            found = ImageFolder(root / name, loader=_opened)
         except (FileNotFoundError, OSError) as error:
             problem = " ".join(str(error).split())[:200]
             raise DataError(f"data.path={config.path}: {name}/: {problem}") from error
@@ -89,7 +91,7 @@ def _made(target: str, **arguments: Any) -> OwnConfig:
 
 
 def _read(parts: dict[str, Any], source: str, size: int | None) -> Raw:
-    """Return all images of Datasets, as bytes."""
+    """Return all images of Datasets, as bytes where they have no more."""
     arrays = {}
     for name, part in parts.items():
         pairs = [(_pixels(image, size), label) for image, label in part]
@@ -100,19 +102,32 @@ def _read(parts: dict[str, Any], source: str, size: int | None) -> Raw:
                 f"{source}: images differ in size, from {wide}x{low} to {wider}x{high}: set"
                 " data.image_size, to which the shorter side is scaled and the middle cut out"
             )
-        arrays[f"x_{name}"] = np.stack([image for image, _ in pairs])
+        x = np.stack([image for image, _ in pairs])
+        deep = x.ndim == 3 and x.dtype.kind == "f"  # without a channel they would be signals
+        arrays[f"x_{name}"] = x[:, None] if deep else x
         arrays[f"y_{name}"] = np.stack([np.asarray(label) for _, label in pairs])
     return raw(arrays, source)
 
 
+def _opened(path: str) -> Any:
+    """Return the image in a file, in colour unless it is deeper than 8 bits."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("F" if image.mode in DEEP else "RGB")
+
+
 def _pixels(image: Any, size: int | None) -> Any:
-    """Return bytes (h, w) or (h, w, 3): the middle, with the shorter side scaled to `size`."""
+    """Return bytes (h, w) or (h, w, 3), or floats (h, w) of an image deeper than 8 bits.
+
+    The middle, with the shorter side scaled to `size`.
+    """
     from PIL import Image
 
     if not isinstance(image, Image.Image):
         return np.asarray(image)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
+    if image.mode not in ("L", "RGB"):  # PIL cuts off what does not fit into 8 bits, silently
+        image = image.convert("F" if image.mode in DEEP else "RGB")
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

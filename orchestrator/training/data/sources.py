@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from orchestrator.config.options import OwnConfig
-from orchestrator.config.sections import DataConfig
-from orchestrator.config.user_code import build
+from orchestrator.config.sections import DataConfig, DataUse, OwnDataConfig
+from orchestrator.config.user_code import build, takes
 from orchestrator.training.data import pictures
 from orchestrator.training.data.arrays import ARRAYS, MORE, PARTS, part, raw
 from orchestrator.training.data.parts import DataError, Raw
@@ -46,6 +46,17 @@ def arrays(config: DataConfig) -> Raw:
     if missing := [name for name in ARRAYS if name not in found]:
         raise DataError(f"data.path={config.path}: lacks {', '.join(missing)}")
     return raw(found, f"Arrays from {config.path}")
+
+
+def divided(config: OwnDataConfig) -> tuple[OwnConfig, DataUse]:
+    """Return the callable with its arguments, and how its data are to be used.
+
+    A setting that the callable names itself is its argument and nothing else.
+    """
+    given = {k: getattr(config, k) for k in DataUse.model_fields if k in config.model_fields_set}
+    own = {k: given.pop(k) for k in takes(config.target) if k in given}
+    arguments = {"_target_": config.target, **config.arguments, **own}
+    return OwnConfig.model_validate(arguments), DataUse(**given)
 
 
 def own(config: OwnConfig) -> Raw:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.config.sections import DataConfig
+from orchestrator.config.sections import DataUse
 from orchestrator.training.data.parts import DataError, Part, Raw
 
 
@@ -26,7 +26,7 @@ def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
     return np.lexsort((rng.random(len(labels)), place))
 
 
-def split(raw: Raw, options: DataConfig) -> tuple[Part, Part]:
+def split(raw: Raw, options: DataUse) -> tuple[Part, Part]:
     """Return training and held-out part: the last and the first of one stratified order.
 
     From both ends, so that another size of one part neither moves the other nor reshuffles. Raises
@@ -53,7 +53,7 @@ def split(raw: Raw, options: DataConfig) -> tuple[Part, Part]:
     return pool.take(order[total - count :]), pool.take(order[:held])
 
 
-def _split_given(raw: Raw, held_out: Part, options: DataConfig) -> tuple[Part, Part]:
+def _split_given(raw: Raw, held_out: Part, options: DataUse) -> tuple[Part, Part]:
     """Return training and held-out part as the user split them, perhaps fewer of each."""
     return (
         some(raw.train, options.train_examples, "train_examples", options.seed),

@@ -2,85 +2,145 @@
 
 from __future__ import annotations
 
-from itertools import filterfalse, islice
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import torch
+from torch import Tensor
 
 from orchestrator.training.data.parts import DataError, Part, Raw
-from orchestrator.training.task import LABELS, NUMBERS
+from orchestrator.training.task import LABELS, NUMBERS, Task
 
 NAMED = 5  # absent classes
+FEW = 0.5  # share of the class numbers that are used, below which they are named
+SOME = 1000  # classes that need no example each
 
 
-def prepared(raw: Raw, kind: str) -> tuple[Raw, int]:
-    """Return the data with targets for a loss of this kind, and the number of scores per target.
+def prepared(raw: Raw, task: Task, classes: int | None = None) -> tuple[Raw, int]:
+    """Return the data with targets for the loss, and the number of scores per target.
 
     cross_entropy: the number of classes. Others: the values of one example's target; for a loss of
-    the user's own with whole numbers, the largest plus one. Raises DataError, one line.
+    the user's own with whole numbers, the number of classes too. `classes`: how many there are, if
+    somebody knows; None: the largest label plus one. Raises DataError, one line.
     """
-    parts = [p for p in (raw.train, raw.held_out, raw.test) if p is not None]
-    shapes = {tuple(p.y.shape[1:]) for p in parts}
+    shapes = {tuple(part.y.shape[1:]) for part in _parts(raw)}
     if len(shapes) > 1:
         raise DataError(f"targets differ in shape: {' and '.join(map(str, sorted(shapes)))}")
-    floats = raw.train.y.is_floating_point()
-    if kind == "cross_entropy":
-        if floats or any(p.y.is_floating_point() for p in parts):
-            raise DataError(
-                f"y_train: loss cross_entropy needs whole-number labels, got {raw.train.y.dtype} of"
-                f" shape {tuple(raw.train.y.shape)}; for regression choose loss=mse, for labels"
-                " that are 0 or 1 loss=bce_with_logits"
-            )
-        return raw, _classes(raw) if raw.train.y.dim() == 1 else _vocabulary(parts)
-    if kind in (*NUMBERS, LABELS):
-        raw = _with_floats(raw)
-        if kind == LABELS and not all(bool(((p.y >= 0) & (p.y <= 1)).all()) for p in parts):
+    if task.kind == "cross_entropy":
+        raw = _as_classes(raw)
+        return _counted(raw, task.ignored, classes)
+    if task.kind == LABELS:
+        raw = _zero_and_one(_mapped(raw, Tensor.float))
+        if not all(bool(((p.y >= 0) & (p.y <= 1)).all()) for p in _parts(raw)):
             raise DataError("y_train: loss bce_with_logits needs labels from 0 to 1")
         return raw, prod(raw.train.y.shape[1:])
-    if floats or min(int(p.y.min()) for p in parts) < 0:
+    if task.kind in NUMBERS:
+        raw = _mapped(raw, Tensor.float)
+    values = torch.cat([torch.unique(part.y) for part in _parts(raw)])
+    signs = bool((values.abs() == 1).all()) and bool((values < 0).any())
+    if values.is_floating_point() or signs:
         return raw, prod(raw.train.y.shape[1:])
-    return raw, max(int(p.y.max()) for p in parts) + 1
+    return raw, classes or max(int(values.max()) + 1, 1)  # labels below 0 are marks, not classes
 
 
-def _with_floats(raw: Raw) -> Raw:
+def _parts(raw: Raw) -> list[Part]:
+    return [part for part in (raw.train, raw.held_out, raw.test) if part is not None]
+
+
+def _mapped(raw: Raw, change: Callable[[Tensor], Tensor], note: str = "") -> Raw:
+    """Return the data with other targets, and a sentence that says so."""
     train, test, held_out = (
-        part and Part(part.x, part.y.float()) for part in (raw.train, raw.test, raw.held_out)
+        part and Part(part.x, change(part.y)) for part in (raw.train, raw.test, raw.held_out)
     )
     assert train is not None
     assert test is not None
-    return raw._replace(train=train, test=test, held_out=held_out)
+    notes = (*raw.notes, note) if note else raw.notes
+    return raw._replace(train=train, test=test, held_out=held_out, notes=notes)
 
 
-def _vocabulary(parts: list[Part]) -> int:
-    """Return the class count of targets (n, ...), of which not every class need be present."""
-    low, high = min(int(p.y.min()) for p in parts), max(int(p.y.max()) for p in parts)
-    if low < 0 or high < 1:
+def _zero_and_one(raw: Raw) -> Raw:
+    """Return labels -1 and 1 as 0 and 1, others as they are."""
+    values = set(torch.cat([torch.unique(part.y) for part in _parts(raw)]).tolist())
+    if values != {-1, 1}:
+        return raw
+    return _mapped(raw, lambda y: (y > 0).to(y.dtype), "Labels -1 and 1 are taken as 0 and 1.")
+
+
+def _as_classes(raw: Raw) -> Raw:
+    """Return labels as class numbers where they plainly mean such, others if they are whole."""
+    parts, shape = _parts(raw), tuple(raw.train.y.shape)
+    if len(shape) == 2 and shape[1] > 1 and all(_one_hot(part.y) for part in parts):
+        note = f"Targets (n, {shape[1]}) are one-hot: taken as classes 0 to {shape[1] - 1}."
+        return _mapped(raw, lambda y: y.argmax(1), note)
+    if not any(part.y.is_floating_point() for part in parts):
+        return _zero_and_one(raw)
+    if len(shape) <= 2 and prod(shape[1:]) == 1 and all(_whole(part.y) for part in parts):
+        note = "Labels are floats that are whole numbers: taken as class numbers."
+        return _zero_and_one(_mapped(raw, lambda y: y.reshape(-1).long(), note))
+    raise DataError(
+        f"y_train: loss cross_entropy needs whole-number labels, got {raw.train.y.dtype} of"
+        f" shape {shape}; for regression choose loss=mse, for labels"
+        " that are 0 or 1 loss=bce_with_logits, for probabilities of classes"
+        " loss._target_=torch.nn.CrossEntropyLoss"
+    )
+
+
+def _one_hot(y: Tensor) -> bool:
+    return bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
+
+
+def _whole(y: Tensor) -> bool:
+    return bool((y == y.round()).all())
+
+
+def _counted(raw: Raw, ignored: int | None, given: int | None) -> tuple[Raw, int]:
+    """Return the data with notes on their labels, and the number of classes."""
+    seen = {name: _labels(part.y, ignored) for name, part in _named(raw)}
+    if empty := [name for name, values in seen.items() if not values]:
+        raise DataError(f"y_{empty[0]}: loss.ignore_index={ignored} leaves no label at all")
+    values = sorted(set().union(*seen.values()))
+    low, high = values[0], values[-1]
+    if low < 0:
         raise DataError(
-            f"targets must be whole numbers from 0 on, two or more, got {low} to {high}"
+            f"labels must be whole numbers from 0 on, got {low} to {high}; if {low} marks what has"
+            f" no label: loss.ignore_index={low}"
         )
-    return high + 1
-
-
-def _classes(raw: Raw) -> int:
-    """Return the class count. Raises DataError unless the training labels are 0..C-1, C > 1."""
-    present = torch.unique(raw.train.y).tolist()
-    if present != list(range(len(present))):
-        absent = filterfalse(set(present).__contains__, range(present[-1]))
-        named = list(map(str, islice(absent, NAMED)))
-        rest = ", ..." if next(absent, None) is not None else ""
-        missing = f", without {', '.join(named)}{rest}" if named else ""
-        from_one = present == list(range(1, len(present) + 1))
-        raise DataError(
-            f"training labels must be 0..C-1 with every class present,"
-            f" got {len(present)} labels from {present[0]} to {present[-1]}"
-            + (": subtract 1" if from_one else missing)
-        )
-    if len(present) == 1:
+    count = given or high + 1
+    if count <= high:
+        raise DataError(f"data.classes={given}: labels go up to {high}, so it must be {high + 1}")
+    if len(seen["train"]) == 1:
         raise DataError("training data of one class: there is nothing to learn, need 2 or more")
-    for name, part in (("test", raw.test), ("held-out", raw.held_out)):
-        if part is None:
-            continue
-        low, high = int(part.y.min()), int(part.y.max())
-        if low < 0 or high >= len(present):
-            raise DataError(f"{name} labels must be 0..{len(present) - 1}, got {low} to {high}")
-    return len(present)
+    if count > max(SOME, raw.train.y.numel()):
+        raise DataError(
+            f"labels go up to {high}, and there are {raw.train.y.numel():,} to learn from: number"
+            " the classes 0 to C-1, as numpy.unique(y, return_inverse=True)[1] does"
+        )
+    notes = (*raw.notes, *_remarks(seen["train"], values, count))
+    return raw._replace(notes=notes), count
+
+
+def _named(raw: Raw) -> Iterator[tuple[str, Part]]:
+    for name, part in (("train", raw.train), ("val", raw.held_out), ("test", raw.test)):
+        if part is not None:
+            yield name, part
+
+
+def _labels(y: Tensor, ignored: int | None) -> set[int]:
+    found = set(torch.unique(y).tolist())
+    return found - {ignored}
+
+
+def _remarks(trained: set[int], values: Sequence[int], count: int) -> Iterator[str]:
+    """Yield a sentence on class numbers that no example has, or none to train on."""
+    if len(values) < FEW * count:
+        some = ", ".join(map(str, values[:NAMED])) + (", ..." if len(values) > NAMED else "")
+        yield (
+            f"Labels use {len(values)} of {count} class numbers ({some}). If {values[-1]} marks"
+            f" what has no label: loss.ignore_index={values[-1]}; else number the classes without"
+            " gaps."
+        )
+    elif absent := sorted(set(range(count)) - trained):
+        some = ", ".join(map(str, absent[:NAMED])) + (", ..." if len(absent) > NAMED else "")
+        hint = " Labels that begin at 1 are better given minus 1." if absent == [0] else ""
+        classes = f"class{'es' if len(absent) > 1 else ''}"
+        yield f"The training data have no example of {classes} {some} of {count}.{hint}"

@@ -3,53 +3,98 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from operator import is_not
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from orchestrator.training.device import private_random
 
+class Attributes:
+    """What objects kept in their attributes, and in dicts, lists and sets that are such.
 
-class ModelAsFound:
-    """What a model was: parameters, buffers, gradients, and each module's training mode.
-
-    `restart` brings the weights back, `put_back` everything, into the very same tensors. Costs the
-    memory of one more copy of the weights.
+    Of a module these are also its parameters, buffers, parts, hooks and training mode.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modes = [(module, module.training) for module in model.modules()]
-        # A module may put another tensor in a buffer's place: the places are kept, and the values.
-        tables = [t for m in model.modules() for t in (m._parameters, m._buffers)]
-        self._places: list[tuple[dict[str, Any], dict[str, Any]]] = [(t, dict(t)) for t in tables]
-        tensors = [*model.parameters(), *model.buffers()]
-        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
-        self._grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+    def __init__(self, objects: Iterable[object]) -> None:
+        own = [vars(thing) for thing in objects if hasattr(thing, "__dict__")]
+        inner = [value for table in own for value in table.values()]
+        tables: list[dict[Any, Any]] = [*own, *(v for v in inner if isinstance(v, dict))]
+        self._tables = [(table, dict(table)) for table in tables]
+        others = [value for value in inner if isinstance(value, list | set | deque)]
+        self._others = [(other, list(other)) for other in others]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors among them."""
+        values = chain(*(kept.values() for _, kept in self._tables), *(k for _, k in self._others))
+        return (value for value in values if isinstance(value, Tensor))
+
+    def put_back(self) -> None:
+        """Bring back what was there; what has not changed is left alone."""
+        for table, kept in self._tables:
+            for key in table.keys() - kept.keys():
+                del table[key]
+            table.update({k: v for k, v in kept.items() if k not in table or table[k] is not v})
+        for other, values in self._others:
+            if len(other) != len(values) or any(map(is_not, other, values)):
+                other.clear()
+                (other.update if isinstance(other, set) else other.extend)(values)
+
+
+class ModulesAsFound:
+    """What modules were, and the tensors that an optimiser trains: values, gradients, attributes.
+
+    `restart` brings the values back, `put_back` everything, into the very same tensors. Costs the
+    memory of one more copy of the weights. `others`: objects whose attributes are kept too.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], trained: Iterable[Tensor], others: Iterable[object]
+    ) -> None:
+        every = list(dict.fromkeys(m for module in modules for m in module.modules()))
+        self._modes = [(module, module.training) for module in every]
+        self._attributes = Attributes([*every, *others])
+        owned = [t for m in every for t in (*m.parameters(), *m.buffers())]  # of TorchScript too
+        tensors = {id(t): t for t in (*owned, *trained, *self._attributes.tensors())}.values()
+        leaves = [t for t in tensors if t.is_leaf and not _overlaps(t)]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in leaves]
+        self._grads = [(tensor, tensor.grad) for tensor in leaves]
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Bring back parameters and buffers; there are no gradients."""
-        for table, kept in self._places:
-            table.clear()
-            table.update(kept)
+        """Bring back values and attributes, but for the mode of each module; no gradients."""
+        modes = [(module, module.training) for module, _ in self._modes]
+        self._attributes.put_back()
         for tensor, value in self._values:
             tensor.copy_(value)
-        for parameter, _ in self._grads:
-            parameter.grad = None
+        self.clear_gradients()
+        for module, mode in modes:
+            module.training = mode
+
+    def clear_gradients(self) -> None:
+        """Take all gradients away."""
+        for tensor, _ in self._grads:
+            tensor.grad = None
 
     def put_back(self) -> None:
         """Bring back everything."""
         self.restart()
-        for parameter, grad in self._grads:
-            parameter.grad = grad
+        for tensor, grad in self._grads:
+            tensor.grad = grad
         for module, mode in self._modes:
             module.training = mode
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether elements share memory, as after `expand`: nothing can be copied into such ones."""
+    return tensor.layout == torch.strided and any(
+        stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 class OptimizerAsFound:
@@ -79,43 +124,18 @@ class OptimizerAsFound:
             group.update(kept)
 
 
+AsFound = tuple[ModulesAsFound, OptimizerAsFound]
+
+
 @contextmanager
 def as_found(
-    model: nn.Module, optimizer: Optimizer
-) -> Iterator[tuple[ModelAsFound, OptimizerAsFound]]:
-    """Return a context after which both are what they were before."""
-    kept = ModelAsFound(model), OptimizerAsFound(optimizer)
+    modules: Sequence[nn.Module], optimizer: Optimizer, others: Iterable[object] = ()
+) -> Iterator[AsFound]:
+    """Return a context after which modules, optimiser and `others` are what they were before."""
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = ModulesAsFound(modules, trained, others), OptimizerAsFound(optimizer)
     try:
         yield kept
     finally:
         for part in reversed(kept):
             part.put_back()
-
-
-@contextmanager
-def randomness_as_found(
-    device: torch.device, generators: Iterable[torch.Generator] = ()
-) -> Iterator[None]:
-    """Return a context after which all random states are what they were before.
-
-    Python's, numpy's, torch's on the CPU and on `device`, and those of `generators`.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the user's, not ours)
-    kept = [(generator, generator.get_state()) for generator in generators]
-    try:
-        with private_random(device):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        for generator, state in kept:
-            generator.set_state(state)
-
-
-def seed_all(seed: int, generators: Iterable[torch.Generator] = ()) -> None:
-    """Seed (31 bits) everything that `randomness_as_found` keeps."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-    for generator in generators:
-        generator.manual_seed(seed)

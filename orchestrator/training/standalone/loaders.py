@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from orchestrator.training.data.rows import described
 from orchestrator.training.data.splits import order_of
 from orchestrator.training.evaluate import PIECE
+from orchestrator.training.trees import Batch, joined, size_of
 
-Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nests of them
+# What a loader of other batches has of the user's loader.
+LIKE = ("collate_fn", "num_workers", "worker_init_fn", "multiprocessing_context", "timeout")
 
 
 def check_repeatable(batches: object, name: str) -> None:
@@ -34,10 +38,15 @@ def is_pair_of_tensors(value: object) -> bool:
 
 def generators_of(loader: object) -> list[torch.Generator]:
     """Return the random generators that a DataLoader has of its own."""
-    sampler = getattr(loader, "sampler", None)
-    holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
+    found = [getattr(holder, "generator", None) for holder in (loader, *samplers_of(loader))]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def samplers_of(loader: object) -> list[object]:
+    """Return the samplers of a DataLoader: using them may change their state."""
+    batches = getattr(loader, "batch_sampler", None)
+    found = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    return list({id(sampler): sampler for sampler in found if sampler is not None}.values())
 
 
 def length_of(loader: object) -> int | None:
@@ -54,7 +63,7 @@ def pairs(batches: Iterable[Any], name: str) -> Iterator[Batch]:
     for batch in batches:
         empty = False
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"batches of {name} must be pairs (x, y), got {_described(batch)}")
+            raise ValueError(f"batches of {name} must be pairs (x, y), got {described(batch)}")
         yield batch[0], batch[1]
     if empty:
         raise ValueError(f"{name} has no batches")
@@ -69,40 +78,24 @@ def forever(train: Iterable[Any]) -> Iterator[Batch]:
             yield from pairs(train, "train")
 
 
-def size_of(batch: Batch) -> int:
-    """Return the number of examples: the first dimension of the first tensor that has one."""
-    for tensor in (*_tensors(batch[1]), *_tensors(batch[0])):
-        if tensor.dim():
-            return len(tensor)
-    raise ValueError("batches need tensors, with examples along their first dimension")
-
-
-def moved(tree: Any, device: torch.device) -> Any:
-    """Return a tensor, or a nest of tuples, lists and dicts of them, on `device`."""
-    if isinstance(tree, Tensor):
-        return tree.to(device, non_blocking=True)
-    if isinstance(tree, dict):
-        return {key: moved(part, device) for key, part in tree.items()}
-    return type(tree)(moved(p, device) for p in tree) if type(tree) in (tuple, list) else tree
-
-
 def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     """Return `count` held-out examples, or all if there are fewer, in batches; never others.
 
-    From a pair of tensors and from a DataLoader whose dataset has a length they are a random
-    sample, since such data often lie sorted by class; from other loaders the first ones. Where
-    targets are whole numbers of shape (n,) the order is stratified: every part of it holds each
-    class in its share. Batches whose inputs cannot be joined stay as the loader made them.
+    From a pair of tensors and from a DataLoader that reads by index they are a random sample of
+    what it gives, since such data often lie sorted by class; from other loaders the first ones.
+    Where targets are whole numbers of shape (n,) the order is stratified: every part of it holds
+    each class in its share. Batches whose inputs cannot be joined, and those of the user's own
+    batch_sampler, stay as the loader made them.
     """
     if is_pair_of_tensors(held_out):
         batches = [held_out]
     else:
         check_repeatable(held_out, "held_out")
         batches = _enough(pairs(_sampled(held_out, count, seed), "held_out"), count)
-    columns = list(zip(*batches, strict=True))
-    if not all(_joinable(column) for column in columns):
+    whole = None if _composed(held_out) else joined(batches)
+    if whole is None:
         return batches
-    x, y = (torch.cat(column) for column in columns)
+    x, y = whole
     if not len(x) == len(y) > 0:
         raise ValueError(f"held_out has {len(x)} inputs for {len(y)} targets")
     order = torch.from_numpy(order_of(y.cpu(), seed)[:count]).to(y.device)
@@ -110,19 +103,37 @@ def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     return [(x[part.to(x.device)], y[part]) for part in order.chunk(parts)]
 
 
+def _composed(loader: Any) -> bool:
+    """Whether what makes up a batch is the user's own choice."""
+    batches = getattr(loader, "batch_sampler", None)
+    return isinstance(loader, DataLoader) and type(batches) is not BatchSampler
+
+
 def _sampled(loader: Iterable[Any], count: int, seed: int) -> Iterable[Any]:
-    """Return a loader of `count` random examples, where the dataset can be asked for them."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    """Return a loader of the same batches in random order, of `count` examples if it may be cut.
+
+    The loader itself where it does not read by index, or knows no end.
+    """
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return loader
-    total = length_of(loader.dataset)
-    if not total or total <= count:
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset) or not (length := length_of(sampler)):
         return loader
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(
-        Subset(loader.dataset, order[:count].tolist()),
-        batch_size=loader.batch_size or 1,
-        collate_fn=loader.collate_fn,
-    )
+    chosen = list(islice(sampler, length))
+    generator = torch.Generator().manual_seed(seed)
+    if not _composed(loader):
+        chosen = [index for batch in chosen for index in batch]
+        if len(chosen) <= count:
+            return loader
+    order = torch.randperm(len(chosen), generator=generator).tolist()
+    picked = [chosen[i] for i in order]
+    if not _composed(loader):
+        parts = -(-count // (loader.batch_size or 1))  # of about one size
+        picked = [picked[:count][k::parts] for k in range(parts)]
+    given = {name: getattr(loader, name) for name in LIKE}
+    if loader.batch_sampler is None:  # the dataset itself gives batches
+        return DataLoader(loader.dataset, batch_size=None, sampler=picked, **given)
+    return DataLoader(loader.dataset, batch_sampler=picked, **given)
 
 
 def _enough(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -133,24 +144,3 @@ def _enough(batches: Iterator[Batch], count: int) -> list[Batch]:
         if examples >= count:
             break
     return found
-
-
-def _joinable(parts: Sequence[Any]) -> bool:
-    return all(
-        isinstance(p, Tensor) and p.dim() and p.shape[1:] == parts[0].shape[1:] for p in parts
-    )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree
-    return [t for p in parts for t in _tensors(p)] if isinstance(tree, dict | tuple | list) else []
-
-
-def _described(batch: object) -> str:
-    return (
-        f"{type(batch).__name__} of {len(batch)}"
-        if isinstance(batch, tuple | list)
-        else (type(batch).__name__)
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -13,9 +14,12 @@ from torch.optim import Optimizer
 
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.recipe import Run, run_seed
-from orchestrator.training.evaluate import using_batch_statistics
-from orchestrator.training.standalone.as_found import ModelAsFound, OptimizerAsFound, seed_all
-from orchestrator.training.standalone.loaders import Batch, forever, generators_of, moved, size_of
+from orchestrator.training.evaluate import RESOLUTION, evaluating
+from orchestrator.training.own_loss import broadcasts, is_sum
+from orchestrator.training.randomness import seed_all
+from orchestrator.training.standalone.as_found import AsFound
+from orchestrator.training.standalone.loaders import forever, generators_of
+from orchestrator.training.trees import Batch, fresh, size_of
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -24,7 +28,8 @@ class RampLoop:
     """Makes ramps: takes a `Run`, trains from the weights as found, gives its `Outcome`.
 
     `held_out`: the frozen subset, in batches, kept on the device. After the last ramp the model is
-    as `found` can put it back. Raises ValueError, from any method, for a loss that is of no use.
+    as `found` can put it back. A loss that is a sum over examples is read by its mean. Raises
+    ValueError, from any method, for a loss that is of no use.
     """
 
     def __init__(
@@ -35,37 +40,44 @@ class RampLoop:
         held_out: Sequence[Batch],
         optimizer: Optimizer,
         *,
-        found: tuple[ModelAsFound, OptimizerAsFound],
+        found: AsFound,
         seed: int,
     ) -> None:
         self._device = next(model.parameters()).device
         self._model, self._loss, self._train = model, loss, train
-        self._held_out: list[Batch] = [moved(batch, self._device) for batch in held_out]
+        self.held_out: list[Batch] = [fresh(batch, self._device) for batch in held_out]
         self._optimizer, self._found, self._seed = optimizer, found, seed
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
         if not model.training:  # else as it is: the user may have put parts of it in eval mode
             model.train()
-        self._tried = False
-        self._modes = [(module, module.training) for module in model.modules()]
+        self._tried = self._is_sum = False
+        self._least = 0.0  # loss: below it float32 tells nothing apart
 
     @property
     def held_out_examples(self) -> int:
         """Size of the frozen subset."""
-        return sum(map(size_of, self._held_out))
+        return sum(map(size_of, self.held_out))
 
     def loss_at_start(self) -> float:
         """Return the held-out loss before any training."""
         value = self._held_out_loss(0)
         if not math.isfinite(value):
             raise ValueError(f"the held-out loss is {value} before any training")
+        if value == 0:
+            raise ValueError(
+                "the held-out loss is 0 before any training: there is nothing left to learn, start"
+                " from an untrained model"
+            )
+        self._least = RESOLUTION * value
         return value
 
     def __call__(self, run: Run) -> Outcome:
         """Make one ramp; it ends at its stop rule."""
         for found in self._found:
             found.restart()
-        seed_all(run_seed(self._seed, run.replicate, "order"), generators_of(self._train))
+        order = run_seed(self._seed, run.replicate, "order")
+        seed_all(order, generators=generators_of(self._train))
         batches, points, seconds, step = forever(self._train), [], 0.0, 0
         for stop in run.report_steps():
             start = time.perf_counter()
@@ -95,75 +107,62 @@ class RampLoop:
             lr = run.schedule.at(step / run.steps).lr
             for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
                 group["lr"] = lr * ratio
-            x, y = moved(next(batches), self._device)
-            for parameter in self._model.parameters():  # also those that no optimiser clears
-                parameter.grad = None
-            value = self._value(x, y)
+            x, y = fresh(next(batches), self._device)
+            value = self._value(self._model(x), y)
             torch.autograd.backward(value)
             self._optimizer.step()
-            total += value.detach()
+            self._found[0].clear_gradients()  # also those that the optimiser does not train
+            total += value.detach() / (size_of((x, y)) if self._is_sum else 1)
         return float(total) / (stop - start)
 
     @torch.no_grad()
     def _held_out_loss(self, examples: int) -> float:
         """Return the mean loss on the first `examples` (0: all), whole batches of them."""
         total, seen = 0.0, 0
-        self._model.eval()
         # The running statistics of batch norm lag behind a ramp: see training.loop.
-        with using_batch_statistics(self._model):
+        with evaluating(self._model, batch_statistics=True) as outputs_of:
             for x, y in self._cut(examples):
-                total += float(self._value(x, y)) * size_of((x, y))
-                seen += size_of((x, y))
-        for module, mode in self._modes:
-            module.training = mode
+                size = size_of((x, y))
+                outputs = outputs_of(partial(fresh, x, self._device))
+                value = float(self._value(outputs, fresh(y, self._device)))
+                total += value if self._is_sum else value * size
+                seen += size
         mean = total / seen
-        if mean <= 0:
+        if mean < 0:
             raise ValueError(
-                f"the held-out loss is {mean:.3g}, it must stay above 0, as cross-entropy and mean"
-                " squared error do: what counts is by which factor it changes"
+                f"the held-out loss is {mean:.3g}, it must not fall below 0, as cross-entropy and"
+                " mean squared error do not: what counts is by which factor it changes"
             )
-        return mean
+        return max(mean, self._least) if math.isfinite(mean) else mean
 
     def _cut(self, examples: int) -> Iterator[Batch]:
         """Yield batches until they hold `examples` (0: all of them)."""
         left = examples or self.held_out_examples
-        for x, y in self._held_out:
+        for x, y in self.held_out:
             size = size_of((x, y))
             if left < size and isinstance(x, Tensor) and isinstance(y, Tensor):
+                if left == 1 and size < self.held_out_examples:  # no batch of one of our making
+                    return
                 x, y, size = x[:left], y[:left], left
             yield x, y
             left -= size
             if left <= 0:
                 return
 
-    def _value(self, x: Any, y: Any) -> Tensor:
-        outputs = self._model(x)
+    def _value(self, outputs: Any, y: Any) -> Tensor:
         if not self._tried:
             self._tried = True
-            _check_pairing(self._loss, outputs, y)
+            self._try_out(outputs, y)
         value = self._loss(outputs, y)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return a scalar tensor, the mean over a batch, got {got}")
         return value.reshape(())
 
-
-def _check_pairing(loss: Loss, outputs: Any, y: Any) -> None:
-    """Raise ValueError where `loss` takes outputs (n, 1) and targets (n,) for n x n pairs.
-
-    Seen at outputs that are all right: with their last dimension they cost more than without it,
-    unless the loss itself takes it off.
-    """
-    if not (isinstance(outputs, Tensor) and isinstance(y, Tensor) and y.is_floating_point()):
-        return
-    if outputs.shape != (*y.shape, 1):
-        return
-    try:
-        without, given = float(loss(y, y)), float(loss(y.unsqueeze(-1), y))
-    except Exception:  # a loss that wants (n, 1), or refuses it: in its own words, later
-        return
-    if without < given < math.inf and not math.isclose(without, given, rel_tol=1e-5):
-        raise ValueError(
-            f"the model gives {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the loss"
-            " broadcasts against each other: let the model or the loss squeeze(-1)"
-        )
+    def _try_out(self, outputs: Any, y: Any) -> None:
+        if broadcasts(self._loss, outputs, y):
+            raise ValueError(
+                f"the model gives {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the"
+                " loss broadcasts against each other: let the model or the loss squeeze(-1)"
+            )
+        self._is_sum = is_sum(self._loss, outputs, y)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -14,19 +16,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from orchestrator.recipe import Facts, Recipe
+from orchestrator.recipe import Decision, Facts, Recipe
 from orchestrator.stages.lr_range import LONGER, LR_FACTOR, LRRange
-from orchestrator.stages.ramps import COST, POINTS
+from orchestrator.stages.ramps import COST, POINTS, round_to
 from orchestrator.stages.stage import held_out_share, walk
+from orchestrator.training.diagnose import SOME, Patient, finding
+from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.optimizer import momentum_of, name_of
+from orchestrator.training.randomness import randomness_as_found, seed_all
 from orchestrator.training.standalone import loaders
-from orchestrator.training.standalone.as_found import as_found, randomness_as_found, seed_all
-from orchestrator.training.standalone.loaders import Batch
+from orchestrator.training.standalone.as_found import as_found
 from orchestrator.training.standalone.range_loop import Loss, RampLoop
 from orchestrator.training.standalone.range_result import LRRangeResult
+from orchestrator.training.trees import Batch, joined, size_of
 
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # nor that of an epoch
+NOTHING = 10 * RESOLUTION  # of a loss, as a share of that of the model as found
 
 
 def lr_range_test(
@@ -53,14 +59,17 @@ def lr_range_test(
     break early, more where they say too little: then they are made longer, and to other ends.
 
     `model`: on its device; batches are moved there, and called as `model(x)`.
-    `loss(outputs, targets)`: a scalar tensor, the mean over the batch. It must stay above 0, as
-    cross-entropy and mean squared error do: what counts is by which factor it changes.
+    `loss(outputs, targets)`: a scalar tensor, the mean over the batch (or the sum, which is read by
+    its mean). It must not fall below 0, as cross-entropy and mean squared error do not: what counts
+    is by which factor it changes. A module with weights that the optimiser trains is fine.
     `train`: batches (x, y) with examples along the first dimension, from a DataLoader, a list or
-    another iterable that can be gone through again and again; it starts over when it ends.
+    another iterable that can be gone through again and again; it starts over when it ends. The
+    model gets copies.
     `held_out`: the same, or a pair of tensors. A frozen subset is used, so large that all
     evaluations cost at most half of the training: stratified by y where y are whole numbers of
-    shape (n,) and inputs are tensors of one shape; drawn at random from a DataLoader that has a
-    dataset with a length, else taken from the start.
+    shape (n,) and inputs are tensors of one shape; drawn at random from what the samplers of a
+    DataLoader give, else taken from the start. The batches of a batch_sampler of your own stay as
+    they are.
     `optimizer`: any torch optimiser that trains `model`; it is used as it is set, only lr is
     ramped. Param groups keep the ratios of their rates, and max_lr is that of the first. None: SGD
     with Nesterov `momentum` (give the one that your schedule has where its lr is highest) and
@@ -72,13 +81,14 @@ def lr_range_test(
     `lr_factor`: max_lr as a share of the last good rate of the ramps.
 
     Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
-    says why. Model (weights, buffers, gradients, modes), optimiser and all random states are left
-    as found, also after an exception or Ctrl-C.
+    says why. Model and loss (weights, buffers, gradients, modes, hooks, other attributes), all that
+    the optimiser trains, its state, samplers and all random states are left as found, also after an
+    exception or Ctrl-C.
 
     Raises TypeError for an optimiser that is no instance. Raises ValueError for: a model without
     trainable parameters, or with lazy ones that no batch has shaped yet; an optimiser of another
     model; loaders without batches, that can be read only once or whose batches are no pairs; a loss
-    that is no scalar, not finite before any training, or not above 0, or that takes outputs (n, 1)
+    that is no scalar, below 0, not finite or 0 before any training, or that takes outputs (n, 1)
     and float targets (n,) for n x n pairs, as torch broadcasts them; bad numbers.
 
     Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
@@ -103,9 +113,14 @@ def lr_range_test(
         trained, start_lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
     )
     generators = [*loaders.generators_of(train), *loaders.generators_of(held_out)]
-    with randomness_as_found(trained[0].device, generators), as_found(model, own) as found:
-        seed_all(seed, generators)
-        batch_size = loaders.size_of(next(loaders.pairs(train, "train")))
+    samplers = [*loaders.samplers_of(train), *loaders.samplers_of(held_out)]
+    modules = [model, *([loss] if isinstance(loss, nn.Module) else [])]
+    with (
+        randomness_as_found(trained[0].device, generators),
+        as_found(modules, own, samplers) as found,
+    ):
+        seed_all(seed, generators=generators)
+        batch_size = size_of(next(loaders.pairs(train, "train")))
         length = steps or _steps(train)
         subset = _subset(held_out, length * batch_size, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
@@ -121,6 +136,12 @@ def lr_range_test(
         )
         recipe = _recipe(own, batch_size)
         decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
+        if not decision.answered:
+            batch = _some(train)
+            patient = Patient(model, loss, batch, loop.held_out, found[0].restart)
+            decision = _solved(decision, stage.facts.start_loss) or decision.explained(
+                finding(patient, stage.way_out), stage.way_out
+            )
     return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
@@ -165,6 +186,39 @@ def _subset(held_out: Iterable[Any] | tuple[Tensor, Tensor], seen: int, seed: in
     """Return as much of `held_out` as the longest ramp may use; a plain one trains on `seen`."""
     _, most = held_out_share(LONGER * seen, POINTS, COST)
     return loaders.frozen_subset(held_out, most, seed)
+
+
+def _some(train: Iterable[Any]) -> Batch:
+    """Return some training examples as one batch: the first one's where they cannot be joined."""
+    batches, examples = [], 0
+    for batch in loaders.pairs(train, "train"):
+        batches.append(batch)
+        examples += size_of(batch)
+        if examples >= SOME:
+            break
+    return joined(batches) or batches[0]
+
+
+def _solved(decision: Decision, start_loss: float) -> Decision | None:
+    """Return the answer of ramps that leave nothing to learn, None if most do not.
+
+    They cannot rise and break. The answer is where the loss first came to nothing.
+    """
+    ramps = decision.evidence["ramps"]
+    curves = [zip(ramp["lr"], ramp["held_out_loss"], strict=True) for ramp in ramps]
+    nothing = NOTHING * start_loss
+    firsts = [next((lr for lr, loss in c if loss <= nothing), None) for c in curves]
+    found = [round_to(lr) for lr in firsts if lr is not None]
+    if len(found) * 2 <= len(ramps):
+        return None
+    max_lr, highest = round_to(median(found)), max(ramp["lr"][-1] for ramp in ramps)
+    reason = (
+        f"max_lr {max_lr:.3g}: from there on the held-out loss is 0, and no rate up to"
+        f" {highest:.2g} made it rise: these data are so easy that none is too high"
+    )
+    values = {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)}
+    interval = min(found), max(found)
+    return replace(decision, reason=reason, values=values, interval=interval, answered=True)
 
 
 def _facts(loop: RampLoop, seen: int) -> Facts:

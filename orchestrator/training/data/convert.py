@@ -1,0 +1,98 @@
+"""Numbers from what users keep them in: arrays, tensors, data frames, sparse matrices, texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.training.data.parts import DataError
+
+MOST_DENSE = 2**28  # numbers that a sparse matrix may become
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # that torch hardly computes with
+NAMED = 10  # texts of labels, or columns, that a sentence names
+
+
+def tensor(value: Any, name: str) -> Tensor:
+    """Return a tensor on the CPU, in the source's own type. Raises DataError, one line."""
+    if isinstance(value, Tensor):
+        sparse = value.layout != torch.strided
+        dense = (_dense(value, value.to_dense, name) if sparse else value).detach().cpu()
+        return dense.long() if dense.dtype in UNSIGNED else dense
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DataError(f"{name}: has masked values: fill them in, or leave their examples out")
+    if hasattr(value, "toarray"):  # of SciPy
+        value = _dense(value, value.toarray, name)
+    try:
+        return torch.from_numpy(_native(np.array(value)))  # a copy: a read-only one would be shared
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: not an array of numbers: {_problem(value, error)}") from error
+
+
+def _dense(value: Any, densely: Any, name: str) -> Any:
+    if (count := int(np.prod(value.shape, dtype=float))) > MOST_DENSE:
+        raise DataError(
+            f"{name}: sparse, and {count:,} numbers when it is not: choose fewer columns, or reduce"
+            " them (sklearn.decomposition.TruncatedSVD)"
+        )
+    return densely()
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array in a type that torch computes with, in this machine's byte order."""
+    if array.dtype.kind == "O":  # numbers of mixed types in a data frame, say
+        array = array.astype(np.float64)
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _problem(value: Any, error: Exception) -> str:
+    """Return what is wrong with a value that is no array of numbers, and the way out."""
+    if hasattr(value, "dtypes") and hasattr(value, "columns"):  # a data frame
+        columns = [str(c) for c in value.columns if not _numeric(np.asarray(value[c]))]
+        if columns:
+            some = ", ".join(columns[:NAMED])
+            return f"columns {some} hold no numbers: encode them, or leave them out"
+    if isinstance(value, list | tuple) and len(shapes := _shapes(value)) > 1:
+        return f"its examples have shapes {' and '.join(shapes[:2])}: pad or cut them to one"
+    kind = getattr(value, "dtype", None)
+    if isinstance(kind, np.dtype) and kind.kind == "M":
+        return f"it holds dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"
+    return " ".join(str(error).split())[:200]
+
+
+def _numeric(column: NDArray[Any]) -> bool:
+    return column.dtype.kind in "biuf"
+
+
+def _shapes(values: Any) -> list[str]:
+    return list(dict.fromkeys(str(tuple(np.shape(value))) for value in values))
+
+
+def coded(labels: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return labels that are texts as their places among all sorted texts, and what was done.
+
+    Other labels are returned as they are. `labels`: of each part, by name.
+    """
+    arrays = {name: None if isinstance(v, Tensor) else np.asarray(v) for name, v in labels.items()}
+    texts = [a for a in arrays.values() if a is not None and _is_text(a)]
+    if not texts or len(texts) < len(arrays):
+        return dict(labels), []
+    known = np.unique(np.concatenate([a.astype(str).ravel() for a in texts]))
+    places = {n: np.searchsorted(known, np.asarray(v).astype(str)) for n, v in labels.items()}
+    told = ", ".join(f"{i} is {text}" for i, text in enumerate(known[:NAMED]))
+    more = ", ..." if len(known) > NAMED else ""
+    return places, [f"Labels are texts: {told}{more}."]
+
+
+def _is_text(array: NDArray[Any]) -> bool:
+    if array.dtype.kind == "O":
+        return array.size > 0 and all(isinstance(value, str) for value in array.ravel())
+    return array.dtype.kind in "US"

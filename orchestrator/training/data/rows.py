@@ -1,0 +1,70 @@
+"""Rows of torch Datasets, and of what users take for one, as two columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset
+
+from orchestrator.config.user_code import raised
+from orchestrator.training.data.parts import DataError
+
+
+def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
+    """Return inputs and targets, stacked, of a Dataset of pairs, or of a list of them.
+
+    Raises DataError, one line that says what came and what is wanted.
+    """
+    where = f"data {source}: {name}"
+    if isinstance(dataset, DataLoader):
+        raise DataError(f"{where} is a DataLoader: return what it reads, its .dataset")
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        kind = type(dataset).__name__
+        raise DataError(f"{where} is a stream ({kind}), which has no length: return list() of it")
+    inputs, targets = [], []
+    for i in range(len(dataset)):
+        try:
+            row = dataset[i]
+        except (Exception, SystemExit) as error:  # whatever the user's own class raises
+            raise DataError(f"{where}[{i}] raised {raised(error)}") from error
+        if not isinstance(row, tuple | list) or len(row) != 2:
+            raise DataError(f"{where}: rows must be (input, target), got {described(row)}")
+        inputs.append(row[0])
+        targets.append(row[1])
+    return _stacked(inputs, "inputs", where), _stacked(targets, "targets", where)
+
+
+def _stacked(values: list[Any], what: str, where: str) -> Any:
+    """Return the values as one array. Texts, too: they may be labels."""
+    if not values:
+        raise DataError(f"{where}: there are no rows")
+    if isinstance(values[0], dict | tuple) or values[0] is None:
+        raise DataError(
+            f"{where}: {what} must be arrays or tensors, got {described(values[0])}: a network of"
+            " several inputs needs an objective of its own (docs/own.md); lr_range_test takes them"
+        )
+    try:
+        arrays = [np.asarray(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where}: {what} are no arrays ({error})") from error
+    shapes = {array.shape: i for i, array in reversed(list(enumerate(arrays)))}
+    if len(shapes) > 1:
+        (a, i), (b, j) = sorted(shapes.items(), key=lambda item: item[1])[:2]
+        raise DataError(
+            f"{where}: {what} differ in shape, {a} in row {i} and {b} in row {j}: pad or cut them"
+            " to one"
+        )
+    return np.stack(arrays)
+
+
+def described(value: Any) -> str:
+    """Return what came in place of a row, in words."""
+    if isinstance(value, dict):
+        keys = list(map(str, value))
+        cure = f": return (row[{keys[0]!r}], row[{keys[-1]!r}])" if len(keys) == 2 else ""
+        return f"a dict with keys {', '.join(keys)}{cure}"
+    if isinstance(value, tuple | list):
+        return f"{len(value)} values ({', '.join(type(v).__name__ for v in value)})"
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{type(value).__name__}{shape}"

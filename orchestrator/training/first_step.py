@@ -1,0 +1,82 @@
+"""One real training step on two examples, for what only training shows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from orchestrator.config.user_code import raised
+from orchestrator.recipe import Run
+from orchestrator.schedules import Schedule
+from orchestrator.training import fit
+from orchestrator.training.fit import ModelError
+from orchestrator.training.task import TaskError
+from orchestrator.training.trainer import Setup, Trainer
+
+EXAMPLES = 2
+SCHEDULE = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+WEIGHT_DECAY = 1e-4  # some, since not every optimiser takes it with every kind of gradient
+
+
+def check(setup: Setup) -> None:
+    """Make a step with a network and an optimiser of their own. Raises ModelError, one line."""
+    size = min(EXAMPLES, len(setup.data.train))
+    run = Run("train", SCHEDULE, WEIGHT_DECAY, size, 1, 0)
+    trainer = None
+    try:
+        trainer = Trainer(setup, run)
+        _check_scores(trainer)
+        trainer.advance(1)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's network or optimiser raises
+        problem = f"a training step on {size} examples raised {raised(error)}"
+        raise ModelError(f"model: {problem}{_cure(trainer)}") from error
+    if not math.isfinite(loss := float(trainer.total)):
+        raise ModelError(f"model: in training mode its loss is {loss} before any training")
+
+
+@torch.no_grad()
+def _check_scores(trainer: Trainer) -> None:
+    """Raise ModelError where the network gives something else than in eval mode."""
+    setup = trainer.setup
+    (x, y), shapes = next(trainer.batches), setup.data
+    trainer.batches_from(0)
+    with setup.autocast():
+        scores = trainer.model(x)
+    if setup.task.kind == "own":  # which gets what the network gives
+        return
+    if not isinstance(scores, Tensor):
+        kinds = ", ".join(type(part).__name__ for part in scores) if _is_nest(scores) else ""
+        raise ModelError(
+            f"model: in training mode it gives a {type(scores).__name__} ({kinds}), in eval mode a"
+            " tensor: give the scores alone, or take a loss of your own, which gets both"
+        )
+    try:
+        fit.check_shape(setup.task, scores, y, shapes.classes)
+    except TaskError as error:
+        raise ModelError(f"in training mode: {error}") from error
+
+
+def _is_nest(scores: object) -> bool:
+    return isinstance(scores, tuple | list)
+
+
+def _cure(trainer: Trainer | None) -> str:
+    """Return the way out of what a step has raised, "" where none is known."""
+    if trainer is None:
+        return ""
+    sparse = [n for n, p in trainer.model.named_parameters() if p.grad is not None and _sparse(p)]
+    if sparse:
+        name = trainer.setup.optimizer.name
+        return (
+            f": {', '.join(sparse)} has sparse gradients, which {name} cannot take here: make its"
+            " module with sparse=False"
+        )
+    return ""
+
+
+def _sparse(parameter: Tensor) -> bool:
+    return parameter.grad is not None and parameter.grad.is_sparse
