@@ -14,7 +14,7 @@ from orchestrator.config.schema import Config
 from orchestrator.config.sections import ProcessesConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import Description, describe
-from orchestrator.recipe import Facts, Recipe
+from orchestrator.recipe import Facts, Recipe, usual_weight_decay
 
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config, facts: Facts) -> Recipe:
     """Return the recipe that the first stage gets."""
+    given = dict(config.recipe)
+    if given["weight_decay"] is None:
+        given["weight_decay"] = usual_weight_decay(config.optimizer.name, facts)
     return Recipe(
-        **dict(config.recipe),
+        **given,
         schedule=config.schedule.name,
         optimizer=config.optimizer.name,
         nesterov=config.optimizer.nesterov,
@@ -41,12 +44,17 @@ def stages(config: Config, facts: Facts) -> list[Stage]:
 
     Raises ConfigError for a batch larger than the data, and for dropout without such a module.
     """
+    from orchestrator.stages.expected import by_expected_loss
+
     lines = checks.size_lines(config.recipe, config.stages, facts.train_examples)
     lines += checks.dropout_lines(config.recipe, facts)
     made = []
     for name in config.plan:
         try:
-            made.append(choices.build(config.stages[name], name=name, facts=facts))
+            stage = choices.build(config.stages[name], name=name, facts=facts)
+            if config.effort != "thorough":
+                stage = by_expected_loss(stage, recipe(config, facts), config.rate)
+            made.append(stage)
         except ValueError as error:  # a stage that these facts leave nothing to do
             lines.append(f"stages.{name}: {error}")
     if lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -24,7 +25,9 @@ class Facts:
     known), as in a regression whose targets are far from 0. `metric` is the name of the measure
     shown beside the loss (None: there is none), `larger_is_better` its direction. `dropout` is the
     model's own probability of dropping a unit, the largest where its dropout modules differ; None
-    where it has no such module.
+    where it has no such module. `normalised`: whether its layers are (batch norm and the like), so
+    that the scale of its weights, and with it weight decay, matters less. `chance_metric`: the
+    metric of the best constant prediction, None: not known.
     """
 
     train_examples: int
@@ -35,6 +38,8 @@ class Facts:
     larger_is_better: bool = True
     dropout: float | None = None
     untrained_loss: float = 0.0
+    normalised: bool = True
+    chance_metric: float | None = None
 
     @property
     def start_loss(self) -> float:
@@ -99,6 +104,19 @@ class Recipe:
         return replace(self, max_lr=max_lr, min_lr=max_lr / 10)
 
 
+def usual_weight_decay(optimizer: str, facts: Facts) -> float:
+    """Return the weight decay that a study begins with: larger for smaller data.
+
+    5e-4 (AdamW: .01) for 50,000 examples, by the square root of their number for networks without
+    normalisation, to one digit. Direction: Smith 2018, section 4.4; the size is ours
+    (docs/design.md).
+    """
+    usual = 0.01 if optimizer == "adamw" else 5e-4
+    if facts.normalised:
+        return usual
+    return float(f"{usual * math.sqrt(50_000 / facts.train_examples):.1g}")
+
+
 @dataclass(frozen=True)
 class Run:
     """One piece of work for the objective: everything that determines its result, and a label.
@@ -110,7 +128,8 @@ class Run:
     not finite, and counts as finished. `timed`: the clock matters, nothing may run beside it;
     `attempt` counts repeats of a rejected timing. `opens_test`: measure on the sealed test data at
     the end. `batch_sizes`: what a probe or a calibration measures. `dropout`: that of all dropout
-    modules of the model, None: its own.
+    modules of the model, None: its own. `kept`: its state is kept where it ends, so
+    that the same run with `opens_test` goes on from there.
     """
 
     kind: RunKind
@@ -128,6 +147,7 @@ class Run:
     batch_sizes: tuple[int, ...] = ()
     attempt: int = 0
     dropout: float | None = None
+    kept: bool = False
     label: str = field(default="", compare=False)
 
     @property
@@ -155,6 +175,8 @@ class Run:
         spec = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
         if self.dropout is None:  # so were all runs before there was a choice: same keys
             del spec["dropout"]
+        if not self.kept:
+            del spec["kept"]
         return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
 
     def key(self, context: Mapping[str, Any]) -> str:

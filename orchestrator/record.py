@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ class StudyRecord:
     how they were normalised (see `training.identity.preprocessing`), None where they were not.
     `task`: the loss as code (see `training.task.Task.as_code`) and the number of training
     `examples`, None where nothing is trained. `final_epochs`: the configured length of a final run.
+    `final_runs`: the price of each stage's runs, in final runs, by its name.
     """
 
     study: str
@@ -117,6 +118,7 @@ class StudyRecord:
     inputs: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
     final_epochs: float | None = None
+    final_runs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def decisions(self) -> list[Decision]:
@@ -127,6 +129,16 @@ class StudyRecord:
     def outcomes(self) -> list[Outcome]:
         """All outcomes; a run that two stages share counts once."""
         return list({o.key: o for s in self.stages for o in s.outcomes}.values())
+
+    @property
+    def trained(self) -> list[Outcome]:
+        """The outcomes without those of runs that only went on from the end of another one."""
+        runs = {o.run for o in self.outcomes}
+        return [
+            o
+            for o in self.outcomes
+            if not (o.run.opens_test and o.run.kept and replace(o.run, opens_test=False) in runs)
+        ]
 
     @property
     def audits(self) -> list[Audit]:
@@ -154,12 +166,16 @@ class StudyRecord:
             "recipe": recipe,
             "model_dropout": self.model_dropout,
             "inputs": dict(self.inputs) if self.inputs else None,
-            "stages": [s.summary() for s in self.stages],
+            "stages": [
+                {**s.summary(), "final_runs": self.final_runs.get(s.decision.stage)}
+                for s in self.stages
+            ],
             "final": self._final(),
             "budget": dict(self.budget) if self.budget else None,
             "cost": {
                 "runs": {s: states[s] for s in ("finished", "pruned", "failed")},
                 "examples": self._examples(),
+                "final_runs": round(sum(self.final_runs.values()), 2) if self.final_runs else None,
                 **self._spent(),
                 "first_test_seconds": _rounded(self.first_test_seconds),
                 "pruned_saving": self._pruned_saving(),
@@ -183,7 +199,7 @@ class StudyRecord:
     def _examples(self) -> int:
         """Training examples of all runs, audits included."""
         audits = sum(a.examples for a in self.audits)
-        return audits + sum(o.result.examples for o in self.outcomes)
+        return audits + sum(o.result.examples for o in self.trained)
 
     def _spent(self) -> dict[str, float | None]:
         """Seconds of training and evaluation of all runs, audits included, and of all else.
@@ -192,9 +208,9 @@ class StudyRecord:
         whole.
         """
         training = sum(a.seconds for a in self.audits)
-        training += sum(o.result.seconds for o in self.outcomes)
+        training += sum(o.result.seconds for o in self.trained)
         evaluation = sum(a.evaluation_seconds for a in self.audits)
-        evaluation += sum(o.result.evaluation_seconds for o in self.outcomes)
+        evaluation += sum(o.result.evaluation_seconds for o in self.trained)
         other = self.total_seconds - training - evaluation
         return {
             "training_seconds": round(training, 3),

@@ -82,7 +82,7 @@ def out_of_range() -> list[Case]:
         "recipe.max_lr": ("0", "-1", "-1e-9"),
         "recipe.min_lr": ("0", "-0.1"),
         "recipe.max_momentum": ("1", "1.5", "-0.1"),
-        "recipe.weight_decay": ("-1", "1", "2"),
+        "recipe.weight_decay": ("-1", "100", "1e3"),
         "recipe.batch_size": ("0", "-64", "2001"),
         "recipe.dropout": ("-0.1", "1"),
         "threads": ("0", "-1"),
@@ -179,7 +179,7 @@ def plans() -> list[Case]:
     """Plans of what is no stage."""
     values = (
         "[] [nope] [lr_range,lr_rang] [lr_range,lr_range] [[lr_range]] [{lr_range:1}] [null] [1]"
-        " [true] [lr_range,1.5] null [''] [lr_range,momentum_range_test]"
+        " [true] [lr_range,1.5] [''] [lr_range,momentum_range_test]"
         " [lr_range,momentun,final]"
     )
     return [[f"plan={value}"] for value in values.split()]

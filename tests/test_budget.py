@@ -33,6 +33,7 @@ PLAN = ["lr_range", "weight_decay", "final"]
 def a_study(max_seconds: float | None, **changes: Any) -> tuple[StudyRecord, str]:
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "objective": {"name": "quadratic"},
         "tracking": {"name": "none"},
         "plan": PLAN,

@@ -14,8 +14,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import STAGES
+from orchestrator.stages.expected.fields import WeightDecayChoice
 from orchestrator.stages.stage import Stage, option
-from orchestrator.stages.weight_decay import WeightDecay
 
 FACTS = Facts(
     train_examples=1000, held_out_examples=200, chance_loss=2.3, final_epochs=4, dropout=0.2
@@ -83,13 +83,13 @@ def test_an_empty_config_is_complete() -> None:
     """Without a single key there is a plan with a stage for each of its names."""
     config = Config.from_mapping({})
     assert set(config.plan) <= set(config.stages)
-    assert build.recipe(config) == Recipe()
+    assert build.recipe(config, FACTS) == Recipe()
 
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_every_stage_builds_from_its_own_defaults(kind: str) -> None:
     """A built-in stage that the config does not mention equals the class called without options."""
-    config = Config.from_mapping({"plan": [kind], "recipe": {"max_lr": 0.1}})
+    config = Config.from_mapping({"effort": "thorough", "plan": [kind], "recipe": {"max_lr": 0.1}})
     assert build.stages(config, FACTS) == [STAGES[kind](name=kind, facts=FACTS)]
 
 
@@ -134,13 +134,13 @@ def test_a_stage_can_be_repeated_under_another_name() -> None:
 def test_schedule_and_optimizer_become_part_of_the_recipe() -> None:
     """Their names are in the recipe from the start."""
     config = Config.from_mapping({"schedule": {"name": "linear"}, "recipe": {"max_lr": 1}})
-    assert build.recipe(config) == Recipe(max_lr=1.0, schedule="linear")
+    assert build.recipe(config, FACTS) == Recipe(max_lr=1.0, schedule="linear")
 
 
 def test_whole_numbers_serve_as_rates() -> None:
     """YAML reads 0 as an integer; a rate made of it is a float all the same."""
     config = Config.from_mapping({"recipe": {"weight_decay": 0, "max_lr": 1, "batch_size": 1e2}})
-    values = build.recipe(config).values()
+    values = build.recipe(config, FACTS).values()
     assert (
         repr((values["weight_decay"], values["max_lr"], values["batch_size"])) == "(0.0, 1.0, 100)"
     )
@@ -317,8 +317,8 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ({"plan": "final"}, "plan: 'final' is not allowed: must be a list in square brackets"),
         (
             {"plan": ["lr_rang"]},
-            "plan.0: 'lr_rang' is not allowed: must be one of lr_range, momentum, weight_decay,"
-            " dropout, batch_size, lr_check, final; did you mean lr_range?",
+            "plan.0: 'lr_rang' is not allowed: must be one of lr_range, first_run, momentum,"
+            " weight_decay, dropout, batch_size, lr_check, final; did you mean lr_range",
         ),
         (
             {"plan": ["lr_range", "lr_range"]},
@@ -359,7 +359,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ),
         (
             {"sed": 1},
-            "sed: unknown key: must be one of study_name, plan, stages, recipe, data, mod",
+            "sed: unknown key: must be one of study_name, effort, plan, rate, stages",
         ),
     ],
 )
@@ -462,8 +462,8 @@ def test_weight_decay_has_presets() -> None:
         | {"stages": {"weight_decay": {"preset": "shallow"}}}
     )
     (stage,) = build.stages(config, FACTS)
-    assert isinstance(stage, WeightDecay)
-    assert stage.grid(Recipe()) == [1e-2, 1e-3, 1e-4]
+    assert isinstance(stage, WeightDecayChoice)
+    assert stage.candidates == (1e-2, 1e-3, 1e-4)
 
 
 @pytest.mark.parametrize(

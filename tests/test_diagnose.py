@@ -175,6 +175,7 @@ def test_a_study_names_it(here: Path, without_figures: None) -> None:
     """Where its range test has no answer."""
     record = run_study(
         {
+            "effort": "thorough",
             "data": {"_target_": f"{__name__}.noise"},
             "model": {"name": "mlp", "width": 4},
             "plan": ["lr_range", "final"],

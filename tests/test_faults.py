@@ -68,6 +68,7 @@ def a_study(**changes: Any) -> StudyRecord:
     """Run a short study on the quadratic objective."""
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "plan": ["momentum", "final"],
         "recipe": {"max_lr": 0.05},
         "objective": {"name": "quadratic", "train_examples": 300},

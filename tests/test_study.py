@@ -38,6 +38,7 @@ def a_study(**changes: Any) -> tuple[StudyRecord, str]:
     """Run a study on the quadratic objective; return its record and what the terminal showed."""
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "objective": {"name": "quadratic"},
         "tracking": {"name": "none"},
         **changes,

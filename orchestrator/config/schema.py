@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
-from orchestrator.config import checks, choices
+from orchestrator.config import checks, choices, presets
 from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
-from orchestrator.config.options import OwnConfig, Section, Seed, Whole
+from orchestrator.config.options import OwnConfig, Positive, Section, Seed, Whole
+from orchestrator.config.presets import Effort
 from orchestrator.config.problems import read
 from orchestrator.config.sections import (
     BudgetConfig,
@@ -38,16 +39,19 @@ from orchestrator.config.sections import (
 from orchestrator.errors import ConfigError
 from orchestrator.redact import hidden_in
 
-PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
-
 
 class Config(Section):
     """The whole configuration, checked. Make one with `from_mapping`."""
 
     study_name: StudyName = "study"
     """Results go to runs/<study_name>/."""
-    plan: Annotated[tuple[str, ...], Field(min_length=1)] = PLAN
-    """The stages, in this order: names under `stages`."""
+    effort: Effort = "standard"
+    """What a study costs and how it decides: quick (2.5 final runs) and standard (6) by expected
+    loss, thorough (20 to 40) each setting by its significance over several seeds."""
+    plan: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The stages, in this order: names under `stages`; null: those of `effort`."""
+    rate: Positive = 0.01
+    """Expected gain, as a share of the loss, that is worth the price of one final run."""
     stages: dict[str, SerializeAsAny[BaseModel]]
     recipe: RecipeConfig
     data: DataConfig | OwnDataConfig
@@ -86,7 +90,7 @@ class Config(Section):
         Raises ConfigError with a line for every problem.
         """
         lines: list[str] = []
-        mapping = checks.refuse(mapping, lines)
+        mapping = checks.refuse(presets.with_presets(mapping), lines)
         parts = {key: choices.section(key, mapping.get(key), lines) for key in choices.SECTIONS}
         stages = choices.stages(mapping.get("stages"), lines)
         # A wrong part has told its own lines: here an empty one of its type stands in for it.
@@ -102,9 +106,10 @@ class Config(Section):
         lines += checks.size_lines(
             parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
         )
-        plan = mapping.get("plan", PLAN)
+        plan = mapping.get("plan")
         if isinstance(plan, list | tuple):
             lines += checks.plan_lines(plan, stages, parts["recipe"])
+        lines += [] if lines else presets.lines(mapping)
         if config is not None and not lines:  # last, for it imports the user's modules
             lines += checks.own_lines({k: filled[k] for k in choices.OWN_ALLOWED})
         if config is None or lines:

@@ -23,6 +23,7 @@ from orchestrator.config.options import (
     NotNegative,
     OwnConfig,
     Positive,
+    Real,
     Section,
     Seed,
     Whole,
@@ -42,8 +43,8 @@ class RecipeConfig(Section):
     """Momentum while the learning rate is low (all the time if the schedule does not cycle it)."""
     min_momentum: Fraction = 0.85
     """Momentum at the top of the learning rate, at most max_momentum."""
-    weight_decay: Fraction = 5e-4
-    """Coefficient of the L2 penalty, constant over the run."""
+    weight_decay: Annotated[Real, Field(ge=0, lt=100)] | None = None
+    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data."""
     batch_size: Count = 64
     """Training examples in a step."""
     dropout: Fraction | None = None
@@ -230,8 +231,10 @@ class TrackingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What a study may cost."""
+    """What a study may cost; of the two the tighter one counts."""
 
+    final_runs: Positive | None = None
+    """In final runs, evaluations counted in; null: what it takes. Unless set, that of `effort`."""
     max_seconds: Positive | None = None
     """Seconds of all its commands together; null: what it takes."""
 

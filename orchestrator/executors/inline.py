@@ -87,6 +87,10 @@ class InlineExecutor:
         audits = [Audit(*parts) for parts in zip(pruned, ends, best, strict=True)]
         return [audit for audit in audits if audit.end.state == "finished"]
 
+    def is_kept(self, run: Run) -> bool:
+        """Return whether a run has ended and its state was kept."""
+        return self._paths.checkpoint(run.key(self._objective.context(run))).is_file()
+
     def close(self) -> None:
         """Let go of what the executor holds."""
 
@@ -107,7 +111,12 @@ class InlineExecutor:
 
     def _job(self, run: Run, place: int) -> Job:
         run_key = run.key(self._objective.context(run))
-        return Job(run, run_key, place, self._pruner.seen(run, place) if self._pruner else "")
+        seen = self._pruner.seen(run, place) if self._pruner else ""
+        goes_on = None
+        if run.kept and run.opens_test:
+            held_out = replace(run, opens_test=False)
+            goes_on = held_out.key(self._objective.context(held_out))
+        return Job(run, run_key, place, seen, goes_on=goes_on)
 
     def _known(self, job: Job) -> Outcome | None:
         return self._ledger.find(job.trial_key, job.run, job.seen, prunable=job.place is not None)
@@ -150,7 +159,7 @@ class InlineExecutor:
         if job.note is not None and outcome.state == "finished":
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
-        if outcome.state == "finished":  # others may go on from their checkpoint
+        if outcome.state == "finished" and not job.run.kept:  # others may go on from theirs
             self._paths.checkpoint(job.run_key).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome

@@ -30,7 +30,8 @@ class Job:
 
     `run_key`: that of the run in its surroundings (`Run.key`), after which its files are named.
     `place`: the run's place in its round, from 0; None: it may not be pruned. `seen`: what it is
-    compared with (`CluePruner.seen`). `audit`: a pruned run goes on to its end. `note` gives a run
+    compared with (`CluePruner.seen`). `goes_on`: the key of
+    the kept run that it goes on from. `audit`: a pruned run goes on to its end. `note` gives a run
     that finishes its reason.
     """
 
@@ -39,6 +40,7 @@ class Job:
     place: int | None = None
     seen: str = ""
     audit: bool = False
+    goes_on: str | None = None
     note: Callable[[Outcome], str] | None = None
 
     @property
@@ -82,7 +84,7 @@ def train(
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
-    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch)
+    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch, job.goes_on)
     run, key = job.run, job.trial_key
     try:
         result = objective(run, session)

@@ -20,7 +20,7 @@ class TrialSession:
     """The session of one trial (see `objectives.Session`).
 
     `pruner` None: the run goes to its end. `watch` is called with every point. `run_key` names the
-    files of checkpoint and model.
+    files of checkpoint and model; `goes_on`: the key of a run whose kept state is the start.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class TrialSession:
         pruner: CluePruner | None,
         paths: StudyPaths,
         watch: Callable[[Point], None],
+        goes_on: str | None = None,
     ) -> None:
         self.points: list[Point] = []
         self._run = run
@@ -39,6 +40,7 @@ class TrialSession:
         self._watch = watch
         self._checkpoint = paths.checkpoint(run_key)
         self._model = paths.model(run_key)
+        self._kept = paths.checkpoint(goes_on) if goes_on else None
 
     def report(self, point: Point) -> None:
         """Take one point; raises `StopRun` if the run is to end here, Interrupted after a signal.
@@ -67,7 +69,8 @@ class TrialSession:
     def load(self) -> bytes | None:
         """Return the checkpoint, None without one; a damaged one is set aside."""
         with storing(str(self._checkpoint)):
-            return read_sealed(self._checkpoint)
+            own = read_sealed(self._checkpoint)
+            return read_sealed(self._kept) if own is None and self._kept else own
 
     def save_model(self, state: bytes) -> None:
         """Keep the trained model. Raises StorageError if it cannot be written."""

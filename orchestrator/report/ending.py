@@ -36,7 +36,7 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     known = {k: v for k, v in summary["recipe"].items() if v is not None}
     title = "recipe" if done else "recipe so far"
     lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))
-    if done:
+    if done or summary["final"]:
         for name, score, verdict in results(summary):
             text = f"{measure(summary)} {score}"
             comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
@@ -50,7 +50,7 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     if said := audited(summary):
         lines.append(("audit", said, ""))
     paths = StudyPaths(folder)
-    weights = [paths.weights] if done and summary["final"] else []
+    weights = [paths.weights] if summary["final"] else []
     files = (paths.report, paths.recipe, *weights, paths.summary)
     if found := [file.name for file in files if file.exists()]:
         lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
@@ -65,7 +65,9 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
 
 def cost(summary: Mapping[str, Any]) -> str:
     """Return the number of runs and the time that a study took."""
-    return f"{counts(_states(summary))}; {spent(summary)}"
+    price = summary["cost"].get("final_runs")
+    told = f", the price of {price:.1f} final runs" if price is not None else ""
+    return f"{counts(_states(summary))}{told}; {spent(summary)}"
 
 
 def _states(summary: Mapping[str, Any]) -> Mapping[State, int]:

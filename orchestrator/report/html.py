@@ -137,21 +137,29 @@ def _origin(stage: StageRecord, field: str) -> str:
 
 def _cost(record: StudyRecord, cost: Mapping[str, Any]) -> Table:
     """Return what each stage cost; a run that several stages share counts for the first of them."""
-    rows, seen = [], set[str]()
+    rows, seen, trained = [], set[str](), {o.key for o in record.trained}
     for s in record.stages:
         new = [o for o in s.outcomes if o.key not in seen]
         seen.update(o.key for o in new)
-        examples = sum(o.result.examples for o in new)
-        spent = duration(sum(o.result.seconds for o in new))
+        paid = [o for o in new if o.key in trained]
+        examples = sum(o.result.examples for o in paid)
+        spent = duration(sum(o.result.seconds for o in paid))
         name = s.decision.stage.replace("_", " ")
-        rows.append((name, counts(o.state for o in new), f"{examples:,}", spent))
+        price = _in_final_runs(record.final_runs.get(s.decision.stage))
+        rows.append((name, counts(o.state for o in new), price, f"{examples:,}", spent))
     if record.audits:
         audit, states = cost["audit"], counts(a.end.state for a in record.audits)
         spent = duration(audit["training_seconds"])
-        rows.append(("audit", states, f"{audit['examples']:,}", spent))
+        rows.append(("audit", states, "", f"{audit['examples']:,}", spent))
     states = counts(o.state for o in record.outcomes)
-    rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
-    return Table(("stage", "runs", "training examples", "training time"), rows, {2, 3})
+    price = _in_final_runs(cost["final_runs"])
+    rows.append(("all", states, price, f"{cost['examples']:,}", duration(cost["training_seconds"])))
+    heads = ("stage", "runs", "in final runs", "training examples", "training time")
+    return Table(heads, rows, {2, 3, 4})
+
+
+def _in_final_runs(price: float | None) -> str:
+    return "" if price is None else f"{price:.2f}"
 
 
 def _audits(record: StudyRecord) -> Table:

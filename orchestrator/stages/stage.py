@@ -14,6 +14,7 @@ from orchestrator.schedules import Schedule
 
 T = TypeVar("T")
 LEAST = 1e-12
+CYCLE = 20, 0.2  # reports of a cycle, and what they may cost (see `held_out_share`)
 MOST_ROUNDS = 50  # of one stage: one that asks for more does not converge
 
 
@@ -60,6 +61,17 @@ class Stage(ABC):
         if not loss < chance:
             return math.inf
         return max(loss, LEAST * chance) if loss >= 0 else loss
+
+    def guessing(self, outcome: Outcome) -> str:
+        """Return how a run is no better than the best constant prediction, "" if it is better."""
+        chance, share = self.facts.chance_loss, self.facts.chance_metric
+        if not math.isfinite(self.end_loss(outcome)):
+            loss = f"held-out loss {outcome.held_out_loss:.4g}"
+            return f"{loss} is no better than guessing ({chance:.4g})"
+        metric = outcome.metric
+        if share is not None and metric <= share:
+            return f"{self.facts.metric} {metric:.4g} is no better than guessing ({share:.4g})"
+        return ""
 
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
@@ -120,9 +132,10 @@ def held_out_share(examples: int, points: int, cost: float) -> tuple[int, int]:
 
 def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
     """Return a complete cycle of the recipe's own schedule in `steps` steps."""
-    points = changes.pop("points", 20)
+    points, cost = CYCLE
+    points = changes.pop("points", points)
     schedule = schedule_of(recipe)
-    return run_of(recipe, schedule, steps, replicate, label, points=points, cost=0.2, **changes)
+    return run_of(recipe, schedule, steps, replicate, label, points=points, cost=cost, **changes)
 
 
 def run_of(

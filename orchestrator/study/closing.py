@@ -53,6 +53,7 @@ def record_of(
         inputs=parts.description.inputs,
         task=parts.description.task,
         final_epochs=parts.config.final_epochs,
+        final_runs=_final_runs(parts, stages),
     )
 
 
@@ -79,6 +80,17 @@ def close(parts: Parts, record: StudyRecord) -> StudyRecord:
         finally:
             parts.terminal.close()  # now only: the tracker may have something to say
     return record
+
+
+def _final_runs(parts: Parts, stages: Sequence[StageRecord]) -> dict[str, float]:
+    """Return what each stage's runs cost in final runs; a shared run counts for the first stage."""
+    price = parts.price([o for stage in stages for o in stage.outcomes])
+    spent, seen = {}, set[str]()
+    for stage in stages:
+        new = [o for o in stage.outcomes if o.key not in seen]
+        seen.update(o.key for o in new)
+        spent[stage.decision.stage] = round(price.spent(new), 3)
+    return spent
 
 
 def _first_test(parts: Parts, stages: Sequence[StageRecord]) -> float | None:

@@ -28,7 +28,7 @@ def set_aside(record: StudyRecord, paths: StudyPaths) -> list[str]:
     Nothing is lost: `checkpoints/` has each answer's network under its key, from where the command
     that gives that answer again copies it.
     """
-    answered = record.status == "complete" and record.final is not None
+    answered = record.status in ("complete", "interrupted") and record.final is not None
     if answered and is_served(paths):
         return []
     wrong = [paths.program] if answered else [paths.weights, paths.program]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from orchestrator import build
 from orchestrator.config.schema import Config
+from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.objectives import Objective, describe
 from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import Budget
+from orchestrator.plan.final_runs import FinalRuns
 from orchestrator.plan.pace import Pace, clock_of
 from orchestrator.record import SCHEMA
 from orchestrator.redact import hidden
@@ -50,6 +52,7 @@ class Parts:
         self.started = started
         self.earlier = results.earlier(paths)
         facts = objective.facts
+        self.recipe = build.recipe(config, facts)  # that the first stage gets
         pruner = build.pruner(config, facts.start_loss)
         self.ledger = Ledger(
             database or open_storage(config.storage.name, None, paths.folder),
@@ -84,7 +87,19 @@ class Parts:
         """Return what earlier commands left of the budget."""
         limit, earlier = self.config.budget.max_seconds, self.earlier
         shut = limit is not None and earlier.used_up == limit
-        return Budget(self.pace, limit, earlier.budget_seconds, shut)
+        return Budget(
+            self.pace,
+            limit,
+            self.config.budget.final_runs,
+            self.price,
+            earlier.budget_seconds,
+            shut,
+        )
+
+    def price(self, outcomes: Sequence[Outcome]) -> FinalRuns:
+        """Return the prices of runs in final runs."""
+        tested = self.description.test_examples or 0
+        return FinalRuns(self.objective.facts, self.config.recipe.batch_size, tested, outcomes)
 
 
 @contextmanager

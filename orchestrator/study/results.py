@@ -90,10 +90,17 @@ def recipe_file(record: StudyRecord) -> str:
 
 
 def _keep_model(record: StudyRecord, paths: StudyPaths) -> None:
-    """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
-    if record.status != "complete" or record.final is None:
+    """Copy the answer's first model to model.pt, and drop the other models and checkpoints.
+
+    An interrupted study may have an answer too; it keeps what it goes on from.
+    """
+    if record.status not in ("complete", "interrupted") or record.final is None:
         return
     answer = record.final.decision.evidence.get("model")  # the run key
+    if record.status == "interrupted":
+        if answer and paths.model(answer).is_file():
+            _write_if_new(paths.weights, paths.model(answer).read_bytes())
+        return
     others = {paths.model(o.key) for o in record.outcomes if o.key != answer}
     for file in paths.checkpoints.glob("*"):
         if answer and file == paths.model(answer):  # it stays there: another config may come

@@ -32,6 +32,8 @@ from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
+from orchestrator.stages.expected.answer import Answer
+from orchestrator.stages.expected.first_run import full_run
 from orchestrator.stages.stage import Stage
 from orchestrator.study.closing import close, record_of
 from orchestrator.study.folder import logged, owned, writable
@@ -40,6 +42,7 @@ from orchestrator.system import signals
 from orchestrator.system.files import write_atomically
 
 log = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def run_study(
@@ -80,7 +83,7 @@ class _Study:
     @property
     def _recipe(self) -> Recipe:
         """The recipe as the stages so far have decided it."""
-        return self._records[-1].recipe if self._records else build.recipe(self._parts.config)
+        return self._records[-1].recipe if self._records else self._parts.recipe
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it.
@@ -94,6 +97,7 @@ class _Study:
             with signals.patiently():
                 status, reason = self._walk()
         except KeyboardInterrupt:
+            self._test_what_is_there()
             again = "the same command" + (" without fresh=true" if self._parts.config.fresh else "")
             status, reason = "interrupted", f"interrupted; {again} goes on"
         except (StorageError, ConfigError) as error:
@@ -138,13 +142,16 @@ class _Study:
             self._at = stage.name
             fitting = budget.final_that_fits(stage, self._recipe)
             decision = self._stage(number, fitting, self._recipe) if fitting else None
+            if decision is None and isinstance(stage, Answer):
+                decision = self._best_so_far(number, stage)
             if decision is None:  # the budget is over before the final runs
                 continue
             needed = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
             last = number + 1 == len(stages)
             if not decision.answered and (last or not self._goes_on(decision, needed)):
                 return self._records[-1].without_answer()
-        return "complete", budget.reason
+        warning = self._records[-1].decision.evidence.get("warning", "") if self._records else ""
+        return "complete", "; ".join(filter(None, (warning, budget.reason)))
 
     def _stage(self, number: int, stage: Stage, recipe: Recipe) -> Decision | None:
         """Let a stage decide; None if the budget ends it before it has an answer to show."""
@@ -155,7 +162,9 @@ class _Study:
         parts.pace.stage_ended(number)
         if decision is None:
             return None
-        if decision.kind == "lr_range" and not decision.answered:  # stages cannot train
+        if (
+            decision.kind in ("lr_range", "first_run") and not decision.answered
+        ):  # stages cannot train
             way_out = getattr(stage, "way_out", "")
             decision = decision.explained(parts.description.diagnose(way_out), way_out)
         read = {o.key: clue for o in outcomes if (clue := parts.watch.clue(o))}
@@ -163,6 +172,24 @@ class _Study:
         self._tell(self._records[-1])
         self._audit(stage.name)
         return decision
+
+    def _best_so_far(self, number: int, stage: Answer) -> Decision | None:
+        """Test the best full run there is, None without one: its network is there too."""
+        smaller = self._parts.budget.tested_as_it_is(stage, self._recipe)
+        return self._stage(number, smaller, self._recipe) if smaller else None
+
+    def _test_what_is_there(self) -> None:
+        """After Ctrl-C: an answer, if some full run has ended; it is only evaluated."""
+        stages, done = self._parts.stages, len(self._records)
+        left = [(n, s) for n, s in enumerate(stages) if n >= done and isinstance(s, Answer)]
+        if not left or signals.exit_code() != INTERRUPTED:  # a machine that is taken away
+            return
+        number, stage = left[0]
+        rivals = [full_run(r, stage.facts) for r in stage.rivals(self._recipe)]
+        if not any(self._parts.executor.is_kept(run) for run in rivals):
+            return
+        with suppress(KeyboardInterrupt, StorageError):
+            self._best_so_far(number, stage)
 
     def _rounds(self, stage: str) -> Callable[[list[Run]], list[Outcome]]:
         """Return what runs the rounds of a stage; before the first it says why they run again."""

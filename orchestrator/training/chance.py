@@ -10,6 +10,7 @@ from torch import Tensor
 from orchestrator.training.task import LABELS, NUMBERS, Task, TaskError
 
 MOST_SCORES = 2**22  # that a constant prediction is fitted to
+BALANCED = 0.98  # of the entropy of balanced classes: less is a better guess
 FAR = 2.0  # times chance: a loss of the prediction 0 that says that targets are not centred
 PROBABILITIES = (
     "The scores look like probabilities: cross_entropy wants them before the softmax, which it"
@@ -21,13 +22,15 @@ USUAL = (1e-2, 1e2)  # losses of a constant prediction that need no word
 def chance_loss(task: Task, y: Tensor, classes: int, scores: Tensor) -> float:
     """Return what guessing costs: the loss of the best prediction that is always the same.
 
-    Of cross-entropy log(`classes`), which the frequent classes do not lower; else measured on
-    the training targets `y`, of at most `MOST_SCORES` scores: mse their variance, l1 the mean
-    distance to their median, others by L-BFGS. `scores`: those of some example, for the shape.
-    Raises TaskError for a loss that is not above 0 then: all rules compare by factors.
+    Of cross-entropy the entropy of the class frequencies, log(`classes`) where they are balanced to
+    within `BALANCED`; else measured on the training targets `y`, of at most `MOST_SCORES` scores:
+    mse their variance, l1 the mean distance to their median, others by L-BFGS. `scores`: those of
+    some example, for the shape. Raises TaskError for a loss that is not above 0 then: all rules
+    compare by factors.
     """
     if task.kind == "cross_entropy":
-        return math.log(classes)
+        entropy = _entropy(task, y)
+        return entropy if entropy < BALANCED * math.log(classes) else math.log(classes)
     y = y[: max(1, MOST_SCORES // max(1, scores[0].numel()))]
     start = _guess(task, y, scores)
     value = _of_constant(task, start, y)
@@ -41,6 +44,27 @@ def chance_loss(task: Task, y: Tensor, classes: int, scores: Tensor) -> float:
             " finite number above 0, since losses are compared by factors"
         )
     return float(f"{value:.6g}")  # the same on every machine
+
+
+def largest_share(task: Task, y: Tensor) -> float | None:
+    """Return the accuracy of always guessing the most frequent class, None where there is none."""
+    if task.kind != "cross_entropy":
+        return None
+    return float(_frequencies(task, y).max())
+
+
+def _entropy(task: Task, y: Tensor) -> float:
+    """Return the entropy of the class frequencies in nats, to six digits: the same everywhere."""
+    shares = _frequencies(task, y)
+    shares = shares[shares > 0]
+    return float(f"{-(shares * shares.log()).sum():.6g}")
+
+
+def _frequencies(task: Task, y: Tensor) -> Tensor:
+    labels = y.flatten()
+    labels = labels[labels != task.ignored] if task.ignored is not None else labels
+    counts = torch.bincount(labels).double()
+    return counts / counts.sum()
 
 
 def _guess(task: Task, y: Tensor, scores: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data.parts import Part
 from orchestrator.training.task import CLASSIFY, Task
 
+BLOCKS = 64  # of examples, to estimate a standard error by
 PIECE = 512  # examples at once
 RESOLUTION = 1e-7  # of a loss, as a share of that of a guess: float32 tells nothing smaller apart
 ONE_VALUE = "Expected more than 1 value per channel"  # torch's words for a batch of one
@@ -52,6 +53,32 @@ def evaluate(
     if loss < 0:
         raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
     return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right
+
+
+@torch.no_grad()
+def standard_error(
+    model: nn.Module,
+    inputs: Inputs,
+    part: Part,
+    *,
+    task: Task = CLASSIFY,
+    autocast: AbstractContextManager[object] | None = None,
+) -> float:
+    """Return the standard error of the mean loss on `part`, NaN for fewer than two blocks of it.
+
+    Estimated from the mean losses of up to `BLOCKS` blocks of examples, for a user's own loss may
+    give no other than means. In the loss's own unit.
+    """
+    size = max(1, len(part) // BLOCKS)
+    means: list[Tensor] = []
+    with autocast or nullcontext(), evaluating(model) as outputs_of:
+        for x, y in inputs.pieces(part, -(-len(part) // PIECE)):
+            scores = outputs_of(partial(inputs.normalised, x)).float()
+            for block, targets in zip(torch.split(scores, size), torch.split(y, size), strict=True):
+                means.append(task.total(block, targets) / task.count(targets))
+    known = torch.stack(means)
+    known = known[known.isfinite()]  # a block may hold ignored labels alone
+    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def train(setup: Setup, run: Run, session: Session) -> Result:
             raise
         if stop < run.steps and keeper.is_due():
             keep()
+    if run.kept and not run.opens_test:
+        keeper.save(trainer.state_dict(), points)
     return _result(trainer, session)
 
 
@@ -79,5 +81,6 @@ def _result(trainer: Trainer, session: Session) -> Result:
         trainer.seconds,
         trainer.step * trainer.run.batch_size,
         *tested,
+        measured={"held_out_error": trainer.held_out_error()} if trainer.run.kept else {},
         evaluation_seconds=trainer.evaluation_seconds,
     )

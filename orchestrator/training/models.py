@@ -116,6 +116,11 @@ def dropout_of(model: nn.Module) -> float | None:
     return max((float(m.p) for m in _dropouts(model)), default=None)
 
 
+def is_normalised(model: nn.Module) -> bool:
+    """Return whether some layer normalises: batch, layer, group or RMS norm, or one named so."""
+    return any(type(m).__name__.rstrip("123d").endswith("Norm") for m in model.modules())
+
+
 def set_dropout(model: nn.Module, p: float | None) -> None:
     """Set the probability of all dropout modules to `p`; None leaves them as they are."""
     if p is not None:

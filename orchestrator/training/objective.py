@@ -31,7 +31,7 @@ from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
 from orchestrator.training import advice, compiled, diagnose, first_step, fit, models
 from orchestrator.training import device as torch_device
-from orchestrator.training.chance import chance_loss, remarks
+from orchestrator.training.chance import chance_loss, largest_share, remarks
 from orchestrator.training.clock import calibrate
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
@@ -130,7 +130,7 @@ class TrainingObjective:
         )
         with self._at_work():
             first_step.check(self._setup)
-        self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
+        self.facts = self._facts(chance, settings.final_epochs, tried)
         with self._at_work():  # first: its batch size would be compiled for nothing
             warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
         compiling = self._compile(settings.batch_size, cache)
@@ -155,10 +155,11 @@ class TrainingObjective:
         """Return what a study says of it."""
         return self._description
 
-    def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
+    def _facts(self, chance: float, final_epochs: float, model: nn.Module) -> Facts:
         data, task = self._setup.data, self._setup.task
         with self._at_work():
             untrained = untrained_loss(self._setup, chance)
+        share = largest_share(task, data.train.y) if task.metric_name == "accuracy" else None
         return Facts(
             train_examples=len(data.train),
             held_out_examples=len(data.held_out),
@@ -166,8 +167,10 @@ class TrainingObjective:
             final_epochs=final_epochs,
             metric=task.metric_name,
             larger_is_better=task.larger_is_better,
-            dropout=dropout,
+            dropout=models.dropout_of(model),
             untrained_loss=untrained,
+            normalised=models.is_normalised(model),
+            chance_metric=share,
         )
 
     def _compile(self, batch_size: int, cache: Path) -> list[str]:

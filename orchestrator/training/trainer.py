@@ -18,7 +18,7 @@ from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.evaluate import evaluate
+from orchestrator.training.evaluate import evaluate, standard_error
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -247,6 +247,19 @@ class Trainer:
         # Running batch-norm statistics lag behind: early in a run, or on a ramp, they make a net
         # that learns well look as if it had diverged. The end of a run is measured with them.
         return self.evaluate(part, batch_statistics=ramp or not last)
+
+    def held_out_error(self) -> float:
+        """Return the standard error of the held-out loss of all held-out examples."""
+        setup, start = self.setup, time.perf_counter()
+        error = standard_error(
+            self.answer,
+            setup.inputs,
+            setup.inputs.held_out,
+            task=setup.task,
+            autocast=setup.autocast(),
+        )
+        self.evaluation_seconds += time.perf_counter() - start
+        return error
 
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and metric on `part`, as `inputs.placed` gave it."""
