@@ -19,10 +19,10 @@ from orchestrator.recipe import Facts, Recipe
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
     from orchestrator.objectives import Objective
-    from orchestrator.paths import StudyPaths
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
     from orchestrator.storage.ledger import Ledger
+    from orchestrator.storage.paths import StudyPaths
 
 
 def recipe(config: Config) -> Recipe:

@@ -38,13 +38,13 @@ from orchestrator.executors import job
 from orchestrator.executors import session as sessions
 from orchestrator.objectives import Description, Session
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.record import StudyRecord
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.storage import backend
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study import lock
 from orchestrator.study.walk import run_study
 from orchestrator.system import files, signals

@@ -11,9 +11,9 @@ from test_inline import Nobody, a_run
 from orchestrator.executors.idle import IdleWait, use_of_gpu
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.storage.backend import open_storage
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system import host
 
 

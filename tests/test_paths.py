@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import orchestrator
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 
 PACKAGE = Path(orchestrator.__file__).parent
 PROPERTIES = [name for name, kind in vars(StudyPaths).items() if isinstance(kind, property)]

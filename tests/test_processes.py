@@ -24,9 +24,9 @@ from orchestrator.executors.crew import Crew
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
 from orchestrator.executors.processes import ProcessExecutor, groups
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 
 OWN = {"_target_": "misbehaving.Misbehaving"}
 

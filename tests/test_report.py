@@ -20,7 +20,7 @@ from orchestrator import figures
 from orchestrator.clues import Clue
 from orchestrator.curve import Curve, Outcome, Point
 from orchestrator.figures import interactive, png
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
 from orchestrator.report import html

@@ -21,10 +21,10 @@ import pytest
 from nvidia import pretend
 
 from orchestrator.curve import Curve, Outcome, Point, Result, State
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
 from orchestrator.report.ending import _tracked
 from orchestrator.schedules import Schedule
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.tracking import Tracker, steady
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.client import Client

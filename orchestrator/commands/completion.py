@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.commands import USAGE
 from orchestrator.config.compose import completions
 from orchestrator.errors import ConfigError
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 
 # `=` no longer breaks words, so that a word is a whole override.
 BASH = """\

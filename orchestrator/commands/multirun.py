@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from orchestrator.config.compose import compose, parse, sweep
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.paths import StudyPaths
 from orchestrator.redact import hidden
+from orchestrator.storage.paths import StudyPaths
 
 LONGEST = 80  # characters of a study's name
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from orchestrator.changes import differences, kept
 from orchestrator.errors import ConfigError, nearest, one_line
-from orchestrator.numbers import DASH, duration, rate
-from orchestrator.paths import StudyPaths
+from orchestrator.figures.numbers import DASH, duration, rate
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import measure, results, status
+from orchestrator.storage.paths import StudyPaths
 
 Summary = Mapping[str, Any]
 # What a summary.json that somebody has changed makes the code below raise.

@@ -17,11 +17,11 @@ from orchestrator.curve import Outcome, Point
 from orchestrator.executors.idle import IdleWait
 from orchestrator.executors.job import Job, train
 from orchestrator.objectives import Objective
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 

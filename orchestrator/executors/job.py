@@ -16,9 +16,9 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.errors import StorageError
 from orchestrator.executors.session import TrialSession, reason_of
 from orchestrator.objectives import Objective, StopRun
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 SIGNAL_SECONDS = 0.2  # until the signal of a dead child has come, at the latest

@@ -9,9 +9,9 @@ import optuna
 from orchestrator.curve import OUT_OF_MEMORY, Point
 from orchestrator.errors import out_of_memory, storing
 from orchestrator.objectives import StopRun
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system import signals
 from orchestrator.system.files import read_sealed, write_atomically, write_sealed
 

@@ -23,7 +23,7 @@ from orchestrator.system import signals
 
 if TYPE_CHECKING:
     from orchestrator.objectives import Objective
-    from orchestrator.paths import StudyPaths
+    from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 MakeObjective = Callable[[Mapping[str, Any]], "Objective"]

@@ -22,8 +22,8 @@ from orchestrator.figures.figure import (
     Symbol,
     plottable,
 )
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import COLOURS, SOFT, both_axis, log_axis
-from orchestrator.numbers import rate
 from orchestrator.recipe import Decision
 from orchestrator.record import StageRecord
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.figures.figure import Axis, Entry, Figure, Panel, Span
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import SOFT
-from orchestrator.numbers import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

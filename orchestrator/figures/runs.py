@@ -22,6 +22,7 @@ from orchestrator.figures.figure import (
     Span,
     plottable,
 )
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import (
     PROGRESS,
     SOFT,
@@ -30,7 +31,6 @@ from orchestrator.figures.style import (
     log_axis,
     loss_axis,
 )
-from orchestrator.numbers import rate
 from orchestrator.record import StageRecord
 
 NAMES = {

@@ -13,8 +13,7 @@ from typing import Any
 
 from orchestrator.changes import kept
 from orchestrator.curve import State
-from orchestrator.numbers import rate
-from orchestrator.paths import StudyPaths
+from orchestrator.figures.numbers import rate
 from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
@@ -26,6 +25,7 @@ from orchestrator.report.text import (
     spent,
     status,
 )
+from orchestrator.storage.paths import StudyPaths
 
 
 def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:

@@ -9,15 +9,15 @@ from typing import Any
 
 from orchestrator import figures
 from orchestrator.figures import Figure
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.figures.png import png
-from orchestrator.numbers import duration, number, rate
-from orchestrator.paths import StudyPaths
 from orchestrator.record import StageRecord, StudyRecord
 from orchestrator.report import page
 from orchestrator.report.page import Table
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
 from orchestrator.report.text import audited, balance, command, counts, dropout, measure, results
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 DECAYS = {  # of an optimiser of the user's own it is not known

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.curve import Outcome
 from orchestrator.figures import Figure
 from orchestrator.figures.clue_strip import clue_of
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision
 from orchestrator.record import StageRecord
 from orchestrator.report.page import Table

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.curve import Outcome, Point, State
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.audit import MARGIN
 from orchestrator.curve import State
-from orchestrator.numbers import DASH, duration, number, rate
+from orchestrator.figures.numbers import DASH, duration, number, rate
 from orchestrator.stages import comparison
 
 if TYPE_CHECKING:

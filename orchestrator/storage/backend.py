@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from orchestrator.errors import storing
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system.files import try_lock, write_atomically
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.objectives import Description
-from orchestrator.paths import StudyPaths
 from orchestrator.record import StudyRecord
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 

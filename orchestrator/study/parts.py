@@ -11,7 +11,6 @@ from orchestrator import build
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.objectives import Objective, describe
-from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import Budget
 from orchestrator.plan.pace import Pace, clock_of
 from orchestrator.record import SCHEMA
@@ -20,6 +19,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import Stage
 from orchestrator.storage.backend import Storage, disconnect, open_storage
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study import results
 from orchestrator.study.watch import Trained, Watch
 

@@ -25,7 +25,6 @@ from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError, one_line
-from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import OutOfTime
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
@@ -33,6 +32,7 @@ from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.stages.stage import Stage
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study.closing import close, record_of
 from orchestrator.study.folder import logged, owned, writable
 from orchestrator.study.parts import Parts, database

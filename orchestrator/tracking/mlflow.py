@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.curve import Outcome, Point
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Event, Outbox

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.tracking import model
 from orchestrator.tracking.client import Client, name_of
 from orchestrator.tracking.machine import Machine
