@@ -26,7 +26,7 @@ from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
-from orchestrator.training.clock import gain_of_one_thread
+from orchestrator.training.calibration import gain_of_one_thread
 from tests.trainings import a_run, losses, objective, train
 
 FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)

@@ -225,7 +225,7 @@ def test_halving_over_cycle_length_trains_few_long_cycles() -> None:
 @pytest.mark.parametrize("lengths", [[], [20, 10], [10, 10], [0, 10]])
 def test_cycle_lengths_have_to_grow(lengths: list[int]) -> None:
     """Anything else is a mistake, and said."""
-    with pytest.raises(ValueError, match="must be positive and grow"):
+    with pytest.raises(ValueError, match="must be positive and increasing"):
         report_cycles(optuna.create_study().ask(), lengths, lambda length: 0.0)
 
 

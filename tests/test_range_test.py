@@ -414,7 +414,7 @@ def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> N
 
 def test_an_optimizer_class_is_no_optimizer() -> None:
     """TypeError, for it lacks the parameters."""
-    with pytest.raises(TypeError, match="an optimizer instance is wanted"):
+    with pytest.raises(TypeError, match="optimizer must be an instance"):
         short(network(), optimizer=torch.optim.AdamW)
 
 

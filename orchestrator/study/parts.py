@@ -1,4 +1,4 @@
-"""The parts of a study, wired together for one command."""
+"""Makes and connects the parts of a study for one command: ledger, executor, tracker, budget."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from orchestrator.study.watch import Trained, Watch
 
 
 class Parts:
-    """What one command works on one study with.
+    """The objects that one command needs to run one study.
 
-    `database`: the config's, None where it names none. `started`: when the command began
-    (`time.monotonic`), before torch and the data were loaded: a budget counts that too.
+    `database`: the config's, None if it names none. `started`: when the command started
+    (`time.monotonic`), before torch and the data were loaded, since the budget includes that time.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Parts:
         )
 
     def _budget(self) -> Budget:
-        """Return what earlier commands left of the budget."""
+        """Return the budget that earlier commands have left."""
         limit, earlier = self.config.budget.max_seconds, self.earlier
         shut = limit is not None and earlier.used_up == limit
         return Budget(self.pace, limit, earlier.budget_seconds, shut)
@@ -89,7 +89,7 @@ class Parts:
 
 @contextmanager
 def database(config: Config, folder: Path) -> Iterator[Storage | None]:
-    """Yield the config's database; ConfigError if it cannot be opened, before a folder is made."""
+    """Yield the config's database; raise ConfigError if it cannot be opened."""
     if config.storage.name != "url":
         yield None
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.training.clock import gain_of_one_thread, seconds_per_example
+from orchestrator.training.calibration import gain_of_one_thread, seconds_per_example
 from orchestrator.training.trainer import Setup
 
 LONG_SECONDS = 600  # of one final run

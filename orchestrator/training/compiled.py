@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orchestrator.errors import one_line
 from orchestrator.system.files import read_sealed, write_sealed
-from orchestrator.training.clock import idle, per_step
+from orchestrator.training.calibration import idle, per_step
 from orchestrator.training.trainer import Forward, Setup, Trainer, eager
 
 SIZES = 6  # batch sizes that a study trains with, each compiled anew

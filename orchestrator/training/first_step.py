@@ -10,8 +10,8 @@ from torch import Tensor
 from orchestrator.config.user_code import raised
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
-from orchestrator.training import fit
-from orchestrator.training.fit import ModelError
+from orchestrator.training import compatibility
+from orchestrator.training.compatibility import ModelError
 from orchestrator.training.task import TaskError
 from orchestrator.training.trainer import Setup, Trainer
 
@@ -55,7 +55,7 @@ def _check_scores(trainer: Trainer) -> None:
             " tensor: give the scores alone, or take a loss of your own, which gets both"
         )
     try:
-        fit.check_shape(setup.task, scores, y, shapes.classes)
+        compatibility.check_shape(setup.task, scores, y, shapes.classes)
     except TaskError as error:
         raise ModelError(f"in training mode: {error}") from error
 

@@ -10,9 +10,9 @@ from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import ModelConfig
 from orchestrator.config.user_code import build as build_own
 from orchestrator.config.user_code import raised
-from orchestrator.training import fit
+from orchestrator.training import compatibility
+from orchestrator.training.compatibility import ModelError
 from orchestrator.training.data.parts import Data
-from orchestrator.training.fit import ModelError
 from orchestrator.training.networks import NETWORKS
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -67,13 +67,13 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     if data.tokens:
         x = data.extreme_tokens()
     scores = _scores(model.eval(), x.clone(), data)
-    fit.check_shape(task, scores, y, data.classes)
+    compatibility.check_shape(task, scores, y, data.classes)
     assert isinstance(scores, Tensor)
     if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
         raise ModelError("model: its scores do not depend on parameters that can be trained")
     if not torch.isfinite(scores).all():
         raise ModelError("model: it gives NaN or infinite scores before any training")
-    fit.try_out(task, scores, y, data.train.y[:SOME])
+    compatibility.try_out(task, scores, y, data.train.y[:SOME])
     if x.dim() != 4:
         return False
     try:

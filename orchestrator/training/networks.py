@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.config.sections import ModelConfig
-from orchestrator.training.fit import ModelError
+from orchestrator.training.compatibility import ModelError
 
 
 def _scaled(channels: int, width: float) -> int:

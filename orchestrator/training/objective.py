@@ -29,10 +29,10 @@ from orchestrator.config.sections import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import advice, compiled, diagnose, first_step, fit, models
+from orchestrator.training import advice, compatibility, compiled, diagnose, first_step, models
 from orchestrator.training import device as torch_device
+from orchestrator.training.calibration import calibrate
 from orchestrator.training.chance import chance_loss, remarks
-from orchestrator.training.clock import calibrate
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
 from orchestrator.training.evaluate import RESOLUTION
@@ -40,7 +40,7 @@ from orchestrator.training.identity import asides, described, edited, named, pre
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
-from orchestrator.training.randomness import randomness_as_found
+from orchestrator.training.randomness import restoring_randomness
 from orchestrator.training.task import Task
 from orchestrator.training.trainer import Setup
 from orchestrator.training.untrained import untrained_loss
@@ -109,11 +109,11 @@ class TrainingObjective:
         found = load(settings.data, cache, task)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
         inputs = place(found, where, how.resident)
-        with randomness_as_found(where):
+        with restoring_randomness(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
             scores = _scores(tried, found)
-        classes, counted = fit.classes_of(task, scores, found.sample().y, found.classes)
+        classes, counted = compatibility.classes_of(task, scores, found.sample().y, found.classes)
         chance = chance_loss(task, found.train.y, classes, scores)
         code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
@@ -222,7 +222,7 @@ class TrainingObjective:
         from orchestrator.training.export import export
 
         data = self._setup.data
-        with randomness_as_found(self._setup.device):
+        with restoring_randomness(self._setup.device):
             network = self._setup.make_model()
         shape = export(network, data, weights, to)
         return {
@@ -245,7 +245,7 @@ class TrainingObjective:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Leave random states as they were, and no thread behind, however the work ends."""
-        with randomness_as_found(self._setup.device), closing(self._setup.inputs):
+        with restoring_randomness(self._setup.device), closing(self._setup.inputs):
             yield
 
 

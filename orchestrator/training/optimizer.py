@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from orchestrator.config import user_code
 from orchestrator.config.optimizer import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
 from orchestrator.schedules import Rates
-from orchestrator.training.fit import ModelError
+from orchestrator.training.compatibility import ModelError
 
 
 def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimizer:

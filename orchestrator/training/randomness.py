@@ -16,7 +16,7 @@ from orchestrator.training.device import private_random, seed_random
 
 
 @contextmanager
-def randomness_as_found(
+def restoring_randomness(
     device: torch.device, generators: Iterable[torch.Generator] = ()
 ) -> Iterator[None]:
     """Return a context after which all random states are what they were before.
@@ -40,7 +40,7 @@ def seed_all(
     device: torch.device | None = None,
     generators: Iterable[torch.Generator] = (),
 ) -> None:
-    """Seed (31 bits) everything that `randomness_as_found` keeps; `device` None: all of torch's."""
+    """Seed (31 bits) what `restoring_randomness` restores; `device` None: all of torch's."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed) if device is None else seed_random(device, seed)

@@ -13,7 +13,7 @@ from orchestrator.recipe import run_seed
 from orchestrator.training.data import cifar10, pictures, sources, splits, targets
 from orchestrator.training.data.frame import is_constant
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
-from orchestrator.training.randomness import randomness_as_found, seed_all
+from orchestrator.training.randomness import restoring_randomness, seed_all
 from orchestrator.training.task import CLASSIFY, Task
 
 MOST_NAMED = 5  # columns
@@ -60,7 +60,7 @@ def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
     """Return what the source gives, and how it is to be used."""
     if isinstance(config, OwnDataConfig):
         called, use = sources.divided(config)
-        with randomness_as_found(torch.device("cpu")):  # a split of the user's is mostly random
+        with restoring_randomness(torch.device("cpu")):  # a split of the user's is mostly random
             seed_all(run_seed(use.seed, 0, "data"))
             return sources.own(called), use
     if config.name == "cifar10":

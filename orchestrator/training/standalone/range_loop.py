@@ -17,8 +17,8 @@ from orchestrator.recipe import Run, run_seed
 from orchestrator.training.evaluate import RESOLUTION, evaluating
 from orchestrator.training.own_loss import broadcasts, is_sum
 from orchestrator.training.randomness import seed_all
-from orchestrator.training.standalone.as_found import AsFound
 from orchestrator.training.standalone.loaders import forever, generators_of
+from orchestrator.training.standalone.restore import Saved
 from orchestrator.training.trees import Batch, fresh, size_of
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -40,7 +40,7 @@ class RampLoop:
         held_out: Sequence[Batch],
         optimizer: Optimizer,
         *,
-        found: AsFound,
+        found: Saved,
         seed: int,
     ) -> None:
         self._device = next(model.parameters()).device

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-class Attributes:
+class SavedAttributes:
     """What objects kept in their attributes, and in dicts, lists and sets that are such.
 
     Of a module these are also its parameters, buffers, parts, hooks and training mode.
@@ -46,7 +46,7 @@ class Attributes:
                 (other.update if isinstance(other, set) else other.extend)(values)
 
 
-class ModulesAsFound:
+class SavedModules:
     """What modules were, and the tensors that an optimiser trains: values, gradients, attributes.
 
     `restart` brings the values back, `put_back` everything, into the very same tensors. Costs the
@@ -58,7 +58,7 @@ class ModulesAsFound:
     ) -> None:
         every = list(dict.fromkeys(m for module in modules for m in module.modules()))
         self._modes = [(module, module.training) for module in every]
-        self._attributes = Attributes([*every, *others])
+        self._attributes = SavedAttributes([*every, *others])
         owned = [t for m in every for t in (*m.parameters(), *m.buffers())]  # of TorchScript too
         tensors = {id(t): t for t in (*owned, *trained, *self._attributes.tensors())}.values()
         leaves = [t for t in tensors if t.is_leaf and not _overlaps(t)]
@@ -97,7 +97,7 @@ def _overlaps(tensor: Tensor) -> bool:
     )
 
 
-class OptimizerAsFound:
+class SavedOptimizer:
     """What an optimiser was: its state and its param groups.
 
     `restart` gives it a copy of the state it had, `put_back` the very state itself.
@@ -124,16 +124,16 @@ class OptimizerAsFound:
             group.update(kept)
 
 
-AsFound = tuple[ModulesAsFound, OptimizerAsFound]
+Saved = tuple[SavedModules, SavedOptimizer]
 
 
 @contextmanager
-def as_found(
+def restoring(
     modules: Sequence[nn.Module], optimizer: Optimizer, others: Iterable[object] = ()
-) -> Iterator[AsFound]:
+) -> Iterator[Saved]:
     """Return a context after which modules, optimiser and `others` are what they were before."""
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = ModulesAsFound(modules, trained, others), OptimizerAsFound(optimizer)
+    kept = SavedModules(modules, trained, others), SavedOptimizer(optimizer)
     try:
         yield kept
     finally:
