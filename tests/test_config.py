@@ -291,7 +291,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ),
         (
             {"data": {"train_examples": 1400, "held_out_examples": 100}},
-            "data.train_examples: 1400 is not allowed: must be at most 1338, since there are 1438 to",
+            "data.train_examples: 1400 is not allowed: must be at most 1338, since there are 1438",
         ),
         (
             {"data": {"held_out_examples": 99999}},

@@ -150,7 +150,7 @@ def test_behind_can_be_switched_off() -> None:
 def test_a_study_that_maximizes_is_refused_with_the_next_step() -> None:
     """An accuracy is not a loss: nothing is judged silently the wrong way round."""
     study = optuna.create_study(direction="maximize", pruner=CluePruner())
-    with pytest.raises(ValueError, match="report the loss in a study that minimizes, or hand"):
+    with pytest.raises(ValueError, match="report the loss in a study that minimizes, or call"):
         told(study, [0.1, 0.9])
 
 
