@@ -132,7 +132,18 @@ class Outcome:
     def stopped(
         cls, run: Run, key: str, points: Iterable[Point], reason: str, *, pruned: bool
     ) -> Outcome:
-        """Make the outcome of a run that ended at its last point; `points` is not empty."""
+        """Make the outcome of a run that ended at its last point.
+
+        Args:
+            run: The run.
+            key: Its trial's key.
+            points: Its points, at least one.
+            reason: Why it ended.
+            pruned: Whether a pruner ended it; otherwise its own stop rule, so it is finished.
+
+        Returns:
+            The outcome.
+        """
         *before, last = points
         done = Result(
             last.seconds, last.step * run.batch_size, evaluation_seconds=last.evaluation_seconds

@@ -51,7 +51,12 @@ class Facts:
         return self.final_epochs * self.train_examples
 
     def steps(self, share: float, batch_size: int) -> int:
-        """Steps in a run of `share` of the final run's examples, at least 10."""
+        """Return the steps of a short run, at least 10.
+
+        Args:
+            share: Its share of the final run's examples.
+            batch_size: Examples in a step.
+        """
         return max(10, round(share * self.final_examples / batch_size))
 
 
@@ -94,12 +99,20 @@ class Recipe:
         return self.optimizer.rpartition(".")[2].lower() != "sgd"
 
     def with_(self, decision: Decision) -> Recipe:
-        """Return the recipe with the fields that `decision` sets, and the new one in `history`."""
+        """Return the recipe after a stage, which is also added to `history`.
+
+        Args:
+            decision: The decision of the stage.
+        """
         changed = replace(self, **decision.values)
         return replace(changed, history=(*self.history, (decision.kind, changed)))
 
     def after(self, kind: str) -> Recipe | None:
-        """Return the recipe after the first stage of `kind`, None without such a stage."""
+        """Return the recipe after the first stage of a kind, None without such a stage.
+
+        Args:
+            kind: Kind of the stage.
+        """
         return next((recipe for k, recipe in self.history if k == kind), None)
 
     def values(self) -> dict[str, Any]:
@@ -108,7 +121,11 @@ class Recipe:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
     def at_lr(self, max_lr: float) -> Recipe:
-        """Return the recipe at another `max_lr`, `min_lr` a tenth of it (Smith 2018, section 4)."""
+        """Return the recipe at another learning rate.
+
+        Args:
+            max_lr: The new `max_lr`; `min_lr` is a tenth of it (Smith 2018, section 4).
+        """
         return replace(self, max_lr=max_lr, min_lr=max_lr / 10)
 
 
@@ -169,7 +186,11 @@ class Run:
         return [round(self.steps * (i + 1) / points) for i in range(points)]
 
     def stopped_by(self, held_out_loss: float) -> bool:
-        """Whether the run's own rule, `stop_loss`, ends it at a report of this loss."""
+        """Return whether `stop_loss` ends the run.
+
+        Args:
+            held_out_loss: The loss that it reports.
+        """
         # Written so that NaN stops it too.
         return self.stop_loss is not None and not held_out_loss <= self.stop_loss
 
@@ -181,9 +202,12 @@ class Run:
         return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
 
     def key(self, context: Mapping[str, Any]) -> str:
-        """Return the run key, a hash of `spec()` and of the objective's `context`.
+        """Return the run key, a hash of `spec()` and of the context.
 
         Runs with equal keys have equal results, so the second is not trained.
+
+        Args:
+            context: What the objective's `context` returns for the run.
         """
         # `prunable` is about who may stop the run, not about what it computes.
         spec = {k: v for k, v in self.spec().items() if k != "prunable"}
@@ -244,7 +268,12 @@ class Decision:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def explained(self, finding: str, instead_of: str = "") -> Decision:
-        """Return it with `finding` after its reason, in place of the advice `instead_of`."""
+        """Return the decision with a diagnosis in its reason.
+
+        Args:
+            finding: The diagnosis; "" changes nothing.
+            instead_of: The advice at the end of the reason that it replaces.
+        """
         if not finding:
             return self
         return replace(self, reason=f"{self.reason.removesuffix(f': {instead_of}')}: {finding}")

@@ -56,7 +56,11 @@ class FakeSession:
             raise StopRun("not finite", pruned=True)
 
     def save(self, state: bytes) -> None:
-        """Keep a checkpoint."""
+        """Keep a checkpoint.
+
+        Args:
+            state: The checkpoint.
+        """
         self.checkpoint = state
 
     def load(self) -> bytes | None:
@@ -64,7 +68,11 @@ class FakeSession:
         return self.checkpoint
 
     def save_model(self, state: bytes) -> None:
-        """Keep the model."""
+        """Keep the model.
+
+        Args:
+            state: The model.
+        """
         self.model = state
 
 

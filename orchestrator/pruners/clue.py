@@ -119,33 +119,61 @@ class CluePruner(optuna.pruners.BasePruner):
     # --- input
 
     def observe(self, trial_number: int, point: Point) -> None:
-        """Add a measurement of a trial, with more values than `trial.report` takes."""
+        """Add a measurement of a trial, with more values than `trial.report` takes.
+
+        Args:
+            trial_number: Number of the trial.
+            point: The measurement.
+        """
         self._points[trial_number].append(point)
 
     def compare_with(self, peers: Peers) -> None:
-        """Set the outcomes of the stage's completed rounds."""
+        """Set what runs are compared with; called by the executor.
+
+        Args:
+            peers: The outcomes of the stage's completed rounds.
+        """
         self._peers = peers
 
     def only_for(self, run: Run) -> CluePruner:
-        """Return a copy for the process that trains `run`, with only the outcomes it needs."""
+        """Return a copy for a worker process, with only the outcomes that it needs.
+
+        Args:
+            run: The run that the process trains.
+        """
         made = copy.copy(self)
         made.compare_with(Peers(compared(self.also, self._peers, run)))
         return made
 
     def start(self, trial_number: int, run: Run, place: int) -> None:
-        """Set which run a trial is, and its place in its round (from 0)."""
+        """Start a run of a stage; called by the executor.
+
+        Args:
+            trial_number: Number of the trial.
+            run: The run that it trains.
+            place: Its place in its round, from 0.
+        """
         self._runs[trial_number] = run
         if self.also is not None:
             self._views[trial_number] = view(self.also, self._peers, run, place)
 
     def seen(self, run: Run, place: int) -> str:
-        """Return a name of what `run` would be compared with, "" for nothing."""
+        """Return a name of what a run would be compared with, "" for nothing.
+
+        Args:
+            run: The run.
+            place: Its place in its round, from 0.
+        """
         if self.also is not None:
             return f"{self._peers.digest(run)}#{place}"
         return self._peers.digest(run) if self.rules.behind is not None else ""
 
     def forget(self, trial_number: int) -> None:
-        """Drop the data of a trial that has ended."""
+        """Drop the data of a trial that has ended.
+
+        Args:
+            trial_number: Number of the trial.
+        """
         for kept in (self._points, self._runs, self._views, self._reasons):
             kept.pop(trial_number, None)
 
@@ -155,6 +183,10 @@ class CluePruner(optuna.pruners.BasePruner):
         """Return whether to prune the trial; `reason` then returns why.
 
         Never at the last step: pruning saves nothing there, and the final loss is useful.
+
+        Args:
+            study: The study.
+            trial: The trial.
 
         Raises:
             ValueError: The study maximizes, and `observe` was not called with losses.
@@ -173,13 +205,23 @@ class CluePruner(optuna.pruners.BasePruner):
         return bool(reason)
 
     def reason(self, trial_number: int) -> str:
-        """Return why the trial was pruned, "" if it was not."""
+        """Return why a trial was pruned, "" if it was not.
+
+        Args:
+            trial_number: Number of the trial.
+        """
         return self._reasons.get(trial_number, "")
 
     def check(self, trial: optuna.Trial) -> None:
-        """Raise `optuna.TrialPruned` if the trial is to be pruned; for plain Optuna.
+        """End the trial if it is to be pruned; for plain Optuna.
 
         The reason becomes the trial's user attribute "reason".
+
+        Args:
+            trial: The trial.
+
+        Raises:
+            optuna.TrialPruned: The trial is pruned.
         """
         if trial.should_prune():
             trial.set_user_attr("reason", self.reason(trial.number))

@@ -71,7 +71,11 @@ class ScheduleLR(LRScheduler):
         return [lr * ratio for ratio in self._ratios]
 
     def step(self, epoch: int | None = None) -> None:
-        """Advance by one step and set lr and momentum; call it after `optimizer.step()`."""
+        """Advance by one step and set lr and momentum; call it after `optimizer.step()`.
+
+        Args:
+            epoch: As in torch, where it is deprecated. Leave it out.
+        """
         super().step(epoch)
         self._apply()
 
@@ -97,9 +101,11 @@ class ScheduleLR(LRScheduler):
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the run as plain numbers, safe for `weights_only=True`.
+        """Return the position in the run.
 
-        It does not contain the schedule and the ratios between groups.
+        Returns:
+            Plain numbers, which `torch.load(weights_only=True)` reads. The schedule and the ratios
+            between groups are not included.
         """
         return {
             "last_epoch": self.last_epoch,

@@ -69,7 +69,15 @@ class LRRangeResult:
 
     @classmethod
     def of(cls, decision: Decision, initial_loss: float) -> LRRangeResult:
-        """Make the result from the decision of an `lr_range` stage."""
+        """Make the result from a decision.
+
+        Args:
+            decision: The decision of an `lr_range` stage.
+            initial_loss: Held-out loss before training.
+
+        Returns:
+            The result.
+        """
         return cls(
             max_lr=decision.values.get("max_lr"),
             min_lr=decision.values.get("min_lr"),
