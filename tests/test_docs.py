@@ -25,6 +25,11 @@ from orchestrator.config.compose import compose, parse
 from orchestrator.config.options import options_of
 from orchestrator.stages import STAGES
 
+
+def _named(path: Path) -> str:
+    return path.name
+
+
 # --- the references of the config and of the API
 
 
@@ -89,11 +94,36 @@ def test_every_setting_has_a_meaning(key: str) -> None:
         assert not missing, model
 
 
+# --- the table of files in docs/design.md
+
+
+def _table() -> dict[str, str]:
+    """Return the rows of "Which file for what": the text by file or folder."""
+    section = (ROOT / "docs/design.md").read_text("utf-8").split("## Which file for what")[1]
+    return dict(re.findall(r"^\| `(\S+)` \| (.+) \|$", section.split("\n## ")[0], re.M))
+
+
+PACKAGE = ROOT / "orchestrator"
+FOLDERS = sorted({file.parent for file in PACKAGE.rglob("*.py")} - {PACKAGE})
+
+
+def test_the_table_of_files_has_every_file_and_folder() -> None:
+    """Its rows are the modules at the top level and the folders with modules, no others."""
+    folders = {f"{folder.relative_to(PACKAGE).as_posix()}/" for folder in FOLDERS}
+    assert set(_table()) == folders | {file.name for file in PACKAGE.glob("*.py")}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_named)
+def test_the_table_of_files_names_every_file_of_a_folder(folder: Path) -> None:
+    """Each module once, and no module that is not there; an `__init__.py` may be left out."""
+    row = _table()[f"{folder.relative_to(PACKAGE).as_posix()}/"]
+    named = re.findall(r"`(\w+\.py)`", row)
+    files = {file.name for file in folder.glob("*.py")}
+    assert sorted(set(named)) == sorted(named)
+    assert files - {"__init__.py"} <= set(named) <= files
+
+
 # --- what the pages tell to do
-
-
-def _named(page: Path) -> str:
-    return page.name
 
 
 def _run(command: str, where: Path, ends_well: bool = True) -> str:
