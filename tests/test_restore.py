@@ -19,8 +19,8 @@ from torch.utils.data import (
 )
 
 from orchestrator import LRRangeResult, lr_range_test
+from orchestrator.training.nested import fresh
 from orchestrator.training.standalone import loaders
-from orchestrator.training.trees import fresh
 
 LOSS = nn.CrossEntropyLoss()
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from orchestrator.training.batches import batches
 from orchestrator.training.data.parts import Part
 from orchestrator.training.evaluate import evaluating
+from orchestrator.training.nested import Batch, fresh, size_of, tensors_of
 from orchestrator.training.trainer import Setup
-from orchestrator.training.trees import Batch, fresh, size_of, tensors_of
 
 STEPS = 50
 RATES = (1e-3, 1e-2)  # of Adam, whose steps do not depend on the scale of the loss

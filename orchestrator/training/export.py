@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.data.frame import of_columns
 from orchestrator.training.data.parts import Data
+from orchestrator.training.data.rescale import of_columns
 
 
 class Served(nn.Module):

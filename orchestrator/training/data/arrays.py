@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config.problems import one_of, shown
-from orchestrator.training.data import convert, rows
-from orchestrator.training.data.frame import Frame, framed
+from orchestrator.training.data import convert, datasets
 from orchestrator.training.data.parts import DataError, Part, Raw
+from orchestrator.training.data.rescale import Frame, framed
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MORE = ("x_val", "y_val", "groups")  # the held-out part; groups of training examples
@@ -27,7 +27,7 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     values = dict(given)
     for name in [n for n in PARTS if n in values]:
         dataset = values.pop(name)
-        values[f"x_{name}"], values[f"y_{name}"] = rows.columns(dataset, name, source)
+        values[f"x_{name}"], values[f"y_{name}"] = datasets.columns(dataset, name, source)
     known = (*ARRAYS, *MORE)
     if unknown := [name for name in values if name not in known]:
         raise DataError(f"data {source}: {shown(unknown[0])}: {one_of(known, unknown[0])}")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from orchestrator.config.sections import AnyData, DataUse, OwnDataConfig
 from orchestrator.recipe import run_seed
-from orchestrator.training.data import cifar10, pictures, sources, splits, targets
-from orchestrator.training.data.frame import is_constant
+from orchestrator.training.data import cifar10, images, sources, splits, targets
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
+from orchestrator.training.data.rescale import is_constant
 from orchestrator.training.randomness import restoring_randomness, seed_all
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -65,7 +65,7 @@ def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
             return sources.own(called), use
     if config.name == "cifar10":
         return cifar10.load(config, cache), config
-    files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
+    files = {"arrays": sources.arrays, "folder": images.folder, "torchvision": images.named}
     return files[config.name](config) if config.name in files else sources.digits(), config
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.training.data.frame import Frame
+from orchestrator.training.data.rescale import Frame
 
 
 class DataError(ConfigError):

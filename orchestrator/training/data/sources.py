@@ -11,7 +11,7 @@ from torch import Tensor
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import DataConfig, DataUse, OwnDataConfig
 from orchestrator.config.user_code import build, takes
-from orchestrator.training.data import pictures
+from orchestrator.training.data import images
 from orchestrator.training.data.arrays import ARRAYS, MORE, PARTS, part, raw
 from orchestrator.training.data.parts import DataError, Raw
 from orchestrator.training.data.splits import stratified_order
@@ -68,7 +68,7 @@ def own(config: OwnConfig) -> Raw:
     torchvision's. Datasets are read once, so random transforms are applied once.
     """
     source = f"{config.target}"
-    value = pictures.both_parts(config) or build(config)
+    value = images.both_parts(config) or build(config)
     if isinstance(value, Mapping):
         return raw(value, source)
     if isinstance(value, tuple | list) and len(value) == 4:

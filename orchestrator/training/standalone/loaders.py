@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from orchestrator.training.data.rows import described
+from orchestrator.training.data.datasets import described
 from orchestrator.training.data.splits import order_of
 from orchestrator.training.evaluate import PIECE
-from orchestrator.training.trees import Batch, joined, size_of
+from orchestrator.training.nested import Batch, joined, size_of
 
 # The attributes that a loader of other batches takes from the user's loader.
 LIKE = ("collate_fn", "num_workers", "worker_init_fn", "multiprocessing_context", "timeout")

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.recipe import Run, run_seed
 from orchestrator.training.evaluate import RESOLUTION, evaluating
+from orchestrator.training.nested import Batch, fresh, size_of
 from orchestrator.training.own_loss import broadcasts, is_sum
 from orchestrator.training.randomness import seed_all
 from orchestrator.training.standalone.loaders import forever, generators_of
 from orchestrator.training.standalone.restore import Saved
-from orchestrator.training.trees import Batch, fresh, size_of
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 

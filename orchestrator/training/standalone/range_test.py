@@ -22,13 +22,13 @@ from orchestrator.stages.ramps import COST, POINTS, round_to
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training.diagnose import SOME, Patient, finding
 from orchestrator.training.evaluate import RESOLUTION
+from orchestrator.training.nested import Batch, joined, size_of
 from orchestrator.training.optimizer import momentum_of, name_of
 from orchestrator.training.randomness import restoring_randomness, seed_all
 from orchestrator.training.standalone import loaders
 from orchestrator.training.standalone.range_loop import Loss, RampLoop
 from orchestrator.training.standalone.range_result import LRRangeResult
 from orchestrator.training.standalone.restore import restoring
-from orchestrator.training.trees import Batch, joined, size_of
 
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # of a ramp where the length of an epoch is not known either
