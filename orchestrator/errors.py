@@ -54,7 +54,10 @@ def one_line(error: BaseException, *, named: bool = False) -> str:
 
     `named`: with its type in front. An error without a message is its type alone.
     """
-    name, text = type(error).__name__, shorten(str(error), LONGEST, placeholder=" ...")
+    name, whole = type(error).__name__, " ".join(str(error).split())
+    text = shorten(whole, LONGEST, placeholder=" ...")
+    if text == "...":  # the first word alone is too long
+        text = whole[:LONGEST]
     return ": ".join(filter(None, (name, text))) if named or not text else text
 
 
