@@ -538,7 +538,7 @@ def test_a_command_that_does_not_end_is_noticed(
 
 
 def test_there_are_three_hundred_cases_of_twenty_kinds(here: Path) -> None:
-    """The generator is as large as it is said to be, and no case stands there twice."""
+    """The generator is as large as it is said to be, and no case is there twice."""
     cases = [tuple(case) for make in KINDS.values() for case in make()]
     assert len(KINDS) >= 20
     assert len(set(cases)) >= 300

@@ -292,7 +292,7 @@ def test_ctrl_c_while_starting_says_how_to_go_on(
 
     monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["+study=quadratic"]) == 130
-    assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "interrupted: run the same command to resume\n"
 
 
 def test_a_stray_module_in_the_working_folder_shadows_nothing(here: Path) -> None:
@@ -340,7 +340,7 @@ def test_what_is_registered_for_the_exit_still_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("orchestrator finds")
-    assert done.stdout.endswith("again to go on).\nat exit\n")
+    assert done.stdout.endswith("to resume).\nat exit\n")
 
 
 def test_a_thread_that_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ def test_a_users_stage_needs_not_be_a_dataclass() -> None:
         ({"rates": [float("nan")]}, "rates.0: nan is not allowed: must be a finite number"),
         (
             {"rates": [0.5, 0.5]},
-            "rates: [0.5, 0.5] is not allowed: must hold each value once, 0.5 stands there twice",
+            "rates: [0.5, 0.5] is not allowed: must contain each value once, 0.5 is there twice",
         ),
         ({"sizes": [64, 0.5]}, "sizes.1: 0.5 is not allowed: must be a whole number"),
         ({"sizes": [0]}, "sizes.0: 0 is not allowed: must be at least 1"),
@@ -240,7 +240,7 @@ def test_each_wrong_option_is_one_line(options: dict[str, Any], line: str) -> No
         ("nowhere.Stage", "nowhere.Stage: there is no module nowhere in the working folder"),
         ("os.system", "os.system is not allowed"),
         (f"{__name__}.FACTS", f"{__name__}.FACTS is a Facts, not a class or function"),
-        ("orchestrator.recipe.Facts", "orchestrator.recipe.Facts is no stage: it needs propose"),
+        ("orchestrator.recipe.Facts", "orchestrator.recipe.Facts is not a stage: it needs propose"),
         (f"{__name__}.Silen", f"{__name__}.Silen: {__name__} has no Silen, did you mean Silent"),
     ],
 )
@@ -291,11 +291,11 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ),
         (
             {"data": {"train_examples": 1400, "held_out_examples": 100}},
-            "data.train_examples: 1400 is not allowed: must be at most 1338, for there are 1438 to",
+            "data.train_examples: 1400 is not allowed: must be at most 1338, since there are 1438",
         ),
         (
             {"data": {"held_out_examples": 99999}},
-            "data.held_out_examples: 99999 is not allowed: must be at most 1437, for there are",
+            "data.held_out_examples: 99999 is not allowed: must be at most 1437, since there are",
         ),
         ({"data": {"name": "mnist"}}, "data.name: 'mnist' is not allowed: must be one of digits, "),
         ({"seed": "abc"}, "seed: 'abc' is not allowed: must be a whole number"),
@@ -322,13 +322,13 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ),
         (
             {"plan": ["lr_range", "lr_range"]},
-            "plan.1: 'lr_range' is not allowed: it stands there already; for a repeat add an entry"
-            " such as stages.lr_range_again: {kind: lr_range}",
+            "plan.1: 'lr_range' is not allowed: it is planned already; to repeat it, add"
+            " an entry such as stages.lr_range_again: {kind: lr_range}",
         ),
         (
             {"plan": ["momentum"]},
-            "plan: stage momentum needs max_lr, which nothing gives: set recipe.max_lr, or plan a"
-            " stage before it that gives max_lr (lr_range)",
+            "plan: stage momentum needs max_lr, which nothing sets: set recipe.max_lr, or plan a"
+            " stage before it that sets max_lr (lr_range)",
         ),
         (
             {"plan": ["lr_range", "final", "momentum"]},
@@ -355,7 +355,7 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         (
             {"model": {"_target_": f"{__name__}.Plain", "width": 2}},
             f"model._target_: {__name__}.Plain takes no argument width: it takes name, facts,"
-            " depth (if a study gave it: ~model.width)",
+            " depth (to remove one that a study sets: ~model.width)",
         ),
         (
             {"sed": 1},
@@ -481,4 +481,4 @@ def test_a_key_that_was_renamed_is_refused_with_its_new_name(
     """One line with the name to write now."""
     with pytest.raises(ConfigError) as caught:
         Config.from_mapping({"stages": {stage: {old: 0.5}}})
-    assert caught.value.lines == [f"stages.{stage}.{old}: unknown key: it is called {new} now"]
+    assert caught.value.lines == [f"stages.{stage}.{old}: unknown key: it is now {new}"]

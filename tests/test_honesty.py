@@ -13,7 +13,7 @@ from records import study as a_record
 
 from orchestrator import __main__ as cli
 from orchestrator.config.schema import Config
-from orchestrator.numbers import rate
+from orchestrator.figures.numbers import rate
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.record import StudyRecord
 from orchestrator.report.html import render

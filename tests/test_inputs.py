@@ -279,7 +279,7 @@ HIDDEN = np.ma.array(PLAIN, mask=PLAIN > 3)
         (HIDDEN, "x_train: has masked values: fill them in"),
         (
             pd.DataFrame({"age": PLAIN[:, 0], "city": ["Rome"] * N}),
-            "columns city hold no numbers: encode them, or leave them out",
+            "columns city are not numbers: encode them, or remove them",
         ),
         (
             [np.zeros(10), np.zeros(12)] * (N // 2),
@@ -287,9 +287,12 @@ HIDDEN = np.ma.array(PLAIN, mask=PLAIN > 3)
         ),
         (
             np.array(["2025-01-01"] * N, "M8[D]")[:, None],
-            "x_train: not an array of numbers: it hold",
+            "x_train: not an array of numbers: it has",
         ),
-        (csr_matrix((N, 10**7)), "x_train: sparse, and 6,000,000,000 numbers when it is not"),
+        (
+            csr_matrix((N, 10**7)),
+            "x_train: sparse, and too large as a dense array (6,000,000,000 numbers)",
+        ),
         (PLAIN.astype(complex), "give real and imaginary parts as two channels"),
         (np.zeros((N, 1, 4, 4, 4)), "volumes (n, c, d, h, w) need an objective of their own"),
     ],
@@ -346,7 +349,7 @@ WRONG: dict[str, Any] = {
             "train: rows must be (input, target), got a dict with keys pixels, label: return (r",
         ),
         ("three", "train: rows must be (input, target), got 3 values (Tensor, Tensor, Tensor)"),
-        ("loader", "train is a DataLoader: return what it reads, its .dataset"),
+        ("loader", "train is a DataLoader: return its .dataset"),
         ("stream", "train is a stream (Stream), which has no length: return list() of it"),
         ("raises", "train[0] raised KeyError: 'lable' (test_inputs.py, line "),
         (

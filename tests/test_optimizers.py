@@ -136,9 +136,9 @@ def test_wrong_requests_are_one_line(section: dict[str, Any], line: str) -> None
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        (f"{__name__}.no_optimizer", "gives a int, no Optimizer"),
-        (f"{__name__}.NoDecay", "has no weight_decay, which the recipe is to set"),
-        ("torch.optim.LBFGS", "has no weight_decay, which the recipe is to set"),
+        (f"{__name__}.no_optimizer", "returns a int, not an Optimizer"),
+        (f"{__name__}.NoDecay", "has no weight_decay, which the recipe sets"),
+        ("torch.optim.LBFGS", "has no weight_decay, which the recipe sets"),
     ],
 )
 def test_an_own_optimizer_that_cannot_be_used_is_told_at_the_start(target: str, line: str) -> None:

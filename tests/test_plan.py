@@ -26,7 +26,7 @@ from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
-from orchestrator.training.clock import gain_of_one_thread
+from orchestrator.training.calibration import gain_of_one_thread
 from tests.trainings import a_run, losses, objective, train
 
 FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)
@@ -305,4 +305,4 @@ def test_one_range_is_told_once_and_a_size_of_the_baseline_is_named() -> None:
     assert ", 2.2 s to 3.3 s, with start and report (this plan took" in told["in all"]
     assert "with 128 (untuned's), which fits" in told["memory"]
     wider = dict(planned(replace(plan, extremes=Range(2.2, 9.0), likely=0.9)))
-    assert "in 90 % of the courses it may take, 2.2 s to 9.0 s in all of them" in wider["in all"]
+    assert "in 90 % of the simulated studies, 2.2 s to 9.0 s in all of them" in wider["in all"]

@@ -451,7 +451,7 @@ def test_a_loss_below_zero_is_refused() -> None:
     with pytest.raises(TaskError, match="for the best constant prediction; it must be a finite"):
         made(my("regression"), my("poisson", offset=-100.0))
     found = made(my("regression"), my("poisson", offset=-2.0))
-    with pytest.raises(ValueError, match="it must not fall below 0"):
+    with pytest.raises(ValueError, match="it must not be negative"):
         trained(found)
 
 
@@ -466,7 +466,7 @@ def test_targets_on_a_strange_scale_are_used_and_told(
     found = made(my("regression", scale=scale, shift=shift), LossConfig(name="mse"))
     assert any("The loss is mse: " in note for note in found.describe().notes)
     assert said in " ".join(found.describe().notes)
-    assert ("targets are used as they are" in " ".join(found.describe().notes)) == bool(said)
+    assert ("targets are not changed" in " ".join(found.describe().notes)) == bool(said)
 
 
 def test_classes_taken_as_numbers_are_told() -> None:
@@ -484,7 +484,7 @@ def softmax(num_classes: int) -> nn.Module:
 
 def test_probabilities_for_cross_entropy_are_told() -> None:
     """It would take the softmax of a softmax, and learn slowly at any rate."""
-    said = "cross_entropy wants them before the softmax"
+    said = "cross_entropy needs the scores before the softmax"
     assert said in " ".join(objective(model=my("softmax")).describe().notes)
     assert said not in " ".join(objective().describe().notes)
     spread = remarks(Task(), torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))

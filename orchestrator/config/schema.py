@@ -1,9 +1,9 @@
 """The typed schema of the whole configuration: Hydra composes it, pydantic checks it.
 
-Every mistake is reported at once, one line each, with its path, its value and what is allowed.
-The settings are declared in `sections.py`, `fitting.py` and, by those who use them, as dataclass
-fields (`stages.stage.option`); `choices.py` finds the model that a mapping chooses. Nothing here
-imports torch, MLflow or Optuna until it is built.
+All mistakes are reported at once, one line each, with path, value and what is allowed. The settings
+are declared in `sections.py` and `optimizer.py`, and those of stages, pruner and fake objective as
+dataclass fields (`stages.stage.option`). `choices.py` finds the model that a mapping chooses.
+Nothing here imports torch, MLflow or Optuna before it is built.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Config(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: by autocast; weights and their updates stay float32."""
     seed: Seed = 0
-    """Weights and data order; the same seed gives the same numbers (but for measured times)."""
+    """Weights and data order; the same seed gives the same numbers (except measured times)."""
     fresh: bool = False
-    """Start over; what is there is renamed aside."""
+    """Start over; the existing folder is renamed."""
     dry_run: bool = False
-    """Say what would run and how long it takes, from a few steps, and stop."""
+    """Estimate runs and time from a few steps, print them, and stop."""
     quiet: bool = False
-    """Plain lines, one for each decision, instead of a live display."""
+    """Print only the closing lines."""
     runs: Annotated[str, Field(min_length=1)] = "runs"
     """The folder of all results."""
 
@@ -93,7 +93,7 @@ class Config(Section):
         mapping = checks.refuse(presets.with_presets(mapping), lines)
         parts = {key: choices.section(key, mapping.get(key), lines) for key in choices.SECTIONS}
         stages = choices.stages(mapping.get("stages"), lines)
-        # A wrong part has told its own lines: here an empty one of its type stands in for it.
+        # A wrong section has its own lines: here an empty one of its type replaces it.
         filled = {k: v or choices.SECTIONS[k].model_construct() for k, v in parts.items()}
         filled_stages = {k: v or Section() for k, v in stages.items()}
         config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
@@ -117,38 +117,38 @@ class Config(Section):
         return _settled(config)
 
     def public(self) -> dict[str, Any]:
-        """Return plain values without passwords, to be kept and shown."""
+        """Return plain values without passwords, to be stored and shown."""
         shown: dict[str, Any] = hidden_in(self.as_mapping())
         return shown
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return plain values; `from_mapping` makes the same config of them."""
+        """Return plain values; `from_mapping` makes the same config from them."""
         return self.model_dump(mode="json", by_alias=True)
 
     @property
     def final_epochs(self) -> float:
-        """Length of the final run in epochs: the horizon that short runs are a fraction of."""
+        """Length of the final run in epochs; short runs are a fraction of it."""
         for name in (*self.plan, *self.stages):  # a planned final stage before an unused one
             entry = self.stages[name]
             if getattr(checks.class_of(entry), "kind", None) == "final" and hasattr(
                 entry, "epochs"
             ):
                 return float(entry.epochs)
-        raise ConfigError("stages: no stage of kind final says how many epochs a final run has")
+        raise ConfigError("stages: no stage of kind final, whose epochs are needed: add one")
 
     @property
     def prunes(self) -> bool:
-        """Whether lost runs are stopped."""
+        """Whether runs are pruned."""
         return not isinstance(self.pruner, NoPruner)
 
     @property
     def audit(self) -> float:
-        """Share of the pruned runs that are let to their end all the same."""
+        """Share of the pruned runs that are trained to their end, to check the pruner."""
         return float(getattr(self.pruner, "audit", 0.0))
 
 
 def _settled(config: Config) -> Config:
-    """Fill in what side by side means: one thread for each run, on the processor."""
+    """Fill in the settings of worker processes: one thread for each run, on the CPU."""
     if not isinstance(config.executor, ProcessesConfig):
         return config
     device = "cpu" if config.device == "auto" else config.device

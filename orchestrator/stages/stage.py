@@ -32,9 +32,17 @@ def option(default: T, doc: str, **limits: Any) -> T:
 class Stage(ABC):
     """One part of the method: proposes runs, reads their curves, decides one part of the recipe.
 
-    A stage is pure and stateless: the same recipe and outcomes give the same answer, which makes
-    decisions testable with made-up curves and lets a study resume by replay. `needs` names recipe
-    fields that must be set before it can run, `gives` those that it sets.
+    A stage must be pure and stateless: the same recipe and outcomes give the same result. So
+    decisions can be tested with made-up curves, and a study resumes by replay.
+
+    Args:
+        name: Name of the stage in the plan.
+        facts: What is known of the task before any run.
+
+    Attributes:
+        kind: Name of the kind of stage.
+        needs: Recipe fields that must be set before the stage can run.
+        gives: Recipe fields that its decision may set.
     """
 
     kind: ClassVar[str]
@@ -46,16 +54,28 @@ class Stage(ABC):
 
     @abstractmethod
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        """Return the next round of runs, [] once there is enough evidence.
+        """Return the next round of runs.
 
-        `outcomes` are those of all earlier rounds, in the order proposed, failed and pruned ones
-        included. Never returns a run that is already among them.
+        Args:
+            recipe: The recipe that the stage starts from.
+            outcomes: The outcomes of all earlier rounds, in the order proposed, with failed and
+                pruned ones.
+
+        Returns:
+            The runs of the next round, none of them among `outcomes`; [] once there is enough
+            evidence to decide.
         """
 
     def end_loss(self, outcome: Outcome) -> float:
-        """Return the held-out loss at the end, inf for a run that ended no better than chance.
+        """Return the held-out loss at the end of a run, as stages compare it.
 
-        Losses are compared as logarithms, so 0 becomes next to nothing (`LEAST` of chance).
+        Losses are compared as logarithms, so 0 becomes `LEAST` x the chance loss.
+
+        Args:
+            outcome: The run's outcome.
+
+        Returns:
+            The loss; inf for a run that ended no better than chance.
         """
         loss, chance = outcome.held_out_loss, self.facts.chance_loss
         if not loss < chance:
@@ -75,7 +95,15 @@ class Stage(ABC):
 
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
-        """Return the decision; `recipe` is the one that came in, the incumbent."""
+        """Return the decision.
+
+        Args:
+            recipe: The recipe that the stage started from, the incumbent.
+            outcomes: The outcomes of all rounds, in the order proposed.
+
+        Returns:
+            The decision. It sets only fields that are in `gives`.
+        """
 
 
 def walk(

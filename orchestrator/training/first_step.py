@@ -1,4 +1,4 @@
-"""One real training step on two examples, for what only training shows."""
+"""Tries one real training step on two examples, for errors that only training shows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from orchestrator.config.user_code import raised
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
-from orchestrator.training import fit
-from orchestrator.training.fit import ModelError
+from orchestrator.training import compatibility
+from orchestrator.training.compatibility import ModelError
 from orchestrator.training.task import TaskError
 from orchestrator.training.trainer import Setup, Trainer
 
@@ -21,7 +21,7 @@ WEIGHT_DECAY = 1e-4  # some, since not every optimiser takes it with every kind 
 
 
 def check(setup: Setup) -> None:
-    """Make a step with a network and an optimiser of their own. Raises ModelError, one line."""
+    """Make a step with a new network and optimiser. Raises ModelError, one line, if it fails."""
     size = min(EXAMPLES, len(setup.data.train))
     run = Run("train", SCHEDULE, WEIGHT_DECAY, size, 1, 0)
     trainer = None
@@ -31,7 +31,7 @@ def check(setup: Setup) -> None:
         trainer.advance(1)
     except ModelError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's network or optimiser raises
+    except (Exception, SystemExit) as error:  # any error of the user's network or optimiser
         problem = f"a training step on {size} examples raised {raised(error)}"
         raise ModelError(f"model: {problem}{_cure(trainer)}") from error
     if not math.isfinite(loss := float(trainer.total)):
@@ -40,22 +40,22 @@ def check(setup: Setup) -> None:
 
 @torch.no_grad()
 def _check_scores(trainer: Trainer) -> None:
-    """Raise ModelError where the network gives something else than in eval mode."""
+    """Raise ModelError if the network returns something else than in eval mode."""
     setup = trainer.setup
     (x, y), shapes = next(trainer.batches), setup.data
     trainer.batches_from(0)
     with setup.autocast():
         scores = trainer.model(x)
-    if setup.task.kind == "own":  # which gets what the network gives
+    if setup.task.kind == "own":  # a user's loss takes any output
         return
     if not isinstance(scores, Tensor):
         kinds = ", ".join(type(part).__name__ for part in scores) if _is_nest(scores) else ""
         raise ModelError(
-            f"model: in training mode it gives a {type(scores).__name__} ({kinds}), in eval mode a"
-            " tensor: give the scores alone, or take a loss of your own, which gets both"
+            f"model: in training mode it returns a {type(scores).__name__} ({kinds}), in eval mode"
+            " a tensor: return the scores alone, or use a loss of your own, which gets both"
         )
     try:
-        fit.check_shape(setup.task, scores, y, shapes.classes)
+        compatibility.check_shape(setup.task, scores, y, shapes.classes)
     except TaskError as error:
         raise ModelError(f"in training mode: {error}") from error
 
@@ -65,7 +65,7 @@ def _is_nest(scores: object) -> bool:
 
 
 def _cure(trainer: Trainer | None) -> str:
-    """Return the way out of what a step has raised, "" where none is known."""
+    """Return what to do about the error of a step, "" if that is not known."""
     if trainer is None:
         return ""
     sparse = [n for n, p in trainer.model.named_parameters() if p.grad is not None and _sparse(p)]

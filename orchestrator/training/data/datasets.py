@@ -1,4 +1,4 @@
-"""Rows of torch Datasets, and of what users take for one, as two columns."""
+"""Reads torch Datasets, or lists of pairs, into inputs and targets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from orchestrator.training.data.parts import DataError
 def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     """Return inputs and targets, stacked, of a Dataset of pairs, or of a list of them.
 
-    Raises DataError, one line that says what came and what is wanted.
+    Raises DataError, one line with the value and what is needed.
     """
     where = f"data {source}: {name}"
     if isinstance(dataset, DataLoader):
-        raise DataError(f"{where} is a DataLoader: return what it reads, its .dataset")
+        raise DataError(f"{where} is a DataLoader: return its .dataset")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise DataError(f"{where} is a stream ({kind}), which has no length: return list() of it")
@@ -26,7 +26,7 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     for i in range(len(dataset)):
         try:
             row = dataset[i]
-        except (Exception, SystemExit) as error:  # whatever the user's own class raises
+        except (Exception, SystemExit) as error:  # any error of the user's own class
             raise DataError(f"{where}[{i}] raised {raised(error)}") from error
         if not isinstance(row, tuple | list) or len(row) != 2:
             raise DataError(f"{where}: rows must be (input, target), got {described(row)}")
@@ -36,7 +36,7 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
 
 
 def _stacked(values: list[Any], what: str, where: str) -> Any:
-    """Return the values as one array. Texts, too: they may be labels."""
+    """Return the values as one array; texts are allowed, since they may be labels."""
     if not values:
         raise DataError(f"{where}: there are no rows")
     if isinstance(values[0], dict | tuple) or values[0] is None:
@@ -47,7 +47,7 @@ def _stacked(values: list[Any], what: str, where: str) -> Any:
     try:
         arrays = [np.asarray(value) for value in values]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where}: {what} are no arrays ({error})") from error
+        raise DataError(f"{where}: {what} are not arrays ({error})") from error
     shapes = {array.shape: i for i, array in reversed(list(enumerate(arrays)))}
     if len(shapes) > 1:
         (a, i), (b, j) = sorted(shapes.items(), key=lambda item: item[1])[:2]
@@ -59,7 +59,7 @@ def _stacked(values: list[Any], what: str, where: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """Return what came in place of a row, in words."""
+    """Return a description of a value that is not a row."""
     if isinstance(value, dict):
         keys = list(map(str, value))
         cure = f": return (row[{keys[0]!r}], row[{keys[-1]!r}])" if len(keys) == 2 else ""
