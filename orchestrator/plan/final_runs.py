@@ -67,6 +67,8 @@ class FinalRuns:
         """Seconds of an example by batch size, as trained so far."""
         found = defaultdict(list)
         for o in self.outcomes:
+            for size, seconds in o.result.measured.get("seconds_per_step", {}).items():
+                found[int(size)].append(seconds / int(size))
             if o.result.examples and o.result.seconds > 0:
                 found[o.run.batch_size].append(o.result.seconds / o.result.examples)
         return {size: median(each) for size, each in found.items()}

@@ -18,7 +18,7 @@ from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.ramps import Reading, read, round_to
 from orchestrator.stages.stage import Stage, cycle
 
-MOST = 1.0  # final runs: what ramps may cost before cycles take their place
+MOST = 0.5  # final runs: what ramps may cost before cycles take their place
 SHARE = 0.25  # length of a cycle at most, SHORTER where that has still enough steps
 SHORTER, ENOUGH = 0.125, 60
 FACTOR = 3.0  # from one rate to the next
