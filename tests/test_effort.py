@@ -33,6 +33,7 @@ DIGITS = {
     "threads": 1,
     "quiet": True,
     "stages": {"final": {"epochs": 20}},
+    "plan": ["lr_range", "first_run", "momentum", "weight_decay", "lr_check", "final"],  # untimed
 }
 
 pytestmark = pytest.mark.usefixtures("here", "without_figures")
