@@ -42,6 +42,7 @@ class StudyPlan:
     tried: Sequence[int]
     notes: tuple[str, ...]
     spent: float
+    final_runs: float | None = None
 
 
 def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
@@ -77,6 +78,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
         tried=_sizes([stage for stage in stages if stage.kind != "final"], recipe),
         notes=(*said.notes, *said.advice(recipe.batch_size)),
         spent=clock() - began,
+        final_runs=config.budget.final_runs,
     )
 
 

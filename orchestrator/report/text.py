@@ -52,6 +52,8 @@ def planned(plan: StudyPlan) -> list[tuple[str, str]]:
     total = f"{_many(plan.runs)} runs, {how_long}, with start and report"
     total += f" (this plan took {duration(plan.spent)})"
     lines.append(("in all", total))
+    if plan.final_runs is not None:
+        lines.append(("budget", f"at most {plan.final_runs:g} final runs (budget.final_runs)"))
     if need := plan.prices.memory.get(plan.batch_size):
         fits = [b for b, fits in plan.prices.fits.items() if fits]
         largest = max(fits, default=plan.batch_size)
@@ -83,6 +85,8 @@ def against(
     noise = [(s.get("std"), s.get("n") or 0) for s in (answer, other)]
     variances = [std**2 / n for std, n in noise if std is not None and n > 1]
     if len(variances) < 2:
+        if gain == 0:
+            return "tie"
         return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}, noise not measured"
     if abs(gain) <= 2 * math.sqrt(sum(variances)):
         return "tie: within noise"

@@ -219,6 +219,8 @@ class LRRange(Stage):
         """Say which ramps count and their range, and of those that do not why."""
         faults = [fault for r in readings if (fault := self._fault(r, lower))]
         faults += ["failed"] * (self.ramps - len(readings))
+        if self.ramps == 1:
+            return f", in one ramp{f' ({faults[0]})' if faults else ''}"
         counted = str(self.ramps) if not faults else f"{len(marks)} of {self.ramps}"
         told = [f"{marks[0]:.3g} to {marks[-1]:.3g}" if len(marks) > 1 else "one ramp"]
         told += [f"{faults.count(f)} {f}" for f in dict.fromkeys(faults)]
