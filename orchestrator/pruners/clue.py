@@ -26,7 +26,10 @@ LEAST_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nob
 
 @dataclass(frozen=True, kw_only=True)
 class ClueRules:
-    """When a run is lost. The first three look at its own curve, and are safe while lr is high.
+    """When a run is lost: by its own curve, or beside the best finished run of its length.
+
+    The untrained loss alone is no reason to stop: a network that is slow to begin (a transformer)
+    has it for half of a cycle and trains well all the same.
 
     >>> ClueRules(above_chance=1.5, behind=None).stuck_after
     0.25
@@ -34,7 +37,11 @@ class ClueRules:
 
     above_chance: float = option(1.3, "stop when rising above this x the untrained loss", gt=1)
     stuck_after: float = option(
-        0.25, "share of the run after which the untrained loss is lost", ge=0, le=1
+        0.25,
+        "share of the run after which it may not stay at the untrained loss, if the best finished"
+        " run had left it",
+        ge=0,
+        le=1,
     )
     stuck_points: int = option(3, "points in a row at the untrained loss that stop a run", ge=1)
     behind: float | None = option(
@@ -44,14 +51,16 @@ class ClueRules:
 
 
 class CluePruner(optuna.pruners.BasePruner):
-    """Prunes a trial by its own curve: not finite, above the untrained loss and rising, or stuck.
+    """Prunes a trial that has diverged, that is stuck, or that is far behind the best finished one.
 
-    Needs no other trials, so it works in a stage of four candidates, where Optuna's median pruner
-    can never act (it waits for five finished trials). It is also compared with the best finished
-    one of the same length (`rules.behind`): by how far the loss has fallen so far, at
-    its lowest and in logarithms. That forgives what misleads in mid-run, the bump of a high
-    learning rate, where loss against loss kills winners. `also`, a pruner of Optuna's, is asked
-    where our rules let the trial go on. `reason` says who pruned and why.
+    Diverged: not finite, or above the untrained loss and rising. That needs no other trials, so it
+    works in a stage of four candidates, where Optuna's median pruner can never act (it waits for
+    five finished trials). Stuck: at the untrained loss where the best finished trial of the same
+    length had left it; before one has, a network may be slow to begin. Behind (`rules.behind`): by
+    how far the loss has fallen so far, at its lowest and in logarithms. That forgives what misleads
+    in mid-run, the bump of a high learning rate, where loss against loss kills winners. `also`, a
+    pruner of Optuna's, is asked where our rules let the trial go on. `reason` says who pruned and
+    why.
 
     In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
     minimize. `start_loss` is the loss of a model that knows nothing (ln C for C classes); None:
@@ -129,9 +138,8 @@ class CluePruner(optuna.pruners.BasePruner):
 
     def seen(self, run: Run, place: int) -> str:
         """Name all that decides whether `run` is pruned beside these settings, "" for nothing."""
-        if self.also is not None:
-            return f"{self._peers.digest(run)}#{place}"
-        return self._peers.digest(run) if self.rules.behind is not None else ""
+        digest = self._peers.digest(run)
+        return digest if self.also is None else f"{digest}#{place}"
 
     def forget(self, trial_number: int) -> None:
         """Drop what is kept of a trial that has ended."""
@@ -152,7 +160,11 @@ class CluePruner(optuna.pruners.BasePruner):
         running = trial.number in self._runs
         if points[-1].progress >= 1 and (running or self.total_steps is not None):
             return False
-        reason = self._lost(points) or self._behind(study, trial, points)
+        reason = (
+            self._diverged(points)
+            or self._stuck(study, trial, points)
+            or self._behind(study, trial, points)
+        )
         if not reason and self.also is not None:
             reason = self._other(self.also, study, trial, points[-1])
         if reason:
@@ -171,25 +183,36 @@ class CluePruner(optuna.pruners.BasePruner):
 
     # --- how it judges
 
-    def _lost(self, points: Sequence[Point]) -> str:
-        curve, chance = Curve.of(points), self._chance(points)
-        clue = clues.diverged(curve, chance, self.rules.above_chance) or clues.stuck(
-            curve, chance, self.rules.stuck_after, self.rules.stuck_points
-        )
-        return f"{clue.label}: {clue.reason}" if clue else ""
+    def _diverged(self, points: Sequence[Point]) -> str:
+        clue = clues.diverged(Curve.of(points), self._chance(points), self.rules.above_chance)
+        return f"diverged: {clue.reason}" if clue else ""
+
+    def _stuck(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
+        chance, rules = self._chance(points), self.rules
+        now = Curve.of(points[-rules.stuck_points :])  # one that was slow may have left since
+        clue = clues.stuck(now, chance, rules.stuck_after, rules.stuck_points)
+        if clue is None:
+            return ""
+        best = self._best(study, trial, points[-1].step)
+        if not _fallen(chance, best) >= LEAST_FALL:  # this way round: NaN is nothing to compare
+            return ""
+        return f"stuck: {clue.reason}, and the best finished run was at {best:.3g}"
 
     def _chance(self, points: Sequence[Point]) -> float:
         given = self.start_loss
         return given if given is not None and math.isfinite(given) else points[0].held_out_loss
 
+    def _best(self, study: optuna.Study, trial: FrozenTrial, step: int) -> float:
+        """Return the lowest loss up to `step` of the finished run that ended lowest, else NaN."""
+        if run := self._runs.get(trial.number):
+            return self._peers.best(run, step)
+        return plain.best_complete(study, step, self.total_steps)
+
     def _behind(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
         factor, point = self.rules.behind, points[-1]
         if factor is None or not self.rules.behind_after <= point.progress < 1:
             return ""
-        if run := self._runs.get(trial.number):
-            best = self._peers.best(run, point.step)
-        else:
-            best = plain.best_complete(study, point.step, self.total_steps)
+        best = self._best(study, trial, point.step)
         chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
         lead = _fallen(chance, best)
         if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
