@@ -124,7 +124,7 @@ def executor(
     from orchestrator.executors.idle import IdleWait, use_of_gpu
 
     parts = (ledger, objective, pruner, paths, watcher)
-    idle = IdleWait(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
+    idle = IdleWait(max_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
 

@@ -13,13 +13,13 @@ from orchestrator.system.host import ProcessorTimes, processor_times
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
 LOOK_SECONDS = 1.0  # one look at the load, at most; Linux counts in hundredths of a second
-MOST_SECONDS = 30.0  # of waiting, until the machine has been idle again
+MAX_SECONDS = 30.0  # of waiting, until the machine has been idle again
 
 
 class IdleWait:
     """Waits until the machine is idle, and gives up when that takes too long.
 
-    At most `most_seconds` (0: it never waits). `gpu`, where one trains, returns the share of the
+    At most `max_seconds` (0: it never waits). `gpu`, where one trains, returns the share of the
     last second in which it was busy: not with our work, as that waits too. Tests replace `look`,
     which returns the processor time so far, and `sleep`.
     """
@@ -28,12 +28,12 @@ class IdleWait:
         self,
         look: Callable[[], ProcessorTimes | None] = processor_times,
         sleep: Callable[[float], None] = time.sleep,
-        most_seconds: float = MOST_SECONDS,
+        max_seconds: float = MAX_SECONDS,
         gpu: Callable[[], float | None] | None = None,
     ) -> None:
         self._look = look
         self._sleep = sleep
-        self._most = most_seconds
+        self._max_seconds = max_seconds
         self._gpu = gpu
         self._what = "its processors" if gpu is None else "its processors or its GPU"
         self._waited = 0.0  # since the machine was idle
@@ -42,12 +42,12 @@ class IdleWait:
     def wait(self, label: str, worth: float = math.inf) -> bool:
         """Return once the machine is idle (True), or when that has taken too long (False).
 
-        Too long: `most_seconds`, or `worth` if that is less, the seconds of the run that is to be
+        Too long: `max_seconds`, or `worth` if that is less, the seconds of the run that is to be
         repeated. Having given up, later calls look only once, until one finds the machine idle
         again: a round of repeats on a busy machine waits once, and says so once. Where it has been
         idle since the last look, that is enough. True where the load is not known.
         """
-        most = min(self._most, worth)
+        most = min(self._max_seconds, worth)
         if most <= 0:
             return True
         look = min(LOOK_SECONDS, most)

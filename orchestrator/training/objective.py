@@ -126,7 +126,7 @@ class TrainingObjective:
             settings.seed,
             how.micro_batch_size,
             task=task,
-            least_loss=RESOLUTION * chance,
+            min_loss=RESOLUTION * chance,
         )
         with self._at_work():
             first_step.check(self._setup)

@@ -36,7 +36,7 @@ class Setup:
     """What all runs of a study share. `make_model` draws from torch's global random state.
 
     `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
-    `forward` gives a training batch's scores, perhaps compiled. `least_loss`: what smaller
+    `forward` gives a training batch's scores, perhaps compiled. `min_loss`: what smaller
     held-out losses, 0 too, are taken for, since losses are compared by factors.
     """
 
@@ -49,7 +49,7 @@ class Setup:
     micro_batch_size: int | None = None
     forward: Forward = eager
     task: Task = CLASSIFY
-    least_loss: float = 0.0
+    min_loss: float = 0.0
     _warm: set[object] = field(default_factory=set)
 
     @property
@@ -260,4 +260,4 @@ class Trainer:
             autocast=self.setup.autocast(),
         )
         self.evaluation_seconds += time.perf_counter() - start
-        return max(loss, self.setup.least_loss), metric  # in this order NaN stays
+        return max(loss, self.setup.min_loss), metric  # in this order NaN stays
