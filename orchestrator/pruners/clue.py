@@ -21,7 +21,7 @@ from orchestrator.pruners.views import View, compared, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
-LEAST_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nobody is behind it
+MIN_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nobody is behind it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class CluePruner(optuna.pruners.BasePruner):
         if clue is None:
             return ""
         best = self._best(study, trial, points[-1].step)
-        if not _fallen(chance, best) >= LEAST_FALL:  # this way round: NaN is nothing to compare
+        if not _fallen(chance, best) >= MIN_FALL:  # this way round: NaN is nothing to compare
             return ""
         return f"stuck: {clue.reason}, and the best finished run was at {best:.3g}"
 
@@ -215,7 +215,7 @@ class CluePruner(optuna.pruners.BasePruner):
         best = self._best(study, trial, point.step)
         chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
         lead = _fallen(chance, best)
-        if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
+        if not (lead >= MIN_FALL and lead > factor * _fallen(chance, lowest)):
             return ""  # this way round: NaN is nothing to compare with
         return (
             f"behind: held-out loss is down to {lowest:.3g} from the untrained loss ({chance:.3g})"
