@@ -119,10 +119,20 @@ def test_labels_that_begin_at_one_are_told() -> None:
 
 
 def test_a_class_of_the_test_data_alone_counts() -> None:
-    """It needs a score as well."""
+    """It needs a score as well; that none is trained on is told."""
     GIVEN["data"] = (X, CLASSES % 2, X[:60], CLASSES[:60])
     data = load(OwnDataConfig(_target_=f"{__name__}.mine"), Path("unused"))
     assert data.classes == 3
+    assert data.notes == ("The training data have no example of class 2 of 3.",)
+
+
+def test_a_class_that_the_split_leaves_nothing_of_is_told() -> None:
+    """Here by the number of training examples that are asked for."""
+    rare = np.where(np.arange(N) == 7, 3, CLASSES)
+    assert loaded(rare).notes == ()
+    assert loaded(rare, train_examples=100).notes == (
+        "The training data have no example of class 3 of 4.",
+    )
 
 
 def test_few_of_many_class_numbers_are_told_with_the_usual_cause() -> None:

@@ -37,7 +37,7 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
             " network of your own with an embedding; if they are features, give them as floats"
         )
     if config.name != "mlp" and len(data.input_shape) != 3:
-        what, cure = "features", ""
+        what, cure = {4: "volumes"}.get(len(data.input_shape), "features"), ""
         if len(data.input_shape) == 2:
             sides = ", ".join(map(str, data.input_shape))
             what, cure = f"signals (n, {sides})", f"; grey images are to come as (n, 1, {sides})"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.training.data.parts import DataError
+from orchestrator.training.data.rows import several
 
 MOST_DENSE = 2**28  # numbers that a sparse matrix may become
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # that torch hardly computes with
@@ -19,7 +20,13 @@ NAMED = 10  # texts of labels, or columns, that a sentence names
 
 def tensor(value: Any, name: str) -> Tensor:
     """Return a tensor on the CPU, in the source's own type. Raises DataError, one line."""
+    if isinstance(value, Mapping):
+        raise DataError(f"{name}: must be one array, got {several(value)}")
     if isinstance(value, Tensor):
+        if value.is_nested:
+            raise DataError(
+                f"{name}: its examples differ in length: torch.nested.to_padded_tensor(x, 0.0)"
+            )
         sparse = value.layout != torch.strided
         dense = (_dense(value, value.to_dense, name) if sparse else value).detach().cpu()
         return dense.long() if dense.dtype in UNSIGNED else dense
@@ -62,6 +69,8 @@ def _problem(value: Any, error: Exception) -> str:
             return f"columns {some} hold no numbers: encode them, or leave them out"
     if isinstance(value, list | tuple) and len(shapes := _shapes(value)) > 1:
         return f"its examples have shapes {' and '.join(shapes[:2])}: pad or cut them to one"
+    if _is_text(np.asarray(value)):
+        return "it holds texts: give numbers, tokens (n, length) for example"
     kind = getattr(value, "dtype", None)
     if isinstance(kind, np.dtype) and kind.kind == "M":
         return f"it holds dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"

@@ -68,8 +68,9 @@ class Raw(NamedTuple):
 class Data:
     """The data of a study, on the CPU.
 
-    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, signals (n,
-    channels, length) or features (n, d) as float32, or tokens (n, length) as int64; labels
+    `train`, `held_out`: images (n, channels, height, width) and volumes, with a depth before their
+    height, as uint8 or float32, signals (n, channels, length) or features (n, d) as float32, or
+    tokens (n, length) as int64; labels
     0..`classes`-1, or targets of `classes` values. Tokens are not normalised. `held_out` stands in
     a frozen order of which every prefix is as stratified as can be, so its first n examples are the
     frozen stratified subset of n. `mean`, `std`: of the training part, shape (channels,) or (d,).
@@ -96,7 +97,7 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (channels, height, width), (channels, length) or (d,)."""
+        """Shape of one example, as (channels, height, width), (channels, length) or (d,)."""
         return tuple(self.train.x.shape[1:])
 
     @property
