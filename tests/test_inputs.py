@@ -105,8 +105,9 @@ def test_float64_that_float32_can_hold_is_kept_as_it_was() -> None:
 @pytest.mark.parametrize("unit", ["volts", "unix seconds"])
 def test_a_weak_feature_does_not_hide_a_decisive_one_in_another_unit(unit: str) -> None:
     """One ordinary feature that is right in three of four cases, one that decides in its unit."""
-    weak = np.where(RNG.random(N) < 0.75, Y, 1 - Y) * 2.0 - 1 + 0.1 * RNG.normal(size=N)
-    decisive = UNITS[unit](4.0 * Y + RNG.normal(size=N))
+    rng = np.random.default_rng(1)
+    weak = np.where(rng.random(N) < 0.75, Y, 1 - Y) * 2.0 - 1 + 0.1 * rng.normal(size=N)
+    decisive = UNITS[unit](6.0 * Y + rng.normal(size=N))
     made = objective(own(np.column_stack([weak, decisive])))
     session, _ = train(made, a_run(steps=60, batch_size=20))
     assert session.points[-1].metric > 0.95
@@ -412,7 +413,7 @@ def test_a_pair_of_arrays_is_taken_for_a_dataset(made: Callable[[Any, Any], Any]
 
 def test_volumes_are_trained_on() -> None:
     """Three dimensions of space, whose channels are normalised."""
-    x = RNG.normal(size=(N, 2, 4, 3, 5)) + 2.0 * Y[:, None, None, None, None]
+    x = np.random.default_rng(1).normal(size=(N, 2, 4, 3, 5)) + 2.0 * Y[:, None, None, None, None]
     data = loaded(x)
     assert data.input_shape == (2, 4, 3, 5)
     assert normalised(data).mean((0, 2, 3, 4)).abs().max() < 1e-4
