@@ -406,6 +406,7 @@ def test_classification_keeps_its_keys() -> None:
         ("regression", "not_a_mean", {}, r"must return a scalar tensor, the mean, got \(2,\)"),
         ("labels", "poisson", {}, r"it cannot take scores \(2, .*\) and targets"),
         ("regression", "mse", {"model": my("Wide")}, r"a score per target for loss mse, shape \("),
+        ("labels", "bce_with_logits", {"model": my("Wide", channel=True)}, r"\): squeeze\(1\)$"),
         ("text", None, {}, r"model.name=mlp: whole-number inputs \(7,\) are tokens"),
         ("text", None, {"model": my("Flat")}, r"shape \(examples, 7, 5\) or \(examples, 5, 7\)"),
         ("regression", "mse", {"metric": metric("broken")}, "metric broken: it cannot take .*oops"),
@@ -425,14 +426,14 @@ def test_what_does_not_fit_is_told_before_the_first_trial(
 class Wide(nn.Module):
     """A network with too many scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(4, 3)
+        self.linear, self.channel = nn.Linear(4, 3), channel
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return scores."""
+        """Return scores, perhaps (n, 1, 3)."""
         out: Tensor = self.linear(x)
-        return out
+        return out[:, None] if self.channel else out
 
 
 class Flat(Tokens):
@@ -448,8 +449,10 @@ class Flat(Tokens):
 
 def test_a_loss_below_zero_is_refused() -> None:
     """At the start, and where it falls below 0 in the course of a run."""
-    with pytest.raises(TaskError, match="for the best constant prediction; it must be a finite"):
+    with pytest.raises(TaskError, match="it must be a finite number above 0.*: add a constant to"):
         made(my("regression"), my("poisson", offset=-100.0))
+    with pytest.raises(TaskError, match=": loss=cross_entropy takes log-probabilities as they are"):
+        objective(loss=OwnConfig(_target_="torch.nn.NLLLoss"))
     found = made(my("regression"), my("poisson", offset=-2.0))
     with pytest.raises(ValueError, match="it must not fall below 0"):
         trained(found)

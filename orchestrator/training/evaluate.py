@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.training.batches import Inputs
@@ -60,12 +60,16 @@ def evaluating(
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """Return a context with the model in eval mode; each module has its own mode back afterwards.
 
+    So have buffers their values: what is evaluated has no part in what is trained or saved, also
+    where a module counts or averages in eval mode.
+
     Yields what gives the outputs for the inputs that a function makes. `batch_statistics`: batch
     norm uses the statistics of what it sees, as the running ones lag behind a fast ramp; but for
     layers that are frozen (in eval mode while the model trains), and for a batch that has one value
     per channel and so none.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [kept for module, _ in modes for kept in _kept(module)]
     layers = [m for m, trains in modes if trains and isinstance(m, _BatchNorm)]
     model.eval()
 
@@ -86,6 +90,17 @@ def evaluating(
         model.train(modes[0][1])  # a module may do more at this than set its flag
         for module, mode in modes:
             module.training = mode
+        for module, name, buffer, version, value in buffers:
+            if buffer._version != version:
+                buffer.copy_(value)
+            if getattr(module, name) is not buffer:
+                setattr(module, name, buffer)
+
+
+def _kept(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor, int, Tensor]]:
+    """Yield the buffers of a module itself, how often they were changed, and copies."""
+    for name, buffer in module.named_buffers(recurse=False):
+        yield module, name, buffer, buffer._version, buffer.clone()
 
 
 @contextmanager

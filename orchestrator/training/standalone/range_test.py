@@ -107,6 +107,8 @@ def lr_range_test(
     _check(start_lr, end_lr, steps, ramps, lr_factor)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"an optimizer instance is wanted, made for this model, got {optimizer!r}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS has a line search and makes steps of its own: give another one")
     trained = _trained(model, optimizer)
     loaders.check_repeatable(train, "train")
     own = optimizer or torch.optim.SGD(
