@@ -315,6 +315,14 @@ def test_what_holds_no_plain_numbers_is_refused_with_a_cure(x: Any, line: str) -
     assert line in one_line(lambda: load(config, Path("unused")))
 
 
+def test_columns_in_another_order_are_refused() -> None:
+    """Else the test would be of other features than the training."""
+    frame = pd.DataFrame(PLAIN, columns=["a", "b"])
+    loaded(frame, x_test=frame[:60])
+    line = one_line(lambda: loaded(frame, x_test=frame[["b", "a"]][:60]))
+    assert line.startswith("x_test: its columns stand in another order than those of x_train: x_t")
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor_is_refused_with_the_cure() -> None:
     """Its examples differ in length."""

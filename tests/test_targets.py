@@ -98,6 +98,9 @@ def test_labels_may_be_whole_numbers_of_any_type(y: Any) -> None:
     assert torch.equal(loaded(CLASSES % 2).train.y, loaded((CLASSES % 2).astype(y)).train.y)
 
 
+WITH_A_GAP = np.array(["a", "b", "c"], object)[CLASSES]
+WITH_A_GAP[7] = np.nan
+
 # --- classes that not every part has
 
 
@@ -153,6 +156,7 @@ def test_few_of_many_class_numbers_are_told_with_the_usual_cause() -> None:
         (CLASSES * 0, {}, "training data of one class"),
         (np.full((N, 2), 0.5), {}, "for probabilities of classes loss._target_=torch.nn.CrossEnt"),
         (X[:, 0], {}, "for regression choose loss=mse"),
+        (WITH_A_GAP, {}, "it holds texts and nan: is that a missing value? Leave its example out"),
         (1.76e9 + X[:, 0], {}, "y_train: float32 cannot tell these targets apart"),
     ],
 )

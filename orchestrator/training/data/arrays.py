@@ -36,6 +36,7 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     if ("x_val" in values) != ("y_val" in values):
         raise DataError(f"data {source}: x_val and y_val go together, one of them is missing")
     names = [name for name in PARTS if f"x_{name}" in values]
+    _check_columns({name: values[f"x_{name}"] for name in names})
     for name in names:
         _check_one(values[f"x_{name}"], values[f"y_{name}"], name)
     x = {name: convert.tensor(values[f"x_{name}"], f"x_{name}") for name in names}
@@ -87,6 +88,18 @@ def part(x: Any, y: Any, name: str, frame: Frame | None = None) -> Part:
     if not inputs.numel():
         raise DataError(f"{name}: there are no examples, x has shape {tuple(inputs.shape)}")
     return Part(_inputs(inputs, name, frame), targets)
+
+
+def _check_columns(x: Mapping[str, Any]) -> None:
+    """Raise DataError for data frames with the same columns in another order."""
+    columns = {name: list(map(str, v.columns)) for name, v in x.items() if hasattr(v, "columns")}
+    for name, found in columns.items():
+        wanted = columns.get("train", found)
+        if found != wanted and sorted(found) == sorted(wanted):
+            raise DataError(
+                f"x_{name}: its columns stand in another order than those of x_train:"
+                f" x_{name}[x_train.columns] has them in the same"
+            )
 
 
 def _check_one(x: Any, y: Any, name: str) -> None:

@@ -29,6 +29,7 @@ def tensor(value: Any, name: str) -> Tensor:
             )
         sparse = value.layout != torch.strided
         dense = (_dense(value, value.to_dense, name) if sparse else value).detach().cpu()
+        dense = dense.dequantize() if dense.is_quantized else dense
         return dense.long() if dense.dtype in UNSIGNED else dense
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DataError(f"{name}: has masked values: fill them in, or leave their examples out")
@@ -69,8 +70,12 @@ def _problem(value: Any, error: Exception) -> str:
             return f"columns {some} hold no numbers: encode them, or leave them out"
     if isinstance(value, list | tuple) and len(shapes := _shapes(value)) > 1:
         return f"its examples have shapes {' and '.join(shapes[:2])}: pad or cut them to one"
-    if _is_text(np.asarray(value)):
+    found = np.asarray(value)
+    if _is_text(found):
         return "it holds texts: give numbers, tokens (n, length) for example"
+    if found.dtype.kind == "O" and any(isinstance(v, str) for v in found.ravel()):
+        other = next(v for v in found.ravel() if not isinstance(v, str))
+        return f"it holds texts and {other!r}: is that a missing value? Leave its example out"
     kind = getattr(value, "dtype", None)
     if isinstance(kind, np.dtype) and kind.kind == "M":
         return f"it holds dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"
