@@ -189,8 +189,7 @@ class CluePruner(optuna.pruners.BasePruner):
 
     def _stuck(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
         chance, rules = self._chance(points), self.rules
-        now = Curve.of(points[-rules.stuck_points :])  # one that was slow may have left since
-        clue = clues.stuck(now, chance, rules.stuck_after, rules.stuck_points)
+        clue = clues.stuck(Curve.of(points), chance, rules.stuck_after, rules.stuck_points)
         if clue is None:
             return ""
         best = self._best(study, trial, points[-1].step)
