@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 from scipy.sparse import csr_matrix
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.recipe import Recipe
@@ -359,6 +365,9 @@ WRONG: dict[str, Any] = {
     "dict": Rows(lambda i: {"pixels": X60[i], "label": 1}),
     "three": TensorDataset(X60, X60, Y60),
     "loader": DataLoader(TensorDataset(X60, Y60)),
+    "loader of some": DataLoader(
+        TensorDataset(X60, Y60), sampler=SubsetRandomSampler(range(20, 60))
+    ),
     "stream": Stream(),
     "raises": Rows(lambda i: {"label": 1}["lable"]),
     "two inputs": Rows(lambda i: ({"left": X60[i], "right": X60[i]}, 1)),
@@ -379,6 +388,7 @@ WRONG: dict[str, Any] = {
         ),
         ("three", "train: rows must be (input, target), got 3 values (Tensor, Tensor, Tensor)"),
         ("loader", "train is a DataLoader: return what it reads, its .dataset"),
+        ("loader of some", "return what it reads, Subset(loader.dataset, list(loader.sampler))"),
         ("stream", "train is a stream (Stream), which has no length: return list() of it"),
         ("raises", "train[0] raised KeyError: 'lable' (test_inputs.py, line "),
         (

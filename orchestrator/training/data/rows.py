@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from orchestrator.config.user_code import raised
 from orchestrator.training.data.parts import DataError
@@ -21,7 +21,9 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     if isinstance(dataset, tuple | list) and len(dataset) == 2 and all(map(_is_array, dataset)):
         return dataset[0], dataset[1]
     if isinstance(dataset, DataLoader):
-        raise DataError(f"{where} is a DataLoader: return what it reads, its .dataset")
+        plain = isinstance(dataset.sampler, SequentialSampler | RandomSampler)
+        what = "its .dataset" if plain else "Subset(loader.dataset, list(loader.sampler))"
+        raise DataError(f"{where} is a DataLoader: return what it reads, {what}")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise DataError(f"{where} is a stream ({kind}), which has no length: return list() of it")
