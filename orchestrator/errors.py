@@ -51,6 +51,8 @@ def one_line(error: BaseException, *, named: bool = False) -> str:
     `named`: with its type in front. An error without a message is its type alone.
     """
     name, text = type(error).__name__, shorten(str(error), LONGEST, placeholder=" ...")
+    if text == "...":  # its first word alone is too long
+        text = str(error).split()[0][:LONGEST]
     return ": ".join(filter(None, (name, text))) if named or not text else text
 
 
