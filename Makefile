@@ -1,6 +1,6 @@
 # make run    set everything up once, then run a study: make run STUDY=cifar ARGS="seed=1"
 # make test   the same set-up, then every check; test-all adds the slow tests
-# make docs   write docs/config.md anew from the schema
+# make docs   write docs/config.md and docs/api.md
 
 STUDY ?= digits
 ARGS ?=

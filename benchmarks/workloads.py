@@ -65,7 +65,7 @@ class Task:
         self.objective: Objective = Pinned(build.objective(config, CACHE), workload.clock)
         self.facts = self.objective.facts
         self.stages = {s.name: s for s in build.stages(config, self.facts)}
-        self.recipe = build.recipe(config)
+        self.recipe = build.recipe(config, self.objective.facts)
         self.ran: dict[str, Outcome] = {}
         self._cache = Cache(CACHE / f"{workload.name}.sqlite")
 

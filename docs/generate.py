@@ -1,7 +1,8 @@
-"""Writes docs/config.md from the schema: `make docs`.
+"""Writes docs/config.md from the schema and docs/api.md from docstrings: `make docs`.
 
-Names, types, defaults and limits are those that check a config; meanings are the text after each
-field in `orchestrator/sections.py`, and the help of each option where a stage declares it.
+In config.md names, types, defaults and limits are those that check a config. Meanings are the text
+after each field in `orchestrator/config/sections.py`, and the help of each option where a stage
+declares it. For api.md see api_page.py.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ HEAD = """\
 # Every setting
 
 Made from the schema by `make docs`. Any key can be given on the command line, as `KEY=VALUE`
-(`stages.momentum.candidates=[0.95,0.9]`, in quotes where the shell wants them), in a file of
+(`stages.momentum.candidates=[0.95,0.9]`, in quotes where the shell needs them), in a file of
 `conf/study/`, or to `Config.from_mapping`. `null` means none. Unknown keys are refused, and all
-mistakes are told at once. `model`, `data`, `objective` and stages may instead be your own:
+mistakes are reported at once. `model`, `data`, `objective` and stages may instead be your own:
 `_target_: package.module.name` and its arguments.
 """
 ALSO = """\
-One of Optuna's pruners beside the clue rules, chosen as `pruner=NAME` (our values) or
+One of Optuna's pruners in addition to the clue rules, chosen as `pruner=NAME` (our values) or
 `pruner.also.name=NAME` (Optuna's). See [pruning.md](pruning.md).\
 """
 NAMES = {float: "number", int: "whole number", bool: "true or false", str: "text"}
@@ -182,4 +183,7 @@ def _value(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    import api_page
+
     PAGE.write_text(page(), encoding="utf-8")
+    api_page.PAGE.write_text(api_page.page(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line: understand the request, do it, print the answer."""
+"""The command line: parse the arguments, run the study or command, print the result."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def main() -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as `sys.exit` does, but do not take torch and MLflow apart: that takes 2 s.
+    """End the process as `sys.exit` does, but without the 2 s that torch and MLflow take to unload.
 
-    What is registered with `atexit` runs. A profiler, or a thread that somebody left running, gets
-    the ordinary end.
+    Functions registered with `atexit` run. With a profiler, or other threads still running, the
+    process ends the usual way.
     """
     working = [
         t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with signals.handled():
             code = _do(arguments)
-        sys.stdout.flush()  # here, where it is known what to do when nobody reads
+        sys.stdout.flush()  # here, where a BrokenPipeError is handled
         return code
     except ConfigError as error:
         print(*map(hidden, error.lines), sep="\n", file=sys.stderr)
@@ -60,18 +60,18 @@ def run(arguments: Sequence[str]) -> int:
     except StorageError as error:
         print(hidden(str(error)), file=sys.stderr)
         return 1
-    except BrokenPipeError:  # as in `list | head -1`: whoever reads has read enough
+    except BrokenPipeError:  # as in `list | head -1`: the reader has closed the pipe
         silence(sys.stdout)
         return 0
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted: run the same command to resume", file=sys.stderr)
         return signals.exit_code()
 
 
 def _find_users_modules() -> None:
-    """Put the working folder last on sys.path: found from the console script, shadows nothing.
+    """Put the working folder last on sys.path, so that the user's modules can be imported.
 
-    `python -m` puts it first, where a stray types.py or http.py breaks other packages' imports.
+    `python -m` puts it first, where a file types.py or http.py breaks imports of other packages.
     """
     here = os.getcwd()
     sys.path[:] = [*(p for p in sys.path if p not in ("", here)), here]
@@ -105,7 +105,7 @@ def _do(arguments: Sequence[str]) -> int:
 
 
 def _study(config: Config, arguments: Sequence[str]) -> int:
-    """Run the study, or plan it; `arguments` are kept with it."""
+    """Run the study, or plan it; `arguments` are stored with it."""
     from orchestrator.report.terminal import Terminal  # the config first: this takes seconds
 
     terminal = Terminal(quiet=config.quiet)

@@ -17,18 +17,27 @@ def run_study(
     overrides: Sequence[str] = (),
     quiet: bool = True,
 ) -> StudyRecord:
-    """Run a study, or go on with it, and return what came out.
+    """Run a study, or resume it, and return its record.
 
-    Either `study` and `overrides`, as on the command line (`study="digits"` is `+study=digits`; a
-    ./conf folder counts), or a whole `config`: a `Config`, or a mapping whose missing keys have
-    their defaults. The answer is the same as the command line's for the same settings. `quiet`
-    False prints what the command line prints.
+    Give either `study` and `overrides`, as on the command line, or a whole `config`. The same
+    settings give the same result as on the command line. Ctrl-C, or a notebook's stop button,
+    returns a record with status "interrupted"; the same call resumes the study. Signal handlers of
+    the calling program are not changed.
 
-    The record has `status` ("complete" if there is an answer), `recipe`, `decisions`, `folder`
-    (report.html and the rest), and `summary()`, the plain values of summary.json. Ctrl-C, or a
-    notebook's stop button, gives a record with status "interrupted"; the same call goes on. Signal
-    handlers are left alone. Raises ConfigError if the request is wrong, StorageError if what a
-    study keeps cannot be opened.
+    Args:
+        config: A `Config`, or a mapping; missing keys have their defaults.
+        study: Name of a study config: "digits" is `+study=digits`. A ./conf folder is read too.
+        overrides: Settings as on the command line, such as "recipe.batch_size=128".
+        quiet: False prints what the command line prints.
+
+    Returns:
+        The record: `status` ("complete" if a recipe was found), `recipe`, `decisions`, `folder`
+        (report.html and the other files) and `summary()`, the values of summary.json.
+
+    Raises:
+        ConfigError: A setting is wrong; nothing has run.
+        StorageError: The study's files or its database cannot be read or written.
+        TypeError: Both a config and a study or overrides were given.
 
     >>> record = run_study(study="quadratic", overrides=["plan=[lr_range,momentum,final]"])
     >>> record.status

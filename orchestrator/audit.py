@@ -1,4 +1,4 @@
-"""Audits: what became of pruned runs that were let to their end all the same."""
+"""Audits: pruned runs that are trained to their end to see whether pruning was right."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ MARGIN = 0.03  # losses nearer than this are a tie, as in the stages
 
 @dataclass(frozen=True)
 class Audit:
-    """A pruned run and its end. `best`: lowest end loss among the finished runs of its stage and
-    length, chance loss if none was better than that.
+    """A pruned run that was trained to its end.
+
+    Attributes:
+        pruned: The run as it was pruned.
+        end: The run at its end.
+        best: Lowest final loss of the finished runs of its stage and length, at most chance.
     """
 
     pruned: Outcome
@@ -28,7 +32,7 @@ class Audit:
 
     @property
     def near(self) -> bool:
-        """Whether it would at least have been within the margin of the winner."""
+        """Whether the run would have been within the margin of the winner, or better."""
         return self.end.held_out_loss < (1 + MARGIN) * self.best
 
     @property
@@ -57,7 +61,7 @@ class Audit:
 
 
 def chosen(outcomes: Sequence[Outcome], share: float) -> list[Outcome]:
-    """Return about the `share` of the pruned outcomes, by their keys: the same ones every time."""
+    """Return about `share` of the pruned outcomes, chosen by their keys: always the same ones."""
     return [o for o in outcomes if o.state == "pruned" and _draw(o.key) < share]
 
 

@@ -1,4 +1,4 @@
-"""The composition root: from a checked config to the parts of a study."""
+"""Builds the parts of a study from a checked config: recipe, stages, objective, pruner, tracker."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from orchestrator.config.schema import Config
 from orchestrator.config.sections import ProcessesConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import Description, describe
-from orchestrator.recipe import Facts, Recipe
+from orchestrator.recipe import Facts, Recipe, usual_weight_decay
 
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
     from orchestrator.objectives import Objective
-    from orchestrator.paths import StudyPaths
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
     from orchestrator.storage.ledger import Ledger
+    from orchestrator.storage.paths import StudyPaths
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the recipe that the first stage gets."""
+def recipe(config: Config, facts: Facts) -> Recipe:
+    """Return the recipe that the first stage starts from."""
+    given = dict(config.recipe)
+    if given["weight_decay"] is None:
+        given["weight_decay"] = usual_weight_decay(config.optimizer.name, facts)
     return Recipe(
-        **dict(config.recipe),
+        **given,
         schedule=config.schedule.name,
         optimizer=config.optimizer.name,
         nesterov=config.optimizer.nesterov,
@@ -41,12 +44,17 @@ def stages(config: Config, facts: Facts) -> list[Stage]:
 
     Raises ConfigError for a batch larger than the data, and for dropout without such a module.
     """
+    from orchestrator.stages.expected import by_expected_loss
+
     lines = checks.size_lines(config.recipe, config.stages, facts.train_examples)
     lines += checks.dropout_lines(config.recipe, facts)
     made = []
     for name in config.plan:
         try:
-            made.append(choices.build(config.stages[name], name=name, facts=facts))
+            stage = choices.build(config.stages[name], name=name, facts=facts)
+            if config.effort != "thorough":
+                stage = by_expected_loss(stage, recipe(config, facts), config.rate)
+            made.append(stage)
         except ValueError as error:  # a stage that these facts leave nothing to do
             lines.append(f"stages.{name}: {error}")
     if lines:
@@ -55,7 +63,7 @@ def stages(config: Config, facts: Facts) -> list[Stage]:
 
 
 def objective(config: Config, cache: Path | None = None) -> Objective:
-    """Return the objective; `cache`: where it may keep decoded data (None: with the studies)."""
+    """Return the objective; `cache`: folder for decoded data (None: inside the folder `runs`)."""
     cache = cache or Path(config.runs) / ".cache"
     if isinstance(config.objective, TrainingConfig):
         return _training(config, cache)
@@ -85,8 +93,8 @@ def _own(own: OwnConfig, **offered: Any) -> Objective:
     made: Objective = user_code.build(own, **offered)
     if not (callable(made) and hasattr(made, "facts") and hasattr(made, "context")):
         raise ConfigError(
-            f"objective._target_: {own.target} is no objective: it needs facts, context(run) and a"
-            " call with (run, session)"
+            f"objective._target_: {own.target} is not an objective: it needs facts, context(run)"
+            " and a call with (run, session)"
         )
     if not isinstance(said := describe(made), Description):
         raise ConfigError(
@@ -96,13 +104,13 @@ def _own(own: OwnConfig, **offered: Any) -> Objective:
     if not 0 < made.facts.chance_loss < math.inf:
         raise ConfigError(
             f"objective._target_: {own.target} has a chance_loss of {made.facts.chance_loss}: it"
-            " must be above 0, losses are compared by factors"
+            " must be above 0, since losses are compared by factors"
         )
     return made
 
 
 def pruner(config: Config, start_loss: float) -> CluePruner | None:
-    """Return the pruner, None if every run is to go to its end."""
+    """Return the pruner, None if no run is pruned."""
     if not config.prunes:
         return None
     from orchestrator.pruners import CluePruner
@@ -120,7 +128,7 @@ def executor(
     paths: StudyPaths,
     watcher: Watcher,
 ) -> InlineExecutor:
-    """Return where runs are trained."""
+    """Return the executor."""
     from orchestrator.executors.idle import IdleWait, use_of_gpu
 
     parts = (ledger, objective, pruner, paths, watcher)
@@ -129,23 +137,23 @@ def executor(
         from orchestrator.executors.inline import InlineExecutor
 
         return InlineExecutor(*parts, idle=idle)
-    from orchestrator.executors.crew import Crew
+    from orchestrator.executors.pool import WorkerPool
     from orchestrator.executors.processes import ProcessExecutor
     from orchestrator.system.host import cores
 
     workers = config.executor.workers or max(1, cores() // (config.threads or 1))
-    return ProcessExecutor(*parts, idle=idle, crew=Crew(config.as_mapping(), workers))
+    return ProcessExecutor(*parts, idle=idle, pool=WorkerPool(config.as_mapping(), workers))
 
 
 def work() -> NoReturn:
-    """Be a worker process of an executor (see `executors.worker`)."""
+    """Run as a worker process of an executor (see `executors.worker`)."""
     from orchestrator.executors import worker
 
     worker.main(lambda values: objective(Config.from_mapping(values)))
 
 
 def tracker(config: Config, metric: str | None) -> tracking.Tracker:
-    """Return who is told; `metric`: the objective's."""
+    """Return the tracker; `metric`: the name of the objective's metric."""
     if config.tracking.name == "none":
         return tracking.Tracker()
     from orchestrator.tracking.mlflow import MlflowTracker

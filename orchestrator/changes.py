@@ -1,4 +1,4 @@
-"""What differs between two configs, or between two runs, and whether it matters."""
+"""What changed between two configs or two runs, and whether it changes results."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 MOST = 60  # characters of a value
-FEW = 8  # lines that are told one by one
-# Settings that change no result: how a study is shown, restarted, placed and cut short.
+FEW = 8  # lines that are listed one by one
+# Settings that change no result: display, restart, place and budget of a study.
 UNIMPORTANT = ("fresh", "quiet", "runs", "executor", "dry_run", "budget")
-BESIDE = ("tracking", "storage")  # and these only where records are kept
+BESIDE = ("tracking", "storage")  # settings that change only where records are kept
 HASHES = {
     "train_hash": "the training data changed",
     "held_out_hash": "the held-out data changed",
     "test_hash": "the test data changed",
 }
-DEFAULTS = {"loss": "cross_entropy"}  # what a context without it means
+DEFAULTS = {"loss": "cross_entropy"}  # the value where a context has no such key
 _HASH = r'("\w{16}"|-)'
 _CODE = re.compile(
     rf"(?P<part>\w+)\.(_?source_?: {_HASH} -> {_HASH}|_modules_(\.(?P<module>[\w.]+))?: .*)"
@@ -29,7 +29,7 @@ _CODE = re.compile(
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
     """Return a line such as `model.width: 1.0 -> 2.0` for each leaf that differs, in `new`'s order.
 
-    A key that is in one of the two only shows as `-` in the other.
+    A key that only one of them has is shown as `-` for the other.
     """
     lines: list[str] = []
     for key in dict.fromkeys((*new, *old)):
@@ -43,7 +43,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 
 def surroundings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `differences` of two contexts (see `Objective.context`), hashes told in words."""
+    """Return `differences` of two contexts (see `Objective.context`), with hashes in words."""
     told, hashes = [], HASHES
     lines = differences(old, new)
     if any(line.startswith(("loss: ", "loss.")) for line in lines):  # it may take other targets
@@ -60,7 +60,7 @@ def _code_changed(line: re.Match[str]) -> str:
 
 
 def of_data(told: Sequence[str]) -> bool:
-    """Whether `surroundings` say that the data changed."""
+    """Whether the data are among the lines of `surroundings`."""
     return not set(told).isdisjoint(HASHES.values())
 
 
@@ -76,19 +76,19 @@ def kept(file: Path) -> dict[str, Any]:
 
 
 def since(file: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return in what `config` differs from the one that an earlier command wrote to `file`."""
+    """Return how `config` differs from the one that an earlier command wrote to `file`."""
     old = kept(file)
     return differences(_important(old), _important(config)) if old else []
 
 
 def some(lines: Sequence[str]) -> str:
-    """Return lines as a sentence's part, the first `FEW` of them."""
+    """Return the first `FEW` lines, joined by commas."""
     rest = f", and {len(lines) - FEW} more" if len(lines) > FEW else ""
     return ", ".join(lines[:FEW]) + rest
 
 
 def of_training(lines: Sequence[str]) -> list[str]:
-    """Return those of `since`'s lines that can change what is trained."""
+    """Return the lines of `since` about settings that can change what is trained."""
     return [line for line in lines if line.partition(":")[0].split(".")[0] not in BESIDE]
 
 

@@ -1,12 +1,12 @@
-"""Clues: what the shape of a curve says about its run. Pure functions of the curve.
+"""Clues: what the shape of a loss curve shows about its run. Pure functions of the curve.
 
-Source: Smith 2018 (arXiv 1803.09820), sections 3 and 4: the goal is the horizontal part of the
-test loss, between underfitting and overfitting; a sudden jump, or train and test loss rising
+Source: Smith 2018 (arXiv 1803.09820), sections 3 and 4. The goal is the horizontal part of the
+test loss, between underfitting and overfitting. A sudden jump, or train and test loss rising
 together, is instability and not overfitting. Ours: the thresholds, and that a rise counts as
 overfitting only where the learning rate has fallen, since a high rate raises the loss by itself.
 
-Any curve is read without an error: with NaN or inf in it, of one point, or of none. What is not
-known is NaN all over: a curve of plain Optuna has neither lr nor train loss.
+Curves may hold NaN or inf, and may have one point or none. Values that are not known are NaN
+throughout: a curve of plain Optuna has neither lr nor train loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Label = Literal[
 ]
 
 
-# The gravest first.
+# The most serious first.
 GRAVITY: tuple[Label, ...] = get_args(Label)
 
 
@@ -42,8 +42,8 @@ class Clue:
 def diverged(curve: Curve, start_loss: float, above: float = 1.3) -> Clue | None:
     """Loss not finite, or held-out loss above `above` x the untrained one, rising over two points.
 
-    `start_loss`: held-out loss of an untrained model, in the curve's unit (nats). A train
-    loss below half of it says that the net learns: it may overfit beyond that, but is not lost.
+    `start_loss`: held-out loss of an untrained model, in the curve's unit (nats). A train loss
+    below half of it shows that the network learns: it may overfit, but has not diverged.
     """
     loss = curve.held_out_loss
     broken = ~np.isfinite(loss)
@@ -67,10 +67,10 @@ def diverged(curve: Curve, start_loss: float, above: float = 1.3) -> Clue | None
 def stuck(
     curve: Curve, start_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
 ) -> Clue | None:
-    """The last `points` points, or more, at the untrained loss once the share `after` is done.
+    """The last `points` points or more are at the untrained loss, after the fraction `after`.
 
-    At it means at least `near` x `start_loss`, and a train loss above half of it (as in
-    `diverged`). A run that has left it since was slow, not stuck.
+    "At" means at least `near` x `start_loss`, with a train loss above half of it (as in
+    `diverged`). A run that has left it since then is slow, not stuck.
     """
     at_chance = (curve.held_out_loss >= near * start_loss) & (curve.progress >= after)
     at_chance &= ~_learns(curve, start_loss)
@@ -91,8 +91,8 @@ def unstable(curve: Curve, jump: float = 1.3, alone: float = 2.0) -> Clue | None
 
     In a jump the train loss must rise too, unless it is not known or the jump is by `alone` x or
     more (the train loss is a mean over many steps and may hide it). Rising together means over
-    three points in a row, by 10 % in sum for both. The largest jump is the one that is named. At a
-    high lr it is instability as well: too large a peak is what it comes from.
+    three points in a row, by 10 % in sum for both. The largest jump is reported. A jump at a high
+    lr counts too: the peak lr is then too high.
     """
     loss, train = curve.held_out_loss, curve.train_loss
     if len(curve) < 2:
@@ -120,10 +120,11 @@ def unstable(curve: Curve, jump: float = 1.3, alone: float = 2.0) -> Clue | None
 def overfitting(curve: Curve, rise: float = 1.1, fall: float = 0.9, points: int = 3) -> Clue | None:
     """Held-out loss ends `rise` x above its minimum, train loss below `fall` x what it was there.
 
-    The held-out loss is a running median of three points, for the lowest of many jagged points is
-    low by luck; the last `points` must all be that high. Only where lr has fallen below half of its
-    maximum (or is constant; if it is not known: in the last quarter of the run): a rise at a high
-    rate is the rate's doing. What the thresholds were chosen on is in docs/design.md.
+    The held-out loss is smoothed by a running median of three points, since the minimum of noisy
+    points is low by chance. The last `points` must all be that high. Only the part where lr is
+    below half of its maximum counts, since a high rate raises the loss by itself; with a constant
+    lr all but the first quarter, with an unknown lr the last quarter. docs/design.md has the runs
+    that the thresholds were chosen on.
     """
     loss, train = curve.held_out_loss, curve.train_loss
     if len(curve) < points + 1 or not np.isfinite([loss, train]).all():
@@ -145,15 +146,15 @@ def overfitting(curve: Curve, rise: float = 1.1, fall: float = 0.9, points: int 
 def underfitting(curve: Curve, fall: float = 0.05) -> Clue | None:
     """Held-out loss still falling at the end: by `fall` or more per tenth of the run.
 
-    Measured by a line through log loss over the last fifth of the points (at least four). Where
-    the progress is not known (0 throughout), the run is taken to end with the curve.
+    Measured by a line through log loss over the last fifth of the points (at least four). If the
+    progress is not known (0 throughout), the curve is assumed to be the whole run.
     """
     start = _last_fifth(curve)
     if start < 1:
         return None
     done = curve.progress if curve.progress[-1] > 0 else curve.step / curve.step[-1]
     drop = 1 - np.exp(0.1 * _slope(done[start:], curve.held_out_loss[start:]))
-    if not drop >= fall:  # this way round, so that NaN is no clue
+    if not drop >= fall:  # written so that NaN gives no clue
         return None
     end, share = curve.held_out_loss[-1], 100 * drop
     reason = f"held-out loss {end:.3g} still falls by {share:.0f} % per tenth of the run"
@@ -164,8 +165,8 @@ def segments(curve: Curve, start_loss: float) -> tuple[Clue, ...]:
     """Return every clue that holds, at most one of each label, in the order of their first steps.
 
     The end of the curve is "horizontal" (with fewer than five points "short") unless another clue
-    reaches into it or its loss is not finite: a run may be unstable at its peak and horizontal in
-    the end. Never empty.
+    covers it or its loss is not finite: a run may be unstable at its peak and horizontal at its
+    end. Never empty.
     """
     if len(curve) == 0:
         return (Clue("short", 0, 0, "no points"),)
@@ -177,19 +178,19 @@ def segments(curve: Curve, start_loss: float) -> tuple[Clue, ...]:
         underfitting(curve),
     )
     found, end = [clue for clue in held if clue is not None], _end(curve)
-    level = np.isfinite(curve.held_out_loss[-1])  # else it has diverged, if not there alone
+    level = np.isfinite(curve.held_out_loss[-1])  # otherwise "diverged" is among the clues
     if level and all(clue.last_step < end.first_step for clue in found):
         found.append(end)
     return tuple(sorted(found, key=lambda clue: clue.first_step))
 
 
 def read(curve: Curve, start_loss: float) -> Clue:
-    """Return the one clue that says most about the run: the gravest of its `segments`."""
+    """Return the most serious of the curve's `segments`."""
     return min(segments(curve, start_loss), key=lambda clue: GRAVITY.index(clue.label))
 
 
 def _end(curve: Curve) -> Clue:
-    """What there is to say of a curve's end that shows nothing else."""
+    """Return the clue of an end of the curve that has no other clue."""
     if len(curve) < 5:
         return _clue(curve, "short", 0, len(curve) - 1, f"only {_points(len(curve))}")
     reason = f"held-out loss stays near {curve.held_out_loss[-1]:.3g} at the end"
@@ -201,17 +202,17 @@ def _points(count: int) -> str:
 
 
 def _known(values: Floats) -> bool:
-    """Whether something was measured: what is not known is NaN all over."""
+    """Whether the values are known: unknown ones are NaN throughout."""
     return not bool(np.isnan(values).all())
 
 
 def _learns(curve: Curve, start_loss: float) -> NDArray[np.bool_]:
-    """Where the train loss is far below chance; nowhere if it is not known."""
+    """Where the train loss is far below chance; nowhere if the train loss is not known."""
     return np.asarray(curve.train_loss < 0.5 * start_loss)
 
 
 def _settled(curve: Curve) -> NDArray[np.bool_]:
-    """Where lr is low, after its peak: there a rise of the loss is not the rate's doing."""
+    """Where lr is low, after its peak: there a high rate does not explain a rising loss."""
     lr = curve.lr
     if not np.isfinite(lr).all():
         return np.asarray(curve.progress >= 0.75)
@@ -221,7 +222,7 @@ def _settled(curve: Curve) -> NDArray[np.bool_]:
 
 
 def _median_of_three(values: Floats) -> Floats:
-    """Running median; the ends stay as they are."""
+    """Running median; the end points do not change."""
     padded = np.pad(values, 1, mode="edge")
     return np.asarray(np.sort([padded[:-2], padded[1:-1], padded[2:]], axis=0)[1])
 

@@ -1,4 +1,4 @@
-"""What came back from a run: `Point`s make a `Curve`, and a curve with its end is an `Outcome`."""
+"""The result of a run: `Point`s make a `Curve`; an `Outcome` is a curve and how the run ended."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed run begins
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement. `train_loss`: mean over the steps since the last point, no weight decay.
+    """One measurement in a run.
 
-    `step` counts from 1, `progress` is the fraction of the run done, `lr` and `momentum` those of
-    the step just made, `seconds` the training seconds so far (no evaluation), `evaluation_seconds`
-    those of the held-out evaluations so far, `metric` NaN if none.
+    Attributes:
+        step: Steps made, from 1.
+        progress: Fraction of the run done.
+        lr: Learning rate of the last step.
+        momentum: Momentum of the last step.
+        train_loss: Mean over the steps since the last point, without weight decay.
+        held_out_loss: Held-out loss now.
+        metric: Held-out metric now, NaN without one.
+        seconds: Training seconds so far, without evaluation.
+        evaluation_seconds: Seconds of held-out evaluations so far.
     """
 
     step: int
@@ -40,7 +47,7 @@ class Point:
 class Curve:
     """The points of a run as arrays of shape (points,), in the order they were reported.
 
-    Losses may hold NaN and inf: a run that diverged is evidence too.
+    Losses may be NaN or inf: a run that diverged is evidence too.
     """
 
     step: Floats
@@ -59,7 +66,7 @@ class Curve:
         return cls(*(np.array([getattr(p, f.name) for p in rows], float) for f in fields(cls)))
 
     def points(self) -> list[Point]:
-        """Return the points again, with whole steps."""
+        """Return the points."""
         names, columns = zip(*self.to_json().items(), strict=True)
         rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
         return [Point(**{**row, "step": int(row["step"])}) for row in rows]
@@ -68,23 +75,26 @@ class Curve:
         return len(self.step)
 
     def to_json(self) -> dict[str, list[float]]:
-        """Return plain lists by field name, exact: decisions must replay to the last bit."""
+        """Return lists by field name, exact: a replay must give the same decisions."""
         return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, list[float]]) -> Curve:
-        """Rebuild what `to_json` gave."""
+        """Make a curve from what `to_json` returned."""
         return cls(*(np.array(data[f.name], float) for f in fields(cls)))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an objective returns beside the points it reported.
+    """What an objective returns besides the points it reported.
 
-    `seconds`: training time alone (no evaluation, no warm-up), `evaluation_seconds` that of all
-    evaluations; `examples`: training examples seen.
-    `test_loss`, `test_metric` only for runs that open the sealed test. `measured`: the numbers of a
-    probe or calibration, JSON-able.
+    Attributes:
+        seconds: Training seconds, without evaluation and warm-up.
+        examples: Training examples seen.
+        test_loss: Test loss, only of a run with `opens_test`.
+        test_metric: Test metric, only of a run with `opens_test`.
+        measured: JSON values that a probe or a calibration measured.
+        evaluation_seconds: Seconds of all evaluations.
     """
 
     seconds: float = 0.0
@@ -100,9 +110,15 @@ State = Literal["finished", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that ended: its state, its curve, its result, and why it ended if not by itself.
+    """A run that ended.
 
-    `key` is that of its trial: the run's own (`Run.key`), but for audits (see `audit.Audit`).
+    Attributes:
+        run: The run.
+        key: Its trial's key: `Run.key`, except for audits (see `audit.Audit`).
+        state: "finished", "pruned" or "failed".
+        curve: Its points.
+        result: What the objective returned.
+        reason: Why it ended early, or failed.
     """
 
     run: Run
@@ -116,9 +132,17 @@ class Outcome:
     def stopped(
         cls, run: Run, key: str, points: Iterable[Point], reason: str, *, pruned: bool
     ) -> Outcome:
-        """Build the outcome of a run that a report ended: it counts as far as it came.
+        """Make the outcome of a run that ended at its last point.
 
-        `points` holds at least the one whose report ended it.
+        Args:
+            run: The run.
+            key: Its trial's key.
+            points: Its points, at least one.
+            reason: Why it ended.
+            pruned: Whether a pruner ended it; otherwise its own stop rule, so it is finished.
+
+        Returns:
+            The outcome.
         """
         *before, last = points
         done = Result(
@@ -140,7 +164,7 @@ class Outcome:
 
     @property
     def value(self) -> float:
-        """What Optuna is told: the held-out loss at the end, 0 for a run without a curve."""
+        """The value of the Optuna trial: the final held-out loss, 0 for a run without a curve."""
         return self.held_out_loss if len(self.curve) else 0.0
 
     @property

@@ -1,8 +1,8 @@
-"""What goes wrong because of the request or the machine: the command line prints it plainly.
+"""Errors of the request and of the machine, which the command line prints without a traceback.
 
 Exception
-├── ConfigError    the config asks for what cannot be done; every problem one line
-└── StorageError   what a study keeps cannot be written or read: full disk, locked or gone database
+├── ConfigError    the config is wrong; one line for each problem
+└── StorageError   a study's files cannot be read or written: full disk, locked or lost database
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from textwrap import shorten
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LONGEST = 300  # characters of an error that are shown: some libraries quote whole files
+LONGEST = 300  # characters of an error message that are shown: some libraries quote whole files
 
 
 class ConfigError(Exception):
-    """The request is wrong, nothing has run. `lines`: one problem each, each with its way out."""
+    """The request is wrong; nothing has run.
+
+    Args:
+        lines: One line for each problem, each with what to do about it.
+    """
 
     def __init__(self, lines: str | Sequence[str]) -> None:
         self.lines = [lines] if isinstance(lines, str) else list(lines)
@@ -26,7 +30,7 @@ class ConfigError(Exception):
 
 
 class StorageError(Exception):
-    """The study cannot go on where it is, and no run is to blame; the same command continues it."""
+    """The study's storage failed, not one of its runs; the same command resumes the study."""
 
 
 # Of torch on a processor, CUDA's runtime, cuBLAS, cuDNN 8 and 9, and Apple's backend.
@@ -37,7 +41,7 @@ NO_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; not only torch.OutOfMemoryError: libraries say it in words."""
+    """Whether memory ran out: by the type of the error, or by its message."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -50,34 +54,35 @@ def one_line(error: BaseException, *, named: bool = False) -> str:
 
     `named`: with its type in front. An error without a message is its type alone.
     """
-    name, text = type(error).__name__, shorten(str(error), LONGEST, placeholder=" ...")
-    if text == "...":  # its first word alone is too long
-        text = str(error).split()[0][:LONGEST]
+    name, whole = type(error).__name__, " ".join(str(error).split())
+    text = shorten(whole, LONGEST, placeholder=" ...")
+    if text == "...":  # the first word alone is too long
+        text = whole[:LONGEST]
     return ": ".join(filter(None, (name, text))) if named or not text else text
 
 
 @contextmanager
 def storing(what: str = "the study's trials") -> Iterator[None]:
-    """Within it, whatever goes wrong becomes a StorageError that says so of `what`, in one line."""
+    """Return a context that turns every exception into a StorageError about `what`, one line."""
     try:
         yield
     except StorageError:
         raise
     except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases raise many kinds
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the driver's own words are the clearest
+        while cause.__cause__ is not None:  # the driver's own message is the clearest
             cause = cause.__cause__
         full = isinstance(cause, OSError) and cause.errno in FULL
-        cure = "make room" if full else "put that right"
+        cure = "free some disk space" if full else "fix this"
         raise StorageError(
-            f"{what}: {one_line(cause)}; {cure}, then the same command goes on"
+            f"{what}: {one_line(cause)}; {cure}, then run the same command to resume"
         ) from error
 
 
 def nearest(word: object, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return "did you mean ...?" with the names nearest to a misspelt `word`, "" without any.
+    """Return "did you mean ...?" with the names nearest to a misspelt `word`, "" if none is near.
 
-    `cutoff`: how near, from 0 to 1 (the same).
+    `cutoff`: the least similarity, from 0 to 1 (equal).
     """
     close = difflib.get_close_matches(str(word), list(names), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""

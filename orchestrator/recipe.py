@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -15,16 +16,23 @@ RunKind = Literal["train", "ramp", "probe", "calibrate"]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the task before anything has run; every stage plans with these.
+    """What is known of the task before any run.
 
-    `train_examples`, `held_out_examples`: sizes of the two splits. `chance_loss`: held-out loss of
-    a model that knows nothing (ln C for C classes), in the loss's own unit. `final_epochs`: length
-    of the final run in epochs, the horizon that short runs are a fraction of. `untrained_loss`:
-    held-out loss of a network before any training where that is above chance (0: it is not, or not
-    known), as in a regression whose targets are far from 0. `metric` is the name of the measure
-    shown beside the loss (None: there is none), `larger_is_better` its direction. `dropout` is the
-    model's own probability of dropping a unit, the largest where its dropout modules differ; None
-    where it has no such module.
+    Attributes:
+        train_examples: Size of the training split.
+        held_out_examples: Size of the held-out split.
+        chance_loss: Held-out loss of the best constant prediction (ln C for C classes), in the
+            loss's own unit.
+        final_epochs: Length of the final run in epochs; short runs are a fraction of it.
+        metric: Name of the metric shown beside the loss, None without one.
+        larger_is_better: Direction of the metric.
+        dropout: The model's own dropout probability, the largest if its modules differ. None
+            without a dropout module.
+        untrained_loss: Held-out loss of an untrained network if it is above chance, as in a
+            regression whose targets are far from 0; otherwise 0.
+        normalised: Whether the network has normalisation layers (batch norm and the like): weight
+            decay then acts through the learning rate.
+        chance_metric: The metric of the best constant prediction, None if it is not known.
     """
 
     train_examples: int
@@ -35,10 +43,12 @@ class Facts:
     larger_is_better: bool = True
     dropout: float | None = None
     untrained_loss: float = 0.0
+    normalised: bool = True
+    chance_metric: float | None = None
 
     @property
     def start_loss(self) -> float:
-        """Held-out loss where a run starts, at least chance: what is far above it has diverged."""
+        """Held-out loss where runs start, at least chance; a loss far above it has diverged."""
         return max(self.chance_loss, self.untrained_loss)
 
     @property
@@ -47,19 +57,33 @@ class Facts:
         return self.final_epochs * self.train_examples
 
     def steps(self, share: float, batch_size: int) -> int:
-        """Steps of `batch_size` in a run of `share` of the final run's examples, at least 10."""
+        """Return the steps of a short run, at least 10.
+
+        Args:
+            share: Its share of the final run's examples.
+            batch_size: Examples in a step.
+        """
         return max(10, round(share * self.final_examples / batch_size))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters to train with. lr and momentum per step; `max_lr` None: not known yet.
+    """The hyper-parameters to train with.
 
-    `weight_decay` is that of the optimiser: coupled L2 in `torch.optim.SGD`, decoupled in AdamW.
-    `dropout` is the probability of all of the model's dropout modules, None: they stay as they are.
-    `optimizer_options`: what of the config's `optimizer` is switched on (label smoothing, ...); no
-    stage changes it. `history` holds the recipe after each stage, oldest first; it takes no part in
-    comparisons.
+    Attributes:
+        max_lr: Highest learning rate of the schedule, per step. None: not known yet.
+        min_lr: Lowest learning rate of the cycle. None: a tenth of `max_lr`.
+        max_momentum: Momentum where lr is lowest.
+        min_momentum: Momentum where lr is highest, if the schedule cycles it.
+        weight_decay: Coupled L2 in `torch.optim.SGD`, decoupled in AdamW.
+        batch_size: Examples in a step.
+        schedule: Name of the schedule.
+        optimizer: "sgd", "adamw" or the path of a class.
+        nesterov: Whether SGD uses Nesterov momentum.
+        dropout: Probability of all dropout modules of the model. None: not changed.
+        optimizer_options: Options of the config's `optimizer` that are on (label smoothing, ...);
+            no stage changes them.
+        history: The recipe after each stage, oldest first; not part of comparisons.
     """
 
     max_lr: float | None = None
@@ -77,16 +101,24 @@ class Recipe:
 
     @property
     def adaptive(self) -> bool:
-        """Whether a step is bounded by lr, however large the gradient: all but SGD, as Adam's."""
+        """Whether a step is bounded by lr whatever the gradient, as in Adam: all but SGD."""
         return self.optimizer.rpartition(".")[2].lower() != "sgd"
 
     def with_(self, decision: Decision) -> Recipe:
-        """Return the recipe with the fields that `decision` sets, its history one stage longer."""
+        """Return the recipe after a stage, which is also added to `history`.
+
+        Args:
+            decision: The decision of the stage.
+        """
         changed = replace(self, **decision.values)
         return replace(changed, history=(*self.history, (decision.kind, changed)))
 
     def after(self, kind: str) -> Recipe | None:
-        """Return the recipe as the first stage of `kind` left it, None without such a stage."""
+        """Return the recipe after the first stage of a kind, None without such a stage.
+
+        Args:
+            kind: Kind of the stage.
+        """
         return next((recipe for k, recipe in self.history if k == kind), None)
 
     def values(self) -> dict[str, Any]:
@@ -95,22 +127,51 @@ class Recipe:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
     def at_lr(self, max_lr: float) -> Recipe:
-        """Return the recipe at another `max_lr`, `min_lr` a tenth of it (Smith 2018, section 4)."""
+        """Return the recipe at another learning rate.
+
+        Args:
+            max_lr: The new `max_lr`; `min_lr` is a tenth of it (Smith 2018, section 4).
+        """
         return replace(self, max_lr=max_lr, min_lr=max_lr / 10)
+
+
+def usual_weight_decay(optimizer: str, facts: Facts) -> float:
+    """Return the weight decay that a study begins with: larger for smaller data.
+
+    5e-4 (AdamW: .01) for 50,000 examples, by the square root of their number for networks without
+    normalisation, to one digit. Direction: Smith 2018, section 4.4; the size is ours
+    (docs/design.md).
+    """
+    usual = 0.01 if optimizer == "adamw" else 5e-4
+    if facts.normalised:
+        return usual
+    return float(f"{usual * math.sqrt(50_000 / facts.train_examples):.1g}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One piece of work for the objective: everything that determines its result, and a label.
+    """One run for the objective: everything that determines its result, and a label.
 
-    `steps` is the budget; `points` how often the objective reports, the last time at the end;
-    `held_out_examples` how many examples of the frozen stratified subset each report but the last
-    uses (0: all; the last report always uses all). `replicate` picks the seeds, so that candidates
-    of one stage are paired. `stop_loss`: a ramp ends as soon as the held-out loss is above it or is
-    not finite, and counts as finished. `timed`: the clock matters, nothing may run beside it;
-    `attempt` counts repeats of a rejected timing. `opens_test`: measure on the sealed test data at
-    the end. `batch_sizes`: what a probe or a calibration measures. `dropout`: that of all dropout
-    modules of the model, None: its own.
+    Attributes:
+        kind: "train", "ramp", "probe" (memory) or "calibrate" (time).
+        schedule: lr and momentum over the run.
+        weight_decay: Weight decay of the optimiser.
+        batch_size: Examples in a step.
+        steps: Number of steps.
+        replicate: Picks the seeds, so that the candidates of a stage are paired.
+        points: How often the objective reports, the last time at the end.
+        held_out_examples: Size of the fixed stratified subset that each report but the last uses;
+            0: all. The last report always uses all.
+        stop_loss: The run ends, as finished, once its held-out loss is above this or not finite.
+        timed: The time is used for a decision: no other run may train in parallel.
+        prunable: Whether a pruner may stop it.
+        opens_test: Evaluate on the sealed test data at the end.
+        batch_sizes: What a probe or a calibration measures.
+        attempt: Number of repeats of a rejected timing.
+        dropout: Probability of all dropout modules of the model. None: the model's own.
+        kept: Whether its state is kept at its end, so that the same run with `opens_test`
+            starts from there.
+        label: Its name for people; not part of comparisons.
     """
 
     kind: RunKind
@@ -128,11 +189,12 @@ class Run:
     batch_sizes: tuple[int, ...] = ()
     attempt: int = 0
     dropout: float | None = None
+    kept: bool = False
     label: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
-        """What people are told: its label, its kind where it has none."""
+        """Its label, or its kind if it has none."""
         return self.label or self.kind
 
     @property
@@ -146,29 +208,38 @@ class Run:
         return [round(self.steps * (i + 1) / points) for i in range(points)]
 
     def stopped_by(self, held_out_loss: float) -> bool:
-        """Whether the run's own rule, `stop_loss`, ends it at a report of this loss."""
-        # This way round, so that NaN stops it too.
+        """Return whether `stop_loss` ends the run.
+
+        Args:
+            held_out_loss: The loss that it reports.
+        """
+        # Written so that NaN stops it too.
         return self.stop_loss is not None and not held_out_loss <= self.stop_loss
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the result as plain JSON values (the label does not)."""
         spec = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
-        if self.dropout is None:  # so were all runs before there was a choice: same keys
+        if self.dropout is None:  # left out, so that runs of older versions keep their keys
             del spec["dropout"]
+        if not self.kept:
+            del spec["kept"]
         return {**spec, "schedule": self.schedule.spec(), "batch_sizes": list(self.batch_sizes)}
 
     def key(self, context: Mapping[str, Any]) -> str:
-        """Return the run key, a hash of `spec()` and of the objective's `context`.
+        """Return the run key, a hash of `spec()` and of the context.
 
-        Where both are the same, so is the result: the run need not be trained again.
+        Runs with equal keys have equal results, so the second is not trained.
+
+        Args:
+            context: What the objective's `context` returns for the run.
         """
-        # `prunable` only says who may stop the run, not what it computes.
+        # `prunable` is about who may stop the run, not about what it computes.
         spec = {k: v for k, v in self.spec().items() if k != "prunable"}
         text = json.dumps([spec, context], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def params(self) -> dict[str, float | int]:
-        """Return the hyper-parameters under the field's standard names, for Optuna and MLflow."""
+        """Return the hyper-parameters under their standard names, for Optuna and MLflow."""
         s = self.schedule
         dropout = {} if self.dropout is None else {"dropout": self.dropout}
         return {
@@ -187,8 +258,8 @@ class Run:
 def run_seed(study_seed: int, replicate: int, purpose: str) -> int:
     """Return the seed (31 bits) of one replicate for one purpose ("weights", "order", ...).
 
-    It depends on nothing else, least of all on the run's key, so that the candidates of a stage
-    start from the same weights and see the same data order.
+    It does not depend on the run's key: the candidates of a stage start from the same weights and
+    see the same data order.
     """
     digest = hashlib.sha256(f"{study_seed}/{replicate}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
@@ -198,10 +269,16 @@ def run_seed(study_seed: int, replicate: int, purpose: str) -> int:
 class Decision:
     """What a stage decided and why.
 
-    `values`: the recipe fields it sets (none: all stay). `reason`: one sentence with its numbers.
-    `answered` False: the data gave no answer. `interval`: range of the decided value that the data
-    do not tell apart. `tied_with`: candidates that are within the noise of the chosen one.
-    `evidence`: JSON-able numbers behind it, for the report.
+    Attributes:
+        stage: Name of the stage.
+        kind: Kind of the stage.
+        reason: One sentence with its numbers.
+        values: The recipe fields that it sets; empty: none changes.
+        answered: False if the data do not determine a value.
+        incumbent_kept: Whether the value that came in stays.
+        interval: The range of values that the data cannot distinguish.
+        tied_with: Candidates within the noise of the chosen one.
+        evidence: JSON values behind the decision, for the report.
     """
 
     stage: str
@@ -215,7 +292,12 @@ class Decision:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def explained(self, finding: str, instead_of: str = "") -> Decision:
-        """Return it with what is behind its reason, in place of a way out that does not help."""
+        """Return the decision with a diagnosis in its reason.
+
+        Args:
+            finding: The diagnosis; "" changes nothing.
+            instead_of: The advice at the end of the reason that it replaces.
+        """
         if not finding:
             return self
         return replace(self, reason=f"{self.reason.removesuffix(f': {instead_of}')}: {finding}")

@@ -1,10 +1,10 @@
-"""What a study knows when it ends: one record a stage, and `summary.json` made from them."""
+"""The record of a study when it ends: one entry per stage, from which `summary.json` is made."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage that decided: what it ran (as proposed), what it said, the recipe after it.
+    """A stage that has decided.
 
-    `clues`: what the curves of its training runs show, by the outcome's key. `audits`: those of its
-    pruned runs that were let to their end after it had decided.
+    Attributes:
+        decision: What the stage decided.
+        recipe: The recipe after the stage.
+        outcomes: Its runs, in the order proposed.
+        clues: What the curves of its training runs show, by the outcome's key.
+        audits: Its pruned runs that were trained to the end after the decision.
     """
 
     decision: Decision
@@ -38,7 +42,7 @@ class StageRecord:
 
     @property
     def tested(self) -> list[Outcome]:
-        """Those of its outcomes that hold a sealed result."""
+        """Its outcomes that have a result on the sealed test data."""
         return [o for o in self.outcomes if o.run.opens_test and o.state == "finished"]
 
     @property
@@ -49,8 +53,8 @@ class StageRecord:
     def without_answer(self) -> tuple[Status, str]:
         """Return status and reason of a study that ends with this stage, which gave no answer.
 
-        The reason tells why its first failed run failed. The stage does not know that: a crash of
-        every run is to it a loss like any other.
+        The reason includes why its first failed run failed. The stage's own reason does not: to a
+        stage a crash is an infinite loss.
         """
         reason, failed = self.decision.reason, [o for o in self.outcomes if o.state == "failed"]
         if failed:
@@ -85,16 +89,34 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as far as it came. `reason` says why a study without an answer has none.
+    """A study, complete or not: its recipe, decisions, runs and cost.
 
-    `model_dropout` is the model's own dropout, None if it has none. `budget`: `max_seconds`, those
-    spent by all commands, whether it cut anything off, and what; None without a budget.
-    `first_test_seconds`: when the first sealed result was there, since the study's start (waiting
-    between commands apart); None before that.
-    `overrides` are the command line's, as typed; `folder` is where the study is kept. `inputs`:
-    how they were normalised (see `training.identity.preprocessing`), None where they were not.
-    `task`: the loss as code (see `training.task.Task.as_code`) and the number of training
-    `examples`, None where nothing is trained. `final_epochs`: the configured length of a final run.
+    Attributes:
+        study: Name of the study.
+        status: "complete" (a recipe was found), "undecided", "interrupted" or "failed".
+        recipe: The recipe after the last stage that has decided.
+        stages: One record per stage that has decided, in their order.
+        device: What it trained on, such as "cpu (2 threads)".
+        machine: Processor, cores and operating system.
+        versions: Versions of Python and of the libraries.
+        metric: Name of the metric beside the loss, None without one.
+        larger_is_better: Direction of the metric.
+        total_seconds: Wall-clock seconds of all commands of the study.
+        notes: Sentences on data and network for the report.
+        reason: Why the study has no result; "" if it has one.
+        model_dropout: The model's own dropout, None if it has none.
+        budget: `max_seconds`, the seconds spent by all commands, whether the budget cut anything
+            off, and what. None without a budget.
+        first_test_seconds: Seconds of study time until the first result on the test data, None
+            before that. Time between two commands does not count.
+        overrides: The overrides of the command line, as typed.
+        folder: The study's folder.
+        inputs: How inputs were normalised (see `training.identity.preprocessing`), None if they
+            were not.
+        task: The loss as code (see `training.task.Task.as_code`) and the number of training
+            `examples`, None where nothing is trained.
+        final_epochs: The configured length of a final run.
+        final_runs: Price of the runs of each stage in final runs, by its name.
     """
 
     study: str
@@ -117,6 +139,7 @@ class StudyRecord:
     inputs: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
     final_epochs: float | None = None
+    final_runs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def decisions(self) -> list[Decision]:
@@ -129,8 +152,18 @@ class StudyRecord:
         return list({o.key: o for s in self.stages for o in s.outcomes}.values())
 
     @property
+    def trained(self) -> list[Outcome]:
+        """The outcomes without those of runs that only went on from the end of another one."""
+        runs = {o.run for o in self.outcomes}
+        return [
+            o
+            for o in self.outcomes
+            if not (o.run.opens_test and o.run.kept and replace(o.run, opens_test=False) in runs)
+        ]
+
+    @property
     def audits(self) -> list[Audit]:
-        """All audits; that of a run that two stages share counts once."""
+        """All audits; a run that two stages share counts once."""
         return list({a.pruned.key: a for s in self.stages for a in s.audits}.values())
 
     @property
@@ -154,12 +187,16 @@ class StudyRecord:
             "recipe": recipe,
             "model_dropout": self.model_dropout,
             "inputs": dict(self.inputs) if self.inputs else None,
-            "stages": [s.summary() for s in self.stages],
+            "stages": [
+                {**s.summary(), "final_runs": self.final_runs.get(s.decision.stage)}
+                for s in self.stages
+            ],
             "final": self._final(),
             "budget": dict(self.budget) if self.budget else None,
             "cost": {
                 "runs": {s: states[s] for s in ("finished", "pruned", "failed")},
                 "examples": self._examples(),
+                "final_runs": round(sum(self.final_runs.values()), 2) if self.final_runs else None,
                 **self._spent(),
                 "first_test_seconds": _rounded(self.first_test_seconds),
                 "pruned_saving": self._pruned_saving(),
@@ -183,18 +220,18 @@ class StudyRecord:
     def _examples(self) -> int:
         """Training examples of all runs, audits included."""
         audits = sum(a.examples for a in self.audits)
-        return audits + sum(o.result.examples for o in self.outcomes)
+        return audits + sum(o.result.examples for o in self.trained)
 
     def _spent(self) -> dict[str, float | None]:
         """Seconds of training and evaluation of all runs, audits included, and of all else.
 
-        All else is null where runs were trained side by side: the parts are then more than the
-        whole.
+        All else is null where runs were trained in parallel: training and evaluation then add up
+        to more than the total.
         """
         training = sum(a.seconds for a in self.audits)
-        training += sum(o.result.seconds for o in self.outcomes)
+        training += sum(o.result.seconds for o in self.trained)
         evaluation = sum(a.evaluation_seconds for a in self.audits)
-        evaluation += sum(o.result.evaluation_seconds for o in self.outcomes)
+        evaluation += sum(o.result.evaluation_seconds for o in self.trained)
         other = self.total_seconds - training - evaluation
         return {
             "training_seconds": round(training, 3),
@@ -204,7 +241,7 @@ class StudyRecord:
         }
 
     def _audit(self) -> dict[str, Any]:
-        """How many runs were pruned, let to their end all the same, and pruned wrongly."""
+        """How many runs were pruned, how many of these were audited, how many wrongly pruned."""
         audits = self.audits
         return {
             "pruned": sum(o.state == "pruned" for o in self.outcomes),
@@ -218,7 +255,7 @@ class StudyRecord:
     def _pruned_saving(self) -> float:
         """Share of all planned training examples that pruned runs did not use.
 
-        As if nothing had been audited: what an audit costs stands beside it.
+        Audits are not subtracted: their cost is reported beside it.
         """
         planned = saved = 0
         for outcome in self.outcomes:
@@ -233,5 +270,5 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _share(outcome: Outcome) -> float | None:
-    """Return how far a run came, as a share of its steps."""
+    """Return the fraction of its steps that a run made."""
     return round(float(outcome.curve.progress[-1]), 4) if len(outcome.curve) else None

@@ -1,7 +1,7 @@
 """Schedules: pure functions from progress in [0, 1] to (lr, momentum), all with one signature.
 
-Frameworks' one-cycle schedules differ from the paper's in shape, start, end and momentum, so the
-published variants stand here side by side under their names.
+The one-cycle schedules of the frameworks differ from the paper's in shape, start, end and momentum.
+So each published variant is here under its own name.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def paper(
 ) -> Rates:
     """Return the 1cycle policy: two linear legs of equal length in 90 % of the run, then a tail.
 
-    lr goes `min_lr` -> `max_lr` -> `min_lr`, momentum the other way; the tail takes lr on to
-    `min_lr` / 1000 at the largest momentum. Source: Smith 2018 (arXiv 1803.09820), section 4; the
+    lr goes `min_lr` -> `max_lr` -> `min_lr`, momentum the other way. In the tail lr falls to
+    `min_lr` / 1000 at the largest momentum. Source: Smith 2018 (arXiv 1803.09820), section 4. The
     paper's cycles fill 83-96 % of the run; 90 % and a linear tail are our choice.
     """
     legs, tail_end = 0.9, 1e-3
@@ -42,13 +42,13 @@ def paper(
 def author(
     progress: float, min_lr: float, max_lr: float, min_momentum: float, max_momentum: float
 ) -> Rates:
-    """Return the 1cycle of the author's own Caffe runs: the falling leg goes on towards zero.
+    """Return the 1cycle of the author's own Caffe runs: the falling leg continues towards zero.
 
     Two legs of equal length T in 90 % of the run. lr: `min_lr` -> `max_lr`, then
-    max(`max_lr` (2 - t/T), `min_lr` / 1000), and that floor until the end. Momentum: the other way
+    max(`max_lr` (2 - t/T), `min_lr` / 1000), and this floor until the end. Momentum: the other way
     over the two legs, then the start of a second cycle of half the amplitude. Source: the solver
-    logs in github.com/lnsmith54/hyperParam1 (lr policy "1cycle"; legs fill 86 and 92 % there; the
-    code itself was not published). 90 % is our choice, so that it compares with `paper`.
+    logs in github.com/lnsmith54/hyperParam1 (lr policy "1cycle"; the legs fill 86 and 92 % there;
+    the code was not published). 90 % is our choice, to compare with `paper`.
     """
     leg = 2 * progress / 0.9  # 0 -> 1 up, 1 -> 2 down, beyond 2 the tail
     lr = min_lr + leg * (max_lr - min_lr) if leg <= 1 else max(max_lr * (2 - leg), min_lr / 1000)
@@ -78,7 +78,7 @@ def fastai(
 ) -> Rates:
     """Return fastai's `fit_one_cycle`: cosine legs, peak at 25 %, start max/25, end max/1e5.
 
-    `min_lr` plays no part. Source: fastai `callback/schedule.py`.
+    `min_lr` is not used. Source: fastai `callback/schedule.py`.
     """
     return _one_cycle_cosine(
         progress, 0.25, (max_lr / 25, max_lr, max_lr / 1e5), (max_momentum, min_momentum)
@@ -90,7 +90,7 @@ def torch(
 ) -> Rates:
     """Return `torch.optim.lr_scheduler.OneCycleLR` with its defaults: cosine, peak at 30 %.
 
-    lr starts at max/25 and ends at 1e-4 of that; `min_lr` plays no part.
+    lr starts at max/25 and ends at 1e-4 of that; `min_lr` is not used.
     """
     return _one_cycle_cosine(
         progress, 0.3, (max_lr / 25, max_lr, max_lr / 25e4), (max_momentum, min_momentum)
@@ -102,12 +102,12 @@ def linear(
 ) -> Rates:
     """Return linear decay of lr to zero after a linear warm-up over 5 % of the run.
 
-    Momentum stays at `max_momentum`; `min_lr` and `min_momentum` play no part. Source: the budgeted
-    linear schedule of Li et al. 2020 (arXiv 1905.04753), with warm-up (ours).
+    Momentum stays at `max_momentum`; `min_lr` and `min_momentum` are not used. Source: the budgeted
+    linear schedule of Li et al. 2020 (arXiv 1905.04753); the warm-up is ours.
     """
     warm_up = 0.05
     height = progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
-    return Rates(max_lr * max(height, 1e-3), max_momentum)  # 1e-3: a first step of 0 is wasted
+    return Rates(max_lr * max(height, 1e-3), max_momentum)  # 1e-3: a first step at lr 0 is wasted
 
 
 def constant(
@@ -154,9 +154,18 @@ CYCLED = frozenset({"paper", "author", "fastai", "torch"})
 
 @dataclass(frozen=True)
 class Schedule:
-    """A named variant with its bounds: `at(progress)` gives the rates.
+    """A named schedule with its bounds: `at(progress)` returns lr and momentum.
 
-    Raises ValueError for an unknown name, for NaN and for bounds out of order.
+    Args:
+        name: "paper", "author", "fastai", "torch", "linear" or "constant"; for range tests
+            "range_test" or "exponential_ramp".
+        min_lr: Lowest learning rate of the cycle, per step.
+        max_lr: Highest learning rate, per step.
+        min_momentum: Momentum where lr is highest, if the schedule cycles it.
+        max_momentum: Momentum where lr is lowest, or throughout.
+
+    Raises:
+        ValueError: An unknown name, NaN, or bounds out of order.
 
     >>> cycle = Schedule("paper", min_lr=0.01, max_lr=0.1, min_momentum=0.85, max_momentum=0.95)
     >>> lr, momentum = cycle.at(0.45)  # lr peaks where momentum is lowest
@@ -176,7 +185,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.name not in VARIANTS:
             raise ValueError(f"unknown schedule {self.name!r}, choose one of {', '.join(VARIANTS)}")
-        if not 0 < self.min_lr <= self.max_lr < inf:  # this way round, so that NaN is refused too
+        if not 0 < self.min_lr <= self.max_lr < inf:  # written so that NaN is refused too
             raise ValueError(f"need 0 < min_lr <= max_lr < inf, got {self.min_lr}, {self.max_lr}")
         if not 0 <= self.min_momentum <= self.max_momentum < 1:
             raise ValueError(
@@ -185,7 +194,17 @@ class Schedule:
             )
 
     def at(self, progress: float) -> Rates:
-        """Return lr and momentum at `progress`, the fraction of the run done, in [0, 1]."""
+        """Return lr and momentum at `progress`.
+
+        Args:
+            progress: The fraction of the run done, in [0, 1].
+
+        Returns:
+            `Rates`, a named tuple (lr, momentum).
+
+        Raises:
+            ValueError: `progress` is outside [0, 1] or NaN.
+        """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be a fraction in [0, 1], got {progress=}")
         return VARIANTS[self.name](
@@ -193,5 +212,5 @@ class Schedule:
         )
 
     def spec(self) -> dict[str, Any]:
-        """Return name and bounds as plain values."""
+        """Return name and bounds as a dict."""
         return dict(vars(self))

@@ -1,4 +1,4 @@
-"""Fakes and conformance suites: for our tests, and for those of user-made stages."""
+"""Fakes and a conformance suite, for our tests and for tests of your own stages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from orchestrator.stages.stage import Stage, walk
 
 
 class FakeSession:
-    """A session without Optuna: keeps points, checkpoint and model in memory.
+    """A session without Optuna that keeps points, checkpoint and model in memory.
 
-    `checkpoint`: what the run finds, None: it starts at its beginning. `stop` is raised at the
-    point `stop_at` (counted from 1), None: never. `prunes`: a loss that is not finite ends the run,
-    as a pruner would.
+    Args:
+        run: The run.
+        checkpoint: The checkpoint that `load` returns. None: the run starts from the beginning.
+        stop_at: The point, counted from 1, at which `stop` is raised. None: never.
+        stop: The exception to raise. None: a `StopRun` that prunes the run.
+        prunes: Whether a loss that is not finite prunes the run.
     """
 
     def __init__(
@@ -29,14 +32,21 @@ class FakeSession:
     ) -> None:
         self.run = run
         self.stop_at = stop_at
-        self.stop = stop or StopRun("told to", pruned=True)
+        self.stop = stop or StopRun("stop_at", pruned=True)
         self.prunes = prunes
         self.points: list[Point] = []
         self.checkpoint = checkpoint
         self.model: bytes | None = None
 
     def report(self, point: Point) -> None:
-        """Keep a point; stop where told to, or where the run's own rule says so."""
+        """Keep a point.
+
+        Args:
+            point: The measurement.
+
+        Raises:
+            StopRun: The run ends at `stop_at`, by its own stop rule, or by `prunes`.
+        """
         self.points.append(point)
         if self.run.stopped_by(point.held_out_loss):
             raise StopRun("stop rule", pruned=False)
@@ -46,7 +56,11 @@ class FakeSession:
             raise StopRun("not finite", pruned=True)
 
     def save(self, state: bytes) -> None:
-        """Keep a checkpoint."""
+        """Keep a checkpoint.
+
+        Args:
+            state: The checkpoint.
+        """
         self.checkpoint = state
 
     def load(self) -> bytes | None:
@@ -54,12 +68,24 @@ class FakeSession:
         return self.checkpoint
 
     def save_model(self, state: bytes) -> None:
-        """Keep the model."""
+        """Keep the model.
+
+        Args:
+            state: The model.
+        """
         self.model = state
 
 
 def execute(objective: Objective, run: Run) -> Outcome:
-    """Do one run without a study around it and return its outcome."""
+    """Do one run without a study.
+
+    Args:
+        objective: What trains the run.
+        run: The run.
+
+    Returns:
+        Its outcome. A loss that is not finite prunes the run.
+    """
     session = FakeSession(run, prunes=True)
     key = run.key(objective.context(run))
     try:
@@ -72,29 +98,45 @@ def execute(objective: Objective, run: Run) -> Outcome:
 def replay(
     stage: Stage, recipe: Recipe, objective: Objective
 ) -> tuple[Decision, tuple[Outcome, ...]]:
-    """Run a stage to its decision without a study around it (see `stages.stage.walk`)."""
+    """Run a stage to its decision without a study.
+
+    Args:
+        stage: The stage.
+        recipe: The recipe that it starts from.
+        objective: What trains its runs.
+
+    Returns:
+        The decision, and the outcomes of all runs in the order proposed.
+
+    Raises:
+        RuntimeError: The stage proposes a run twice, sets a field that is not in its `gives`, or
+            never decides.
+    """
     return walk(stage, recipe, lambda runs: [execute(objective, run) for run in runs])
 
 
 class StageConformance:
-    """Inherit this in a test class and give `make` and `recipe`: the promises of every stage."""
+    """Tests that every stage must pass: inherit in a test class and define `make`.
+
+    Define `recipe` and `objective` too where the defaults do not fit.
+    """
 
     def make(self) -> Stage:
         """Return the stage under test."""
         raise NotImplementedError
 
     def recipe(self) -> Recipe:
-        """Return a recipe it can start from."""
+        """Return a recipe that the stage can start from."""
         return Recipe(max_lr=0.1, min_lr=0.01)
 
     def objective(self) -> Objective:
-        """Return the objective to run it on."""
+        """Return the objective that trains its runs."""
         from orchestrator.objectives.quadratic import QuadraticObjective
 
         return QuadraticObjective()
 
     def test_comes_to_a_decision_that_sets_only_what_it_gives(self) -> None:
-        """The loop ends, and the decision touches no field that the stage does not announce."""
+        """The loop ends, and the decision sets no field that is not in `gives`."""
         stage = self.make()
         decision, _ = replay(stage, self.recipe(), self.objective())
         assert decision.stage == stage.name

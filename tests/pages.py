@@ -6,7 +6,8 @@
 | `console` | runs what follows `$ `; the lines below it must be in the output |
 | `python`, `yaml`, `toml` | written to the file that its first comment names, as in `# mynet.py` |
 | `python` without a name | all of a page are one script, run after the last of them |
-| `text` | is only looked at |
+| `pycon` | is an example of a docstring, which tests/test_api.py runs |
+| `text` | is not run |
 
 A comment in the line above says why a block is not run, `<!-- not run: installs packages -->`, or
 that it takes long, `<!-- slow -->` (`<!-- slow: uses ... -->`: and needs what came before it).
@@ -20,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("sh", "console", "python", "yaml", "toml", "text")
+LANGUAGES = ("sh", "console", "python", "yaml", "toml", "pycon", "text")
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>.*?) -->\n)?^```(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", re.M
 )

@@ -61,7 +61,10 @@ def test_a_config_or_a_mapping_is_a_study_too() -> None:
         ({"study": "nope"}, "Could not find 'study/nope'"),
         ({"study": "quadratic", "overrides": ["sed=1"]}, "sed: unknown key"),
         ({"config": {"seed": "x"}}, "seed: 'x' is not allowed"),
-        ({"study": "quadratic", "overrides": ["dry_run=true"]}, "plan_study makes the plan"),
+        (
+            {"study": "quadratic", "overrides": ["dry_run=true"]},
+            "call orchestrator.plan.plan_study",
+        ),
     ],
 )
 def test_a_wrong_request_raises(arguments: dict[str, Any], line: str, here: Path) -> None:

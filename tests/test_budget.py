@@ -12,7 +12,6 @@ import pytest
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import Budget, OutOfTime
 from orchestrator.plan.estimate import Range
 from orchestrator.plan.pace import TELL_AFTER, Pace
@@ -22,6 +21,7 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.final import Final
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.stage import Stage, cycle
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study.results import Earlier, earlier
 from orchestrator.study.walk import run_study
 from orchestrator.testing import execute
@@ -33,6 +33,7 @@ PLAN = ["lr_range", "weight_decay", "final"]
 def a_study(max_seconds: float | None, **changes: Any) -> tuple[StudyRecord, str]:
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "objective": {"name": "quadratic"},
         "tracking": {"name": "none"},
         "plan": PLAN,

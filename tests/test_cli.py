@@ -187,8 +187,8 @@ WRONG = [
     ("lisst", "did you mean list?"),
     ("show", "show: the command is: python -m orchestrator show NAME"),
     ("plan=[", "cannot read plan=["),
-    ("plan.0=x", "plan.0: 'x' is not allowed: must be one of lr_range"),
-    ("~plan.0", "cannot compose ~plan.0: list indices must be integers"),
+    ("plan.0=x", "plan: {'0': 'x'} is not allowed: must be a list in square brackets"),
+    ("~plan.0", "Could not delete from config. 'plan.0' does not exist."),
     ("seed=${nope}", "Interpolation key 'nope' not found"),
     ("stages.momentum.candidates=[]", "stages.momentum.candidates: [] is not allowed: must be a"),
     ("stages.momentum.candidates=[1]", "stages.momentum.candidates.0: 1 is not allowed: must be"),
@@ -292,7 +292,7 @@ def test_ctrl_c_while_starting_says_how_to_go_on(
 
     monkeypatch.setattr(walk, "run_study", run_study)
     assert cli.run(["+study=quadratic"]) == 130
-    assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "interrupted: run the same command to resume\n"
 
 
 def test_a_stray_module_in_the_working_folder_shadows_nothing(here: Path) -> None:
@@ -340,7 +340,7 @@ def test_what_is_registered_for_the_exit_still_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("orchestrator finds")
-    assert done.stdout.endswith("again to go on).\nat exit\n")
+    assert done.stdout.endswith("to resume).\nat exit\n")
 
 
 def test_a_thread_that_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,12 +182,12 @@ def test_init_writes_a_study_that_runs_at_once(
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("digits", "one of ours has this name"),
+        ("digits", "a built-in study has this name"),
         ("random", "a Python module has this name already"),
         ("numpy", "a Python module has this name already"),
-        ("my-study", "must be small letters, digits and _"),
-        ("1", "must be small letters, digits and _, beginning with a letter"),
-        ("../x", "must be small letters, digits and _"),
+        ("my-study", "must be lower-case letters, digits and _"),
+        ("1", "must be lower-case letters, digits and _, beginning with a letter"),
+        ("../x", "must be lower-case letters, digits and _"),
     ],
 )
 def test_init_refuses_names_that_cannot_work(

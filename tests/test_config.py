@@ -14,8 +14,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages import STAGES
+from orchestrator.stages.expected.fields import WeightDecayChoice
 from orchestrator.stages.stage import Stage, option
-from orchestrator.stages.weight_decay import WeightDecay
 
 FACTS = Facts(
     train_examples=1000, held_out_examples=200, chance_loss=2.3, final_epochs=4, dropout=0.2
@@ -83,13 +83,13 @@ def test_an_empty_config_is_complete() -> None:
     """Without a single key there is a plan with a stage for each of its names."""
     config = Config.from_mapping({})
     assert set(config.plan) <= set(config.stages)
-    assert build.recipe(config) == Recipe()
+    assert build.recipe(config, FACTS) == Recipe()
 
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_every_stage_builds_from_its_own_defaults(kind: str) -> None:
     """A built-in stage that the config does not mention equals the class called without options."""
-    config = Config.from_mapping({"plan": [kind], "recipe": {"max_lr": 0.1}})
+    config = Config.from_mapping({"effort": "thorough", "plan": [kind], "recipe": {"max_lr": 0.1}})
     assert build.stages(config, FACTS) == [STAGES[kind](name=kind, facts=FACTS)]
 
 
@@ -134,13 +134,13 @@ def test_a_stage_can_be_repeated_under_another_name() -> None:
 def test_schedule_and_optimizer_become_part_of_the_recipe() -> None:
     """Their names are in the recipe from the start."""
     config = Config.from_mapping({"schedule": {"name": "linear"}, "recipe": {"max_lr": 1}})
-    assert build.recipe(config) == Recipe(max_lr=1.0, schedule="linear")
+    assert build.recipe(config, FACTS) == Recipe(max_lr=1.0, schedule="linear")
 
 
 def test_whole_numbers_serve_as_rates() -> None:
     """YAML reads 0 as an integer; a rate made of it is a float all the same."""
     config = Config.from_mapping({"recipe": {"weight_decay": 0, "max_lr": 1, "batch_size": 1e2}})
-    values = build.recipe(config).values()
+    values = build.recipe(config, FACTS).values()
     assert (
         repr((values["weight_decay"], values["max_lr"], values["batch_size"])) == "(0.0, 1.0, 100)"
     )
@@ -213,7 +213,7 @@ def test_a_users_stage_needs_not_be_a_dataclass() -> None:
         ({"rates": [float("nan")]}, "rates.0: nan is not allowed: must be a finite number"),
         (
             {"rates": [0.5, 0.5]},
-            "rates: [0.5, 0.5] is not allowed: must hold each value once, 0.5 stands there twice",
+            "rates: [0.5, 0.5] is not allowed: must contain each value once, 0.5 is there twice",
         ),
         ({"sizes": [64, 0.5]}, "sizes.1: 0.5 is not allowed: must be a whole number"),
         ({"sizes": [0]}, "sizes.0: 0 is not allowed: must be at least 1"),
@@ -240,7 +240,7 @@ def test_each_wrong_option_is_one_line(options: dict[str, Any], line: str) -> No
         ("nowhere.Stage", "nowhere.Stage: there is no module nowhere in the working folder"),
         ("os.system", "os.system is not allowed"),
         (f"{__name__}.FACTS", f"{__name__}.FACTS is a Facts, not a class or function"),
-        ("orchestrator.recipe.Facts", "orchestrator.recipe.Facts is no stage: it needs propose"),
+        ("orchestrator.recipe.Facts", "orchestrator.recipe.Facts is not a stage: it needs propose"),
         (f"{__name__}.Silen", f"{__name__}.Silen: {__name__} has no Silen, did you mean Silent"),
     ],
 )
@@ -291,11 +291,11 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ),
         (
             {"data": {"train_examples": 1400, "held_out_examples": 100}},
-            "data.train_examples: 1400 is not allowed: must be at most 1338, for there are 1438 to",
+            "data.train_examples: 1400 is not allowed: must be at most 1338, since there are 1438",
         ),
         (
             {"data": {"held_out_examples": 99999}},
-            "data.held_out_examples: 99999 is not allowed: must be at most 1437, for there are",
+            "data.held_out_examples: 99999 is not allowed: must be at most 1437, since there are",
         ),
         ({"data": {"name": "mnist"}}, "data.name: 'mnist' is not allowed: must be one of digits, "),
         ({"seed": "abc"}, "seed: 'abc' is not allowed: must be a whole number"),
@@ -317,18 +317,18 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         ({"plan": "final"}, "plan: 'final' is not allowed: must be a list in square brackets"),
         (
             {"plan": ["lr_rang"]},
-            "plan.0: 'lr_rang' is not allowed: must be one of lr_range, momentum, weight_decay,"
-            " dropout, batch_size, lr_check, final; did you mean lr_range?",
+            "plan.0: 'lr_rang' is not allowed: must be one of lr_range, first_run, momentum,"
+            " weight_decay, dropout, batch_size, lr_check, final; did you mean lr_range",
         ),
         (
             {"plan": ["lr_range", "lr_range"]},
-            "plan.1: 'lr_range' is not allowed: it stands there already; for a repeat add an entry"
-            " such as stages.lr_range_again: {kind: lr_range}",
+            "plan.1: 'lr_range' is not allowed: it is planned already; to repeat it, add"
+            " an entry such as stages.lr_range_again: {kind: lr_range}",
         ),
         (
             {"plan": ["momentum"]},
-            "plan: stage momentum needs max_lr, which nothing gives: set recipe.max_lr, or plan a"
-            " stage before it that gives max_lr (lr_range)",
+            "plan: stage momentum needs max_lr, which nothing sets: set recipe.max_lr, or plan a"
+            " stage before it that sets max_lr (lr_range)",
         ),
         (
             {"plan": ["lr_range", "final", "momentum"]},
@@ -355,11 +355,11 @@ def test_a_target_that_is_no_stage_is_one_line(target: str, line: str) -> None:
         (
             {"model": {"_target_": f"{__name__}.Plain", "width": 2}},
             f"model._target_: {__name__}.Plain takes no argument width: it takes name, facts,"
-            " depth (if a study gave it: ~model.width)",
+            " depth (to remove one that a study sets: ~model.width)",
         ),
         (
             {"sed": 1},
-            "sed: unknown key: must be one of study_name, plan, stages, recipe, data, mod",
+            "sed: unknown key: must be one of study_name, effort, plan, rate, stages",
         ),
     ],
 )
@@ -462,8 +462,8 @@ def test_weight_decay_has_presets() -> None:
         | {"stages": {"weight_decay": {"preset": "shallow"}}}
     )
     (stage,) = build.stages(config, FACTS)
-    assert isinstance(stage, WeightDecay)
-    assert stage.grid(Recipe()) == [1e-2, 1e-3, 1e-4]
+    assert isinstance(stage, WeightDecayChoice)
+    assert stage.candidates == (1e-2, 1e-3, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -481,4 +481,4 @@ def test_a_key_that_was_renamed_is_refused_with_its_new_name(
     """One line with the name to write now."""
     with pytest.raises(ConfigError) as caught:
         Config.from_mapping({"stages": {stage: {old: 0.5}}})
-    assert caught.value.lines == [f"stages.{stage}.{old}: unknown key: it is called {new} now"]
+    assert caught.value.lines == [f"stages.{stage}.{old}: unknown key: it is now {new}"]

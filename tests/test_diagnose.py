@@ -97,15 +97,15 @@ def told(network: nn.Module, x: Tensor = X, y: Tensor = Y, loss: Any = LOSS) -> 
         (lambda: told(mlp(), torch.ones(N, 6)), "all inputs of a batch are the same"),
         (lambda: told(Dead()), "the model gives the same outputs for all inputs"),
         (lambda: told(Blind()), "the model gives the same outputs for all inputs"),
-        (lambda: told(Softmaxed()), "no gradient comes back to the weights"),
+        (lambda: told(Softmaxed()), "the weights get no gradient"),
         (lambda: told(Faint()), "in 50 steps on 64 examples the loss fell by"),
         (
             lambda: told(mlp(512), y=SHUFFLED),
-            "the held-out loss no more than with shuffled targets: do inputs and targets belong",
+            "the held-out loss no more than with shuffled targets: are inputs and targets in",
         ),
         (
             lambda: told(mlp(outputs=1), y=1e4 + X[:, :1], loss=nn.MSELoss()),
-            "the targets lie around 1e+04 (standard deviation ",
+            "the targets are around 1e+04 (standard deviation ",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_the_range_test_names_it() -> None:
     found = lr_range_test(model, LOSS, loader(SHUFFLED), (X[200:], SHUFFLED[200:]), steps=40)
     assert not found.answered
     assert found.reason.startswith("no answer: the ramps fell too little, by")
-    assert "do inputs and targets belong together" in found.reason
+    assert "are inputs and targets in the same order" in found.reason
     assert found.reason.endswith("in the same order? If so, allow more steps")
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
@@ -175,6 +175,7 @@ def test_a_study_names_it(here: Path, without_figures: None) -> None:
     """Where its range test has no answer."""
     record = run_study(
         {
+            "effort": "thorough",
             "data": {"_target_": f"{__name__}.noise"},
             "model": {"name": "mlp", "width": 4},
             "plan": ["lr_range", "final"],
@@ -185,6 +186,6 @@ def test_a_study_names_it(here: Path, without_figures: None) -> None:
         }
     )
     assert record.status == "undecided"
-    assert "do inputs and targets belong together, in the same order?" in record.reason
+    assert "are inputs and targets in the same order?" in record.reason
     assert "in the same order? If so, allow more steps (max_steps, share)" in record.reason
     assert np.isfinite(record.total_seconds)

@@ -1,6 +1,8 @@
 """The pages for people: what they say is what the program does."""
 
+import dataclasses
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -10,22 +12,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, links
 
+import orchestrator
 from orchestrator import __main__ as cli
 from orchestrator.config import choices, schema
 from orchestrator.config.compose import compose, parse
 from orchestrator.config.options import options_of
 from orchestrator.stages import STAGES
 
-# --- the reference of the config
+
+def _named(path: Path) -> str:
+    return path.name
 
 
-def _generator():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+# --- the references of the config and of the API
+
+
+def _generator(name: str = "generate"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -36,6 +45,39 @@ def _generator():
 def test_the_reference_of_the_config_is_what_the_schema_says() -> None:
     """docs/config.md is as `make docs` writes it."""
     assert (ROOT / "docs/config.md").read_text("utf-8") == _generator().page()
+
+
+API = _generator("api_page")
+DOCUMENTED = [thing for group in API.GROUPS.values() for thing in group]
+
+
+def test_the_reference_of_the_api_is_what_the_docstrings_say() -> None:
+    """docs/api.md is as `make docs` writes it, and has every public name."""
+    assert (ROOT / "docs/api.md").read_text("utf-8") == API.page()
+    assert {name for name in dir(orchestrator) if name in orchestrator._HOMES} <= {
+        thing.__name__ for thing in DOCUMENTED
+    }
+
+
+@pytest.mark.parametrize("thing", DOCUMENTED, ids=lambda thing: thing.__name__)
+def test_a_public_docstring_names_every_parameter_and_result(thing: Any) -> None:
+    """Args has the parameters of the signature in their order, Attributes the fields of a value.
+
+    What a function returns is in Returns, or in a first sentence that begins with "Return".
+    """
+    parts = API.sections(thing)
+    functions = [thing] if inspect.isfunction(thing) or "Args" in parts else []
+    if inspect.isclass(thing):
+        functions += [made for _, made in API.members(thing) if inspect.isfunction(made)]
+    for function in functions:
+        signature, own = inspect.signature(function), API.sections(function)
+        names = [name for name in signature.parameters if name not in ("self", "cls")]
+        assert list(API.items(own.get("Args", ""))) == names, function
+        if inspect.isfunction(function) and signature.return_annotation != "None":
+            assert "Returns" in own or own[""].startswith("Return "), function
+    if "Args" not in parts and "Attributes" in parts and dataclasses.is_dataclass(thing):
+        fields = [field.name for field in dataclasses.fields(thing)]
+        assert list(API.items(parts["Attributes"])) == fields
 
 
 @pytest.mark.parametrize("key", ["", *choices.SECTIONS, *STAGES])
@@ -52,11 +94,36 @@ def test_every_setting_has_a_meaning(key: str) -> None:
         assert not missing, model
 
 
+# --- the table of files in docs/design.md
+
+
+def _table() -> dict[str, str]:
+    """Return the rows of "Which file for what": the text by file or folder."""
+    section = (ROOT / "docs/design.md").read_text("utf-8").split("## Which file for what")[1]
+    return dict(re.findall(r"^\| `(\S+)` \| (.+) \|$", section.split("\n## ")[0], re.M))
+
+
+PACKAGE = ROOT / "orchestrator"
+FOLDERS = sorted({file.parent for file in PACKAGE.rglob("*.py")} - {PACKAGE})
+
+
+def test_the_table_of_files_has_every_file_and_folder() -> None:
+    """Its rows are the modules at the top level and the folders with modules, no others."""
+    folders = {f"{folder.relative_to(PACKAGE).as_posix()}/" for folder in FOLDERS}
+    assert set(_table()) == folders | {file.name for file in PACKAGE.glob("*.py")}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_named)
+def test_the_table_of_files_names_every_file_of_a_folder(folder: Path) -> None:
+    """Each module once, and no module that is not there; an `__init__.py` may be left out."""
+    row = _table()[f"{folder.relative_to(PACKAGE).as_posix()}/"]
+    named = re.findall(r"`(\w+\.py)`", row)
+    files = {file.name for file in folder.glob("*.py")}
+    assert sorted(set(named)) == sorted(named)
+    assert files - {"__init__.py"} <= set(named) <= files
+
+
 # --- what the pages tell to do
-
-
-def _named(page: Path) -> str:
-    return page.name
 
 
 def _run(command: str, where: Path, ends_well: bool = True) -> str:

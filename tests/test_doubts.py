@@ -16,9 +16,9 @@ from tests.trainings import objective
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 8)).astype("float32")
-HIDDEN = " are not trained, since torch does not see them there: nn.ModuleList"
-RANDOM = "The network gives other scores for the same inputs in eval mode: something in it is"
-OTHER = "The network is another one each time it is made"
+HIDDEN = " are not trained, since torch does not find them there: use nn.ModuleList"
+RANDOM = "The network returns different scores for the same inputs in eval mode: it is random"
+OTHER = "The network differs each time it is made"
 
 
 def features() -> Any:

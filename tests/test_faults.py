@@ -38,13 +38,13 @@ from orchestrator.executors import job
 from orchestrator.executors import session as sessions
 from orchestrator.objectives import Description, Session
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.record import StudyRecord
 from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.storage import backend
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study import lock
 from orchestrator.study.walk import run_study
 from orchestrator.system import files, signals
@@ -68,6 +68,7 @@ def a_study(**changes: Any) -> StudyRecord:
     """Run a short study on the quadratic objective."""
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "plan": ["momentum", "final"],
         "recipe": {"max_lr": 0.05},
         "objective": {"name": "quadratic", "train_examples": 300},
@@ -304,7 +305,8 @@ def test_a_full_disk_stops_the_study_and_the_same_command_goes_on(tmp_path: Path
     done = command(tmp_path, limit=60_000)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
-    assert "File too large; make room, then the same command goes on" in done.stdout + done.stderr
+    shown = done.stdout + done.stderr
+    assert "File too large; free some disk space, then run the same command to resume" in shown
     again = command(tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     undisturbed = command(tmp_path, "study_name=other")
@@ -342,7 +344,7 @@ def test_a_disk_without_room_stops_the_study_and_room_lets_it_go_on(tmp_path: Pa
     full, again = (tmp_path / f"{name}.txt" for name in ("full", "again"))
     codes = [int((tmp_path / f"{name}.code").read_text()) for name in ("full", "again")]
     assert codes == [1, 0], full.read_text() + again.read_text()
-    assert "No space left on device; make room" in full.read_text()
+    assert "No space left on device; free some disk space" in full.read_text()
     assert "Traceback" not in full.read_text()
     undisturbed = command(tmp_path, "study_name=other")
     assert answer(again.read_text()) == answer(undisturbed.stdout)
@@ -379,7 +381,7 @@ def test_a_full_disk_under_a_checkpoint_is_not_the_runs_fault() -> None:
     made = sessions.TrialSession(
         None, "key", Trial(), None, StudyPaths(Path("/proc/nowhere")), lambda point: None  # type: ignore[arg-type]
     )  # fmt: skip
-    with pytest.raises(StorageError, match="the same command goes on"):
+    with pytest.raises(StorageError, match="run the same command to resume"):
         made.save(b"state")
 
 
@@ -437,7 +439,7 @@ def test_a_storage_that_goes_away_stops_the_study(monkeypatch: pytest.MonkeyPatc
     record = a_study(storage={"name": "url", "url": "sqlite:///trials.db"})
     assert record.status == "failed"
     assert "no such table" in record.reason
-    assert "the same command goes on" in record.reason
+    assert "run the same command to resume" in record.reason
 
 
 def test_a_storage_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -921,7 +923,7 @@ def test_a_tracking_server_killed_in_the_middle_gets_the_rest_the_next_time(
         disturbed(monkeypatch, call)
         record = a_study(tracking=tracking)
     assert record.status == "complete"
-    assert "tracking stopped, the study goes on" in study_log()
+    assert "tracking stopped, the study continues" in study_log()
     before = len(served("select * from runs"))
     keys = {o.key for stage in record.stages for o in stage.outcomes}
     assert 2 < before < len(keys) + 1
@@ -1025,12 +1027,12 @@ GREEDY = """
 
 
 def test_full_disks_are_told_by_their_error_number() -> None:
-    """ENOSPC says to make room; anything else to put it right."""
+    """ENOSPC says to free disk space; anything else to fix it."""
     from orchestrator.errors import storing
 
-    with pytest.raises(StorageError, match="make room"), storing("x"):
+    with pytest.raises(StorageError, match="free some disk space"), storing("x"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(StorageError, match="put that right"), storing("x"):
+    with pytest.raises(StorageError, match="fix this"), storing("x"):
         raise OSError(errno.EIO, "Input/output error")
 
 

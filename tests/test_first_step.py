@@ -205,11 +205,16 @@ def made(data: str, model: OwnConfig, **more: Any) -> TrainingObjective:
             "features",
             my("TwoHeads"),
             {},
-            "model: in training mode it gives a tuple (Tensor, Tensor), in eval mode a tensor: give"
-            " the scores alone, or take a loss of your own, which gets both",
+            "model: in training mode it returns a tuple (Tensor, Tensor), in eval mode a"
+            " tensor: return the scores alone, or use a loss of your own, which gets both",
         ),
-        ("features", my("TwoHeads", how="dict"), {}, "in training mode it gives a dict"),
-        ("features", my("TwoHeads", how="shape"), {}, "in training mode: model: must give one sc"),
+        ("features", my("TwoHeads", how="dict"), {}, "in training mode it returns a dict"),
+        (
+            "features",
+            my("TwoHeads", how="shape"),
+            {},
+            "in training mode: model: must return one sc",
+        ),
         ("features", my("TwoHeads", how="nan"), {}, "in training mode its loss is nan before any"),
         ("features", my("TwoHeads", how="raises"), {}, "a training step on 2 examples raised Runt"),
         ("features", my("TwoHeads", how="backward"), {}, "raised NotImplementedError: no gradient"),
@@ -217,7 +222,7 @@ def made(data: str, model: OwnConfig, **more: Any) -> TrainingObjective:
             "features",
             my("Stateful"),
             {},
-            ": it keeps what it computed in the step before, which is to be kept by .detach()",
+            ": it keeps tensors of the step before: .detach() them",
         ),
         ("features", my("OfType", kind="bfloat16"), {}, "; inputs come as float32, and its weigh"),
         ("features", my("OfType", kind="float64"), {}, "weights are torch.float64: leave them flo"),
@@ -264,7 +269,7 @@ def test_a_dry_run_tells_it_too(here: Any) -> None:
         "data": {"_target_": f"{__name__}.features"},
         "model": {"_target_": f"{__name__}.TwoHeads"},
     }
-    with pytest.raises(ConfigError, match="in training mode it gives a tuple"):
+    with pytest.raises(ConfigError, match="in training mode it returns a tuple"):
         plan_study(Config.from_mapping(config))
 
 

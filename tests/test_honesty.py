@@ -13,7 +13,7 @@ from records import study as a_record
 
 from orchestrator import __main__ as cli
 from orchestrator.config.schema import Config
-from orchestrator.numbers import rate
+from orchestrator.figures.numbers import rate
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.record import StudyRecord
 from orchestrator.report.html import render
@@ -59,7 +59,8 @@ class Told(NamedTuple):
 
 def told(**changes: Any) -> Told:
     """Run a study on the fake objective with MLflow in the working folder, and read all four."""
-    mapping = {"study_name": "s", "objective": {"name": "quadratic"}, **changes}
+    base = {"study_name": "s", "effort": "thorough", "objective": {"name": "quadratic"}}
+    mapping = {**base, **changes}
     stream = io.StringIO()
     record = run_study(Config.from_mapping(mapping), Terminal(stream=stream))
     folder = Path("runs/s")

@@ -11,9 +11,9 @@ from test_inline import Nobody, a_run
 from orchestrator.executors.idle import IdleWait, use_of_gpu
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.storage.backend import open_storage
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system import host
 
 
@@ -56,7 +56,7 @@ def test_a_busy_machine_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine(0.5, 0.5, 0.5, 0.0)
     assert machine.idle().wait("trial")
     assert machine.slept == 4
-    assert "trial: waits until the machine is idle (other programs take 50 %" in caplog.text
+    assert "trial: waits until the machine is idle (other programs use 50 %" in caplog.text
     assert "30 s at most (executor.wait_seconds)" in caplog.text
     assert "trial: the machine is idle after 3 s" in caplog.text
 
@@ -83,7 +83,7 @@ def test_it_is_given_up_after_half_a_minute_once_for_all(
     idle = machine.idle()
     assert not idle.wait("first")
     assert machine.slept == 31
-    assert "first: the machine is not idle (other programs take 90 %" in caplog.text
+    assert "first: the machine is not idle (other programs use 90 %" in caplog.text
     assert not idle.wait("second")
     assert not idle.wait("third")
     assert machine.slept == 33
@@ -109,7 +109,7 @@ def test_a_gpu_that_others_use_is_waited_for(caplog: pytest.LogCaptureFixture) -
     machine, uses = Machine(0.0), iter([0.9, 0.3, 0.0, 0.0])
     idle = IdleWait(lambda: machine.now, machine.sleep, gpu=lambda: next(uses))
     assert idle.wait("trial")
-    assert "other programs take 90 % of its processors or its GPU" in caplog.text
+    assert "other programs use 90 % of its processors or its GPU" in caplog.text
     assert machine.slept == 3
     machine.sleep(5)
     assert idle.wait("trial")

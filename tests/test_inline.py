@@ -16,10 +16,10 @@ from orchestrator.curve import Outcome, Point, Result
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives import Session
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 
 
 class Nobody:

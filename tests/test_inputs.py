@@ -296,7 +296,7 @@ HIDDEN = np.ma.array(PLAIN, mask=PLAIN > 3)
         (HIDDEN, "x_train: has masked values: fill them in"),
         (
             pd.DataFrame({"age": PLAIN[:, 0], "city": ["Rome"] * N}),
-            "columns city hold no numbers: encode them, or leave them out",
+            "columns city are not numbers: encode them, or remove them",
         ),
         (
             [np.zeros(10), np.zeros(12)] * (N // 2),
@@ -304,14 +304,17 @@ HIDDEN = np.ma.array(PLAIN, mask=PLAIN > 3)
         ),
         (
             np.array(["2025-01-01"] * N, "M8[D]")[:, None],
-            "x_train: not an array of numbers: it hold",
+            "x_train: not an array of numbers: it has",
         ),
-        (csr_matrix((N, 10**7)), "x_train: sparse, and 6,000,000,000 numbers when it is not"),
+        (
+            csr_matrix((N, 10**7)),
+            "x_train: sparse, and too large as a dense array (6,000,000,000 numbers)",
+        ),
         (PLAIN.astype(complex), "give real and imaginary parts as two channels"),
         (np.zeros((N, 1, 2, 2, 2, 2)), "x_train: need volumes (n, c, d, h, w), images (n, c, h"),
-        ([f"text {i}" for i in range(N)], "it holds texts: give numbers, tokens (n, length) for"),
-        ((PLAIN, PLAIN[:, :1]), "x_train: must be one array, got 2 values (ndarray, ndarray): giv"),
-        ({"a": PLAIN, "b": PLAIN}, "x_train: must be one array, got a dict with keys a, b: give"),
+        ([f"text {i}" for i in range(N)], "it holds texts: give numbers, for example tokens"),
+        ((PLAIN, PLAIN[:, :1]), "x_train: must be one array, got 2 values (ndarray, ndarray): ret"),
+        ({"a": PLAIN, "b": PLAIN}, "x_train: must be one array, got a dict with keys a, b: return"),
     ],
 )
 def test_what_holds_no_plain_numbers_is_refused_with_a_cure(x: Any, line: str) -> None:
@@ -326,7 +329,7 @@ def test_columns_in_another_order_are_refused() -> None:
     frame = pd.DataFrame(PLAIN, columns=["a", "b"])
     loaded(frame, x_test=frame[:60])
     line = one_line(lambda: loaded(frame, x_test=frame[["b", "a"]][:60]))
-    assert line.startswith("x_test: its columns stand in another order than those of x_train: x_t")
+    assert line.startswith("x_test: its columns are in another order than those of x_train: x_t")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -334,7 +337,9 @@ def test_a_nested_tensor_is_refused_with_the_cure() -> None:
     """Its examples differ in length."""
     x = torch.nested.nested_tensor([torch.zeros(5 + i % 3) for i in range(N)])
     line = one_line(lambda: loaded(x, x_test=PLAIN[:60]))
-    assert line.startswith("x_train: its examples differ in length: torch.nested.to_padded_tensor")
+    assert line.startswith(
+        "x_train: its examples differ in length: use torch.nested.to_padded_tensor"
+    )
 
 
 # --- rows of Datasets
@@ -387,13 +392,13 @@ WRONG: dict[str, Any] = {
             "train: rows must be (input, target), got a dict with keys pixels, label: return (r",
         ),
         ("three", "train: rows must be (input, target), got 3 values (Tensor, Tensor, Tensor)"),
-        ("loader", "train is a DataLoader: return what it reads, its .dataset"),
-        ("loader of some", "return what it reads, Subset(loader.dataset, list(loader.sampler))"),
+        ("loader", "train is a DataLoader: return its .dataset"),
+        ("loader of some", "return Subset(loader.dataset, list(loader.sampler))"),
         ("stream", "train is a stream (Stream), which has no length: return list() of it"),
         ("raises", "train[0] raised KeyError: 'lable' (test_inputs.py, line "),
         (
             "two inputs",
-            "inputs must be arrays or tensors, got a dict with keys left, right: give one array",
+            "inputs must be arrays or tensors, got a dict with keys left, right: return one array",
         ),
         (
             "unequal",
@@ -401,7 +406,7 @@ WRONG: dict[str, Any] = {
         ),
         ("bare", "rows must be (input, target), got Tensor of shape (2,)"),
         ("none", "inputs must be arrays or tensors, got None"),
-        ("two targets", "train: targets must be arrays or tensors, got 2 values (int, float): giv"),
+        ("two targets", "train: targets must be arrays or tensors, got 2 values (int, float): ret"),
         ("packed", "got a PackedSequence: pad sequences to one length, and pack them in the"),
     ],
 )

@@ -14,6 +14,7 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StudyRecord
 from orchestrator.stages import STAGES
+from orchestrator.stages.expected import by_expected_loss
 from orchestrator.stages.stage import walk
 from orchestrator.study.walk import run_study
 from orchestrator.testing import execute
@@ -34,12 +35,28 @@ def blobs(file: Path, order: np.ndarray[Any, Any] | None = None) -> str:
     return str(file)
 
 
-def a_study(name: str, path: str) -> StudyRecord:
+def a_study(name: str, path: str, effort: str) -> StudyRecord:
     """Run all stages on real training of a small network, as small as they get."""
     few = {"seeds": 2, "max_seeds": 3, "horizons": [0.5]}
+    plan = PLAN if effort == "thorough" else [PLAN[0], "first_run", *PLAN[1:]]
+    stages: dict[str, Any] = {
+        "lr_range": {"min_steps": 40, "ramps": 2},
+        "momentum": {"candidates": [0.95, 0.9]},
+        "weight_decay": {"candidates": [1e-2, 1e-3]},
+        "dropout": {"candidates": [0.0, 0.3]},
+        "batch_size": {"candidates": [16, 32]},
+        "lr_check": {},
+        "final": {"epochs": 4, "seeds": 2},
+    }
+    if effort == "thorough":
+        for stage in ("momentum", "weight_decay", "dropout", "lr_check"):
+            stages[stage] |= few
+        stages["batch_size"] |= {"max_seeds": 2}
     config = {
         "study_name": name,
-        "plan": PLAN,
+        "effort": effort,
+        "budget": {"final_runs": None},
+        "plan": plan,
         "data": {"name": "arrays", "path": path},
         "model": {"width": 0.1, "dropout": 0.1},
         "recipe": {"batch_size": 16},
@@ -47,20 +64,15 @@ def a_study(name: str, path: str) -> StudyRecord:
         "quiet": True,
         "threads": 1,
         "device": "cpu",
-        "stages": {
-            "lr_range": {"min_steps": 40, "ramps": 2},
-            "momentum": {**few, "candidates": [0.95, 0.9]},
-            "weight_decay": {**few, "candidates": [1e-2, 1e-3]},
-            "dropout": {**few, "candidates": [0.0, 0.3]},
-            "batch_size": {"candidates": [16, 32], "max_seeds": 2},
-            "lr_check": few,
-            "final": {"epochs": 4, "seeds": 2},
-        },
+        "stages": stages,
     }
     return run_study(Config.from_mapping(config))
 
 
-def test_permuted_test_labels_change_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("effort", ["standard", "thorough"])
+def test_permuted_test_labels_change_no_decision(
+    effort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All stages, real training: decisions and recipe are bit-identical, the test result is not.
 
     The clock is pinned: equal time must mean the same number of steps in both studies.
@@ -72,12 +84,12 @@ def test_permuted_test_labels_change_no_decision(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(DO, "calibrate", pinned)
     monkeypatch.setattr("orchestrator.stages.timed.TimedTrials.on_time", lambda *_: True)
-    ours = a_study("ours", blobs(Path("a.npz")))
+    ours = a_study("ours", blobs(Path("a.npz")), effort)
     order = np.random.default_rng(1).permutation(100)
-    theirs = a_study("theirs", blobs(Path("b.npz"), order))
+    theirs = a_study("theirs", blobs(Path("b.npz"), order), effort)
 
     assert ours.status == theirs.status == "complete"
-    assert [s.decision.stage for s in ours.stages] == PLAN
+    assert [s.decision.stage for s in ours.stages if s.decision.stage != "first_run"] == PLAN
     for mine, other in zip(ours.stages[:-1], theirs.stages[:-1], strict=True):
         assert _unclocked(mine.decision) == _unclocked(other.decision)
         assert [o.key for o in mine.outcomes] == [o.key for o in other.outcomes]
@@ -106,8 +118,11 @@ class Sealed(Result):
         return super().__getattribute__(name)
 
 
+@pytest.mark.parametrize("expected", [False, True], ids=["alone", "expected loss"])
 @pytest.mark.parametrize("kind", STAGES)
-def test_no_stage_reads_test_results_of_runs_that_do_not_open_the_test(kind: str) -> None:
+def test_no_stage_reads_test_results_of_runs_that_do_not_open_the_test(
+    kind: str, expected: bool
+) -> None:
     """Every result but those of the sealed round raises when its test_* is looked at."""
     objective = QuadraticObjective()
     facts = replace(objective.facts, dropout=0.1)
@@ -125,5 +140,7 @@ def test_no_stage_reads_test_results_of_runs_that_do_not_open_the_test(kind: str
         )
 
     stage = STAGES[kind](name=kind, facts=facts)
+    if expected:
+        stage = by_expected_loss(stage, recipe, rate=1e-6)
     decision, _ = walk(stage, recipe, lambda runs: [sealed(run) for run in runs])
     assert decision.answered

@@ -78,7 +78,7 @@ def test_the_same_random_state_gives_the_same_weights() -> None:
     ("config", "shape", "message"),
     [
         (ModelConfig(name="conv3"), (5,), "model.name=conv3: needs images"),
-        (ModelConfig(name="conv3"), (8, 8), r"grey images are to come as \(n, 1, 8, 8\)"),
+        (ModelConfig(name="conv3"), (8, 8), r"give grey images as \(n, 1, 8, 8\)"),
         (ModelConfig(name="resnet18", width=0.5), (3, 8, 8), "model.width=0.5"),
         (ModelConfig(name="resnet56", width=0.01), (3, 8, 8), "model.width=0.01"),
     ],
@@ -156,7 +156,7 @@ def test_the_users_network_gets_what_it_asks_for() -> None:
             r"cannot take inputs \(64,\): KeyError: 'oops' \(test_models.py, line \d+\)$",
         ),
         ("frozen", (1, 8, 8), "no parameters that can be trained"),
-        ("nothing", (1, 8, 8), "gives a str, no nn.Module"),
+        ("nothing", (1, 8, 8), "returns a str, not an nn.Module"),
     ],
 )
 def test_an_unusable_network_is_refused_in_one_line(

@@ -94,7 +94,9 @@ def test_data_that_are_others_at_every_call_are_refused_at_the_next_command(
     """One line that ends in the cure; the answer that is there stays."""
     assert run_study(study("unseeded")).status == "complete"
     before = (here / "runs" / "study" / "summary.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"unseeded: gives other examples at every call, .* seed"):
+    with pytest.raises(
+        ConfigError, match=r"unseeded: returns other examples at every call, .* seed"
+    ):
         run_study(study("unseeded"))
     assert (here / "runs" / "study" / "summary.json").read_bytes() == before
 

@@ -136,9 +136,9 @@ def test_wrong_requests_are_one_line(section: dict[str, Any], line: str) -> None
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        (f"{__name__}.no_optimizer", "gives a int, no Optimizer"),
-        (f"{__name__}.NoDecay", "has no weight_decay, which the recipe is to set"),
-        ("torch.optim.LBFGS", "has no weight_decay, which the recipe is to set"),
+        (f"{__name__}.no_optimizer", "returns a int, not an Optimizer"),
+        (f"{__name__}.NoDecay", "has no weight_decay, which the recipe sets"),
+        ("torch.optim.LBFGS", "has no weight_decay, which the recipe sets"),
     ],
 )
 def test_an_own_optimizer_that_cannot_be_used_is_told_at_the_start(target: str, line: str) -> None:
@@ -162,7 +162,7 @@ def test_the_recipe_brings_the_optimizer_back(
 ) -> None:
     """recipe.yaml has it as it was asked for, without what is SGD's alone."""
     config = Config.from_mapping({"optimizer": section})
-    written = yaml.safe_load(file_of(build.recipe(config)))
+    written = yaml.safe_load(file_of(build.recipe(config, FACTS)))
     assert written["optimizer"] == back
     assert Config.from_mapping({"optimizer": written["optimizer"]}).optimizer == config.optimizer
 
@@ -193,7 +193,7 @@ def test_the_recipe_of_adamw_can_be_composed(here: Path, file_of: Callable[[Reci
     """As a study of Hydra's, over a default that is SGD."""
     from orchestrator.config.compose import compose, parse
 
-    recipe = build.recipe(Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}))
+    recipe = build.recipe(Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}), FACTS)
     (here / "conf/study").mkdir(parents=True)
     (here / "conf/study/mine.yaml").write_text(file_of(recipe))
     composed = compose(parse(["+study=[digits,mine]"]))

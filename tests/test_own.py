@@ -105,9 +105,9 @@ def test_what_could_run_anything_is_refused(target: str) -> None:
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        ("net", "'net' is no name: write package.module.name"),
-        ("a..b", "'a..b' is no name: write package.module.name"),
-        ("os system.x", "'os system.x' is no name: write package.module.name"),
+        ("net", "'net' is not a name: write package.module.name"),
+        ("a..b", "'a..b' is not a name: write package.module.name"),
+        ("os system.x", "'os system.x' is not a name: write package.module.name"),
         (
             "no_such_module.net",
             "no_such_module.net: there is no module no_such_module in the working folder or among"
@@ -166,9 +166,7 @@ def test_unknown_arguments_are_told_before_the_call() -> None:
 
 def test_missing_arguments_are_told_before_the_call() -> None:
     """The line says what is missing and what would have been offered."""
-    with pytest.raises(
-        ConfigError, match=r"net needs width: give it beside _target_ .*num_classes"
-    ):
+    with pytest.raises(ConfigError, match=r"net needs width: add it beside _target_ .*num_classes"):
         user_code.build(config("net"), num_classes=3)
 
 

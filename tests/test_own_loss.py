@@ -162,15 +162,15 @@ def test_a_metric_that_broadcasts_is_refused() -> None:
     [
         (
             my("summed"),
-            "loss test_own_loss.summed: is a sum (twice the examples cost twice as much)",
+            "loss test_own_loss.summed: is a sum (twice as large for twice the examples)",
         ),
         (OwnConfig(_target_="torch.nn.CrossEntropyLoss", reduction="sum"), "is a sum"),
         (OwnConfig(_target_="torch.nn.CrossEntropyLoss", reduction="none"), "scalar tensor"),
         (
             my("Temperature"),
-            "has weights of its own (log_scale), and a study trains those of the m",
+            "has weights of its own (log_scale), but a study trains only those of the m",
         ),
-        (my("Weighted", counts=True), "its buffers (calls) change as it is used"),
+        (my("Weighted", counts=True), "its buffers (calls) change with each call"),
     ],
 )
 def test_a_loss_that_a_study_cannot_use_is_refused_with_the_cure(loss: Any, line: str) -> None:

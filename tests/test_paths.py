@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import orchestrator
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 
 PACKAGE = Path(orchestrator.__file__).parent
 PROPERTIES = [name for name, kind in vars(StudyPaths).items() if isinstance(kind, property)]
@@ -28,7 +28,7 @@ def test_their_names_are_spelled_once() -> None:
     paths = StudyPaths(Path())
     names = {file.name for name in PROPERTIES if (file := getattr(paths, name)).suffix}
     assert "summary.json" in names
-    others = {PACKAGE / "paths.py", PACKAGE / "tracking" / "model.py"}
+    others = {PACKAGE / "storage" / "paths.py", PACKAGE / "tracking" / "model.py"}
     for file in set(PACKAGE.rglob("*.py")) - others:
         tree = ast.parse(file.read_text())
         strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

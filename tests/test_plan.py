@@ -26,7 +26,7 @@ from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, cycle, walk
 from orchestrator.testing import execute
-from orchestrator.training.clock import gain_of_one_thread
+from orchestrator.training.calibration import gain_of_one_thread
 from tests.trainings import a_run, losses, objective, train
 
 FACTS = Facts(train_examples=2000, held_out_examples=500, chance_loss=math.log(10), final_epochs=10)
@@ -36,7 +36,12 @@ PRICES = Prices(FACTS, {16: 0.0013, 64: 0.0023, 128: 0.0036})
 
 def a_config(**changes: Any) -> Config:
     return Config.from_mapping(
-        {"objective": {"name": "quadratic"}, "tracking": {"name": "none"}, **changes}
+        {
+            "effort": "thorough",
+            "objective": {"name": "quadratic"},
+            "tracking": {"name": "none"},
+            **changes,
+        }
     )
 
 
@@ -161,7 +166,7 @@ def test_the_plan_lies_around_what_the_study_takes() -> None:
     config = a_config(plan=["lr_range", "weight_decay", "final"])
     plan = plan_study(config)
     objective = QuadraticObjective()
-    stages, recipe = build.stages(config, objective.facts), build.recipe(config)
+    stages, recipe = build.stages(config, objective.facts), build.recipe(config, objective.facts)
     seen: dict[Run, Outcome] = {}
     took: dict[str, float] = {}
     runs_of: dict[str, int] = {}
@@ -193,13 +198,13 @@ def test_what_is_known_costs_nothing() -> None:
     objective = QuadraticObjective()
     stages = build.stages(config, objective.facts)
     prices = Prices(objective.facts, {64: 0.0023, 128: 0.0036})
-    world = World(0, objective.facts, prices, build.recipe(config))
-    whole = play(stages, build.recipe(config), world)
+    world = World(0, objective.facts, prices, build.recipe(config, objective.facts))
+    whole = play(stages, build.recipe(config, objective.facts), world)
     ramps = [
         world.outcome(run, first=number == 0) for number, run in enumerate(whole.runs["lr_range"])
     ]
     there = {o.run: o for o in ramps}
-    rest = play(stages, build.recipe(config), world, there.get)
+    rest = play(stages, build.recipe(config, objective.facts), world, there.get)
     assert whole.seconds["lr_range"] > 0
     assert rest.seconds["lr_range"] == 0
 
@@ -207,7 +212,8 @@ def test_what_is_known_costs_nothing() -> None:
 def test_what_is_known_is_compared_at_its_own_level() -> None:
     """The incumbent's real losses are a tenth of the world's: the candidates' are then, too."""
     config = a_config(plan=["weight_decay"], recipe={"max_lr": 0.1})
-    objective, recipe = QuadraticObjective(), build.recipe(config)
+    objective = QuadraticObjective()
+    recipe = build.recipe(config, objective.facts)
     stages = build.stages(config, objective.facts)
     prices = Prices(objective.facts, {64: 0.0023})
     for seed in range(len(KINDS)):
@@ -299,4 +305,4 @@ def test_one_range_is_told_once_and_a_size_of_the_baseline_is_named() -> None:
     assert ", 2.2 s to 3.3 s, with start and report (this plan took" in told["in all"]
     assert "with 128 (untuned's), which fits" in told["memory"]
     wider = dict(planned(replace(plan, extremes=Range(2.2, 9.0), likely=0.9)))
-    assert "in 90 % of the courses it may take, 2.2 s to 9.0 s in all of them" in wider["in all"]
+    assert "in 90 % of the simulated studies, 2.2 s to 9.0 s in all of them" in wider["in all"]

@@ -127,7 +127,7 @@ def test_a_killed_server_ends_the_study_and_it_goes_on(
     disturbed(monkeypatch, call)
     record = a_study(study_name="killed", storage=database(server))
     assert record.status == "failed"
-    assert "the same command goes on" in record.reason
+    assert "run the same command to resume" in record.reason
     assert PASSWORD not in record.reason
     assert len(trained) == 5
     assert cli.run(["+study=quadratic", "storage=url", f"storage.url={server.url()}"]) == 2

@@ -20,25 +20,25 @@ from orchestrator import build
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome, Point
 from orchestrator.errors import ConfigError
-from orchestrator.executors.crew import Crew
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Job
+from orchestrator.executors.pool import WorkerPool
 from orchestrator.executors.processes import ProcessExecutor, groups
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 
 OWN = {"_target_": "misbehaving.Misbehaving"}
 
 
-def a_crew(**options: Any) -> Crew:
-    return Crew(Config.from_mapping({"objective": {**OWN, **options}}).as_mapping(), 2)
+def a_pool(**options: Any) -> WorkerPool:
+    return WorkerPool(Config.from_mapping({"objective": {**OWN, **options}}).as_mapping(), 2)
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[Crew]:
+def pool() -> Iterator[WorkerPool]:
     """Two workers for all tests: it takes them longer to start than to run a test."""
-    made = a_crew()
+    made = a_pool()
     yield made
     made.close()
 
@@ -47,20 +47,20 @@ Make = Callable[..., ProcessExecutor]
 
 
 @pytest.fixture
-def processes(crew: Crew, tmp_path: Path) -> Make:
-    """Make executors whose workers are the crew's."""
+def processes(pool: WorkerPool, tmp_path: Path) -> Make:
+    """Make executors whose workers are the pool's."""
 
     def make(
         pruner: dict[str, Any] | None = None,
         watcher: Nobody | None = None,
         storage: BaseStorage | None = None,
-        crew: Crew = crew,
+        pool: WorkerPool = pool,
     ) -> ProcessExecutor:
         objective = Misbehaving()
         config = Config.from_mapping({"pruner": pruner or {"name": "none"}})
         made, paths = build.pruner(config, objective.facts.chance_loss), StudyPaths(tmp_path)
         ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-        return ProcessExecutor(ledger, objective, made, paths, watcher or Nobody(), crew=crew)
+        return ProcessExecutor(ledger, objective, made, paths, watcher or Nobody(), pool=pool)
 
     return make
 
@@ -146,7 +146,7 @@ def test_a_run_whose_worker_is_killed_is_tried_once_more(
     disturbed = [replace(undisturbed[0], label="killed once"), undisturbed[1]]
     found = everything(processes(storage=kept), [disturbed])
     assert [f[3:] for f in found] == [f[3:] for f in everything(processes(), [undisturbed])]
-    assert "killed once: its worker process died (signal SIGKILL); it is tried once more" in (
+    assert "killed once: its worker process died (signal SIGKILL); it is retried once" in (
         caplog.text
     )
     trial = optuna.load_study(study_name="s/a", storage=kept).trials[0]
@@ -182,9 +182,9 @@ def test_a_worker_that_cannot_start_fails_the_run_and_says_why(
 ) -> None:
     """The objective builds here, but not there."""
     monkeypatch.setenv(PARENT, str(os.getpid()))
-    crew = a_crew(unbuildable=True)
-    outcomes = processes(crew=crew).run("a", [a_run(0.1), a_run(0.05)])
-    crew.close()
+    pool = a_pool(unbuildable=True)
+    outcomes = processes(pool=pool).run("a", [a_run(0.1), a_run(0.05)])
+    pool.close()
     assert [o.state for o in outcomes] == ["failed", "failed"]
     assert "its worker process died twice (exit code 1)" in outcomes[0].reason
     assert "RuntimeError: no worker can build this" in caplog.text
@@ -213,13 +213,13 @@ def test_an_interruption_stops_the_workers_and_the_same_command_goes_on(
     processes: Make, here: Path
 ) -> None:
     """Both sleep for minutes; the trials are nobody's any more, and are done again."""
-    kept, crew = InMemoryStorage(), a_crew()
+    kept, pool = InMemoryStorage(), a_pool()
     runs = [replace(a_run(0.1, i), label="asleep") for i in range(2)]
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        processes(watcher=Impatient(), storage=kept, crew=crew).run("a", runs)
+        processes(watcher=Impatient(), storage=kept, pool=pool).run("a", runs)
     assert time.monotonic() - start < 30
-    assert not crew._workers
+    assert not pool._workers
     study = optuna.load_study(study_name="s/a", storage=kept)
     assert {t.state for t in study.trials} == {optuna.trial.TrialState.FAIL}
     again = processes(storage=kept).run("a", [replace(run, label="") for run in runs])
@@ -232,7 +232,7 @@ def test_an_interrupted_worker_keeps_a_checkpoint(
     """It has some seconds for that, as a run in this process has; nothing is called a failure."""
     runs = [replace(a_run(0.1, i), label="patient") for i in range(2)]
     with pytest.raises(KeyboardInterrupt):
-        processes(watcher=Impatient(), crew=a_crew()).run("a", runs)
+        processes(watcher=Impatient(), pool=a_pool()).run("a", runs)
     assert list((tmp_path / "checkpoints").glob("*.checkpoint"))  # one may just have reported
     assert "failed" not in caplog.text
 
@@ -243,12 +243,12 @@ def test_workers_end_with_a_parent_that_is_killed(here: Path) -> None:
 import sys; sys.path[:] = {sys.path!r}
 from dataclasses import replace
 from test_processes import *
-crew = a_crew()
-worker = crew.free()
+pool = a_pool()
+worker = pool.free()
 run = replace(a_run(0.1), label="asleep")
 worker.send((Job(run, run.key(Misbehaving().context(run))), None, StudyPaths(Path("."))))
 print(worker.pid, flush=True)
-crew.listen(), time.sleep(600)
+pool.listen(), time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -186,7 +186,7 @@ def test_behind_can_be_switched_off() -> None:
 def test_a_study_that_maximizes_is_refused_with_the_next_step() -> None:
     """An accuracy is not a loss: nothing is judged silently the wrong way round."""
     study = optuna.create_study(direction="maximize", pruner=CluePruner())
-    with pytest.raises(ValueError, match="report the loss in a study that minimizes, or hand"):
+    with pytest.raises(ValueError, match="report the loss in a study that minimizes, or call"):
         told(study, [0.1, 0.9])
 
 
@@ -261,7 +261,7 @@ def test_halving_over_cycle_length_trains_few_long_cycles() -> None:
 @pytest.mark.parametrize("lengths", [[], [20, 10], [10, 10], [0, 10]])
 def test_cycle_lengths_have_to_grow(lengths: list[int]) -> None:
     """Anything else is a mistake, and said."""
-    with pytest.raises(ValueError, match="must be positive and grow"):
+    with pytest.raises(ValueError, match="must be positive and increasing"):
         report_cycles(optuna.create_study().ask(), lengths, lambda length: 0.0)
 
 

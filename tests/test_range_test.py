@@ -390,7 +390,10 @@ def lbfgs() -> torch.optim.Optimizer:
         ({"model": frozen()}, "the model has no parameters that can be trained (requires_grad)"),
         ({"model": nn.LazyLinear(3)}, "lazy parameters: call it on one batch first"),
         ({"optimizer": optimizer_of_another()}, "trains none of this model's parameters"),
-        ({"optimizer": lbfgs()}, "LBFGS has a line search and makes steps of its own"),
+        (
+            {"optimizer": lbfgs()},
+            "LBFGS has a line search and its own steps: give another optimizer",
+        ),
         ({"train": []}, "train has no batches"),
         ({"train": [(torch.zeros(2, 6),) * 3]}, "got 3 values (Tensor, Tensor, Tensor): return tw"),
         ({"held_out": []}, "held_out has no batches"),
@@ -401,8 +404,8 @@ def lbfgs() -> torch.optim.Optimizer:
         ({"train": 3}, "train must give batches (x, y)"),
         ({"train": [torch.zeros(2, 6)]}, "batches of train must be pairs (x, y), got Tensor"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
-        ({"loss": lambda o, t: LOSS(o, t) - 5}, "it must not fall below 0"),
-        ({"loss": lambda o, t: LOSS(o, t) * torch.nan}, "is nan before any training"),
+        ({"loss": lambda o, t: LOSS(o, t) - 5}, "it must not be negative"),
+        ({"loss": lambda o, t: LOSS(o, t) * torch.nan}, "is nan before training"),
         ({"start_lr": 1.0, "end_lr": 0.1}, "need 0 < start_lr < end_lr < inf"),
         ({"end_lr": float("nan")}, "need 0 < start_lr < end_lr < inf"),
         ({"steps": 3}, "a ramp needs 10 steps or more, got steps=3"),
@@ -420,7 +423,7 @@ def test_mistakes_are_one_clear_line(options: dict[str, Any], message: str) -> N
 
 def test_an_optimizer_class_is_no_optimizer() -> None:
     """TypeError, for it lacks the parameters."""
-    with pytest.raises(TypeError, match="an optimizer instance is wanted"):
+    with pytest.raises(TypeError, match="optimizer must be an instance"):
         short(network(), optimizer=torch.optim.AdamW)
 
 
@@ -435,7 +438,7 @@ def column(**options: Any) -> LRRangeResult:
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_outputs_and_targets_that_torch_broadcasts_are_refused(loss: Any) -> None:
     """(n, 1) and (n,) are n x n pairs: nothing can be learnt from them, and torch only warns."""
-    with pytest.raises(ValueError, match=r"gives \(\d+, 1\) for targets \(\d+,\)"):
+    with pytest.raises(ValueError, match=r"returns \(\d+, 1\) for targets \(\d+,\)"):
         column(loss=loss)
 
 

@@ -28,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "batch_sizes": (8, 16),
     "attempt": 1,
     "dropout": 0.2,
+    "kept": True,
     "label": "another",
 }
 NO_PART_OF_A_RESULT = {"prunable", "label"}

@@ -130,7 +130,7 @@ def test_a_wrong_password_costs_one_warning(
     a_study(tmp_path)
     assert server.seen == []
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "orchestrator.tracking"]
-    assert "tracking stopped, the study goes on" in warning
+    assert "tracking stopped, the study continues" in warning
     spool = (tmp_path / "runs/demo/tracking.spool.jsonl").read_text()
     assert '"do": "finish"' in spool
     assert "wrong-password" not in warning + spool

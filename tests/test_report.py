@@ -20,7 +20,7 @@ from orchestrator import figures
 from orchestrator.clues import Clue
 from orchestrator.curve import Curve, Outcome, Point
 from orchestrator.figures import interactive, png
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
 from orchestrator.report import html
@@ -422,4 +422,4 @@ def test_where_most_runs_jump_it_is_said_what_that_means(unstable: int, said: bo
     clues = [Clue(label, 0, 9, "why") for label in labels]
     stage = replace(found, clues=dict(zip(keys, clues, strict=True)))
     page = html.render(replace(records.study(), stages=(stage,)), {})
-    assert ("Most runs here jumped" in page) is said
+    assert ("The loss of most runs here jumped" in page) is said

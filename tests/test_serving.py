@@ -24,7 +24,7 @@ from orchestrator.config.compose import compose, parse
 from orchestrator.config.schema import Config
 from orchestrator.objectives import Description, describe
 from orchestrator.objectives.quadratic import QuadraticObjective
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study.model_files import served
 
 SMALL = ["plan=[final]", "recipe.max_lr=0.1", "recipe.batch_size=32", "model=mlp"]

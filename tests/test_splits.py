@@ -105,10 +105,10 @@ def test_a_group_is_never_on_both_sides(tmp_path: Path, held_out: int | None, se
 @pytest.mark.parametrize(
     ("case", "line"),
     [
-        ("both", "groups: are for a split of ours"),
+        ("both", "groups: not used with x_val and y_val"),
         ("half", "x_val and y_val go together"),
         ("short", "groups: need one per training example, shape (60,), got (59,)"),
-        ("one", "groups: there is one group only"),
+        ("one", "groups: there is only one group"),
         ("odd", "'x_valid': must be one of x_train, y_train, x_test, y_test, x_val"),
         ("less", "lacks y_train, x_test, y_test"),
         ("shape", "training and validation inputs differ in shape: (2,) and (1,)"),
@@ -224,7 +224,7 @@ def test_data_sets_of_torchvision_are_read_by_name(tmp_path: Path) -> None:
         (None, "data.dataset: is not set: must be one of"),
         ("mnist", "'mnist' is not allowed: must be one of"),
         ("FakeData", "'FakeData' is not allowed"),
-        ("ImageFolder", "has no training and test part of its own"),
+        ("ImageFolder", "has no separate training and test part"),
         ("KMNIST", "torchvision.datasets.KMNIST raised RuntimeError: Dataset not found"),
     ],
 )

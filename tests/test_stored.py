@@ -18,13 +18,15 @@ from orchestrator.training import objective as training
 
 STORED = Path(__file__).parent / "stored"
 QUIET = ["study_name=stored", "quiet=true"]
+AS_THEN = ["effort=thorough", "recipe.weight_decay=5e-4"]  # what was not a choice then
 COMMANDS = {  # that made them
-    "quadratic": ["+study=quadratic", *QUIET],
+    "quadratic": ["+study=quadratic", *AS_THEN, *QUIET],
     "digits": [
         *["+study=digits", "model=mlp", "data.train_examples=400", "recipe.batch_size=20"],
         *["plan=[lr_range,momentum,weight_decay,batch_size,final]", "stages.final.epochs=3"],
         *["stages.momentum.candidates=[0.95,0.9]", "stages.weight_decay.candidates=[1e-3,0]"],
         *["stages.batch_size.candidates=[20,40]", "device=cpu", "threads=1", "tracking=none"],
+        *AS_THEN,
         *QUIET,
     ],
 }

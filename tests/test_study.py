@@ -38,6 +38,7 @@ def a_study(**changes: Any) -> tuple[StudyRecord, str]:
     """Run a study on the quadratic objective; return its record and what the terminal showed."""
     mapping = {
         "study_name": "s",
+        "effort": "thorough",
         "objective": {"name": "quadratic"},
         "tracking": {"name": "none"},
         **changes,
@@ -170,7 +171,7 @@ def test_an_interrupted_study_goes_on_to_the_undisturbed_answer(
     monkeypatch.setattr(QuadraticObjective, "__call__", interrupted)
     stopped, shown = a_study()
     assert stopped.status == "interrupted"
-    assert "the same command goes on" in shown
+    assert "run the same command to resume" in shown
     assert json.loads(Path("runs/s/summary.json").read_text())["status"] == "interrupted"
     resumed, _ = a_study()
     keys = {o.key for s in resumed.stages for o in s.outcomes}

@@ -74,7 +74,7 @@ def test_if_nothing_survives_a_stage_the_least_bad_goes_on(
     (saved,) = [o for o in outcomes if o.state == "finished"]
     assert saved.run.schedule.max_momentum == 0.95
     assert saved.curve.progress[-1] == 1.0
-    assert saved.reason.startswith(f"all {len(outcomes)} runs were pruned, this is the least bad")
+    assert saved.reason.startswith(f"all {len(outcomes)} runs were pruned, this is the best of")
     assert f"all {len(outcomes)} runs were pruned" in shown
     assert f"all {len(outcomes)} runs were pruned" in Path("runs/s/study.log").read_text()
     found = [t for t in trials("momentum") if t.user_attrs["key"] == saved.key]
@@ -121,7 +121,8 @@ def test_an_audit_says_how_many_were_pruned_wrongly(monkeypatch: pytest.MonkeyPa
     assert cost["examples"] == other["examples"] + audit["examples"]
     assert cost["pruned_saving"] == other["pruned_saving"] > 0
     assert other["audit"]["audited"] == 0
-    said = f"{len(pruned)} of {len(pruned)} pruned runs let to their end: {wrong} of them pruned"
+    ends = f"{len(pruned)} of {len(pruned)} pruned runs trained to their end"
+    said = f"{ends}: {wrong} of them pruned"
     assert said in shown
     page = Path("runs/s/report.html").read_text()
     assert said in page

@@ -178,13 +178,16 @@ def test_chance_is_the_loss_of_the_best_constant_prediction(loss: Any, chance: A
     assert found == pytest.approx(float(wanted), rel=1e-3)
 
 
-def test_chance_of_labels_is_their_entropy_and_of_classes_the_logarithm() -> None:
-    """Labels by how frequent each is; classes as ever."""
+def test_chance_of_labels_and_classes_is_the_entropy_of_their_frequencies() -> None:
+    """For nearly balanced classes it is the logarithm of their number."""
     y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     task = Task(LossConfig(name="bce_with_logits"))
     assert chance_loss(task, y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
-    assert chance_loss(Task(), torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
+    rare, even = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 0, 1])
+    found = chance_loss(Task(), rare, 2, torch.zeros(2, 2))
+    assert found == pytest.approx(entropy, rel=1e-4)
+    assert chance_loss(Task(), even, 2, torch.zeros(2, 2)) == math.log(2)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber"])
@@ -456,10 +459,10 @@ def test_a_loss_below_zero_is_refused() -> None:
     """At the start, and where it falls below 0 in the course of a run."""
     with pytest.raises(TaskError, match=r"a finite number above 0.*: add a constant to it"):
         made(my("regression"), my("poisson", offset=-100.0))
-    with pytest.raises(TaskError, match=": loss=cross_entropy takes log-probabilities as they are"):
+    with pytest.raises(TaskError, match=": loss=cross_entropy also takes log-probabilities"):
         objective(loss=OwnConfig(_target_="torch.nn.NLLLoss"))
     found = made(my("regression"), my("poisson", offset=-2.0))
-    with pytest.raises(ValueError, match="it must not fall below 0"):
+    with pytest.raises(ValueError, match="it must not be negative"):
         trained(found)
 
 
@@ -474,7 +477,7 @@ def test_targets_on_a_strange_scale_are_used_and_told(
     found = made(my("regression", scale=scale, shift=shift), LossConfig(name="mse"))
     assert any("The loss is mse: " in note for note in found.describe().notes)
     assert said in " ".join(found.describe().notes)
-    assert ("targets are used as they are" in " ".join(found.describe().notes)) == bool(said)
+    assert ("targets are not changed" in " ".join(found.describe().notes)) == bool(said)
 
 
 def test_classes_taken_as_numbers_are_told() -> None:
@@ -492,7 +495,7 @@ def softmax(num_classes: int) -> nn.Module:
 
 def test_probabilities_for_cross_entropy_are_told() -> None:
     """It would take the softmax of a softmax, and learn slowly at any rate."""
-    said = "cross_entropy wants them before the softmax"
+    said = "cross_entropy needs the scores before the softmax"
     assert said in " ".join(objective(model=my("softmax")).describe().notes)
     assert said not in " ".join(objective().describe().notes)
     spread = remarks(Task(), torch.zeros(2, 3).long(), 1.0, torch.full((2, 3, 4), 0.25))

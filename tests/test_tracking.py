@@ -21,11 +21,11 @@ import pytest
 from nvidia import pretend
 
 from orchestrator.curve import Curve, Outcome, Point, Result, State
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
 from orchestrator.report.ending import _tracked
 from orchestrator.schedules import Schedule
-from orchestrator.tracking import Tracker, steady
+from orchestrator.storage.paths import StudyPaths
+from orchestrator.tracking import Tracker, timestamps
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.machine import Machine
@@ -394,8 +394,8 @@ def test_times_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock set back by a day stands still once, then goes on from where it was."""
     back = 86400
     times = iter([1000.0, 1001.0, 1001.0 - back, 1003.0 - back, 1004.0 - back])
-    monkeypatch.setattr(steady, "time", SimpleNamespace(time=lambda: next(times)))
-    now = steady.Steady()
+    monkeypatch.setattr(timestamps, "time", SimpleNamespace(time=lambda: next(times)))
+    now = timestamps.SteadyClock()
     assert [now() for _ in range(5)] == [1_000_000, 1_001_000, 1_001_000, 1_003_000, 1_004_000]
 
 
@@ -599,7 +599,7 @@ def test_a_long_reason_ends_at_a_word(tmp_path: Path, caplog: pytest.LogCaptureF
     outbox = Outbox(connect, tmp_path / "spool.jsonl", period=0.01)
     outbox.put({"do": "start"})
     outbox.close(5)
-    assert "wordy ...; what is not sent is kept in" in caplog.text
+    assert "wordy ...; unsent events are in" in caplog.text
 
 
 def test_the_ending_names_no_curves_that_were_not_sent(here: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.config.schema import Config
 from orchestrator.config.sections import DataConfig, ModelConfig, OwnDataConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
+from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Recipe
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
@@ -96,7 +97,7 @@ def test_options_that_are_off_stay_out_of_the_key() -> None:
 def test_options_travel_with_the_recipe() -> None:
     """They stand in its values, as plain ones, while they are on; recipe.yaml brings them back."""
     given = {"optimizer": {"label_smoothing": 0.1, "frozen": ["0.*"]}, "recipe": {"max_lr": 1}}
-    recipe = build.recipe(Config.from_mapping(given))
+    recipe = build.recipe(Config.from_mapping(given), QuadraticObjective().facts)
     assert recipe.values()["optimizer_options"] == given["optimizer"]
     assert yaml.safe_load(yaml.safe_dump(recipe.values())) == recipe.values()
     assert "optimizer_options" not in Recipe().values()

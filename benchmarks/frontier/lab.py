@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,14 @@ class Lab:
         made = execute(self.objective, run)
         self._db.execute("INSERT OR REPLACE INTO outcome VALUES (?, ?)", (key, _text(made)))
         return made
+
+    def twin(self, run: Run) -> Outcome:
+        """Return the outcome of a kept run: it and the same run with the test are trained once."""
+        tested = self.outcome(replace(run, opens_test=True))
+        if run.opens_test:
+            return tested
+        result = replace(tested.result, test_loss=math.nan, test_metric=math.nan)
+        return replace(tested, run=run, key=f"{tested.key}-held-out", result=result)
 
     def outcomes(self, runs: Iterable[Run]) -> list[Outcome]:
         """Return the outcomes of several runs."""

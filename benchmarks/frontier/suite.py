@@ -1,7 +1,9 @@
 """The workloads: real data (one set made up), small networks, final runs of .1 to 3 s on one core.
 
 The method and its defaults are tuned on `TUNING`; `JUDGING` only judges, and was named before the
-first study ran on it. `regime`: what a final run of the untuned recipe shows.
+first study ran on it. (`digits_conv` and `cifar_resnet` judged at first; two faults of the range
+test were found on them, so they tune now, and two others took their place.) `regime`: what a final
+run of the untuned recipe shows.
 """
 
 from __future__ import annotations
@@ -67,9 +69,10 @@ TUNING = (
     _made("chars_mlp", "underfits", 3, *WINDOWS),
     _made("chars_adam", "underfits", 3, *WINDOWS, optimizer=ADAMW),
     _made("cancer", "overfits", 40, {"_target_": "made.cancer"}, MLP),
+    _made("digits_conv", "underfits", 8, {**DIGITS, "scale": 4.0}, {"name": "conv3"}),
+    _made("cifar_resnet", "underfits", 2, _cifar(8000, augment=True), NARROW_RESNET),
 )
 JUDGING = (
-    _made("digits_conv", "underfits", 8, {**DIGITS, "scale": 4.0}, {"name": "conv3"}),
     _made(
         "few_wide",
         "horizontal",
@@ -77,7 +80,14 @@ JUDGING = (
         {"_target_": "made.few_digits", "train": 300},
         {**MLP, "width": 4},
     ),
-    _made("cifar_resnet", "underfits", 2, _cifar(8000, augment=True), NARROW_RESNET),
+    _made("digits_bn_adam", "underfits", 8, DIGITS, NARROW_RESNET, optimizer=ADAMW),
+    _made(
+        "signals_x3",
+        "underfits",
+        6,
+        {"_target_": "made.signals", "scale": 3.0},
+        {"_target_": "made.conv1d"},
+    ),
     _made("cifar_1k", "overfits", 16, _cifar(1000), NARROW_RESNET),
     _made("signals", "underfits", 10, {"_target_": "made.signals"}, {"_target_": "made.conv1d"}),
     _made(

@@ -14,7 +14,7 @@ from speed_parts.contest import folder
 from orchestrator.config.optimizer import OptimizerConfig
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import DataConfig, ModelConfig
-from orchestrator.training.clock import idle, per_step
+from orchestrator.training.calibration import idle, per_step
 from orchestrator.training.device import private_random
 from orchestrator.training.objective import TrainingObjective, TrainingSettings
 

@@ -35,35 +35,16 @@ TINY = (
     "device=cpu",
     "threads=1",
 )
-# What the goal asks for, in numbers; none of them was measured on a GPU.
-#
-# ResNet-9 makes .38 G multiplications for an image of 32x32: .76 GFLOP forward, 2.3 with the
-# backward pass. As `conf/study/cifar.yaml` has it (20 epochs of 41,667), a final run trains .83 M
-# examples, 1.9 PFLOP, and a study on two CPU cores had trained as long as 38 final runs when its
-# first sealed one ended (results/cifar_laptop.json): here 32 M examples, 72 PFLOP. An H100 or H200
-# has 990 TFLOP/s at most in bfloat16, of which convolutions this wide may get 20 to 40 %; beside
-# that batch norms and ReLUs move some 13 MB an image, 3.3 to 4.8 TB/s at most. Guessed from both:
-# 50,000 to 120,000 examples a second, which is 260 to 630 s, where 180 are allowed. Float32 and
-# kernels that repeat are slower still.
-#
-# So: bfloat16, any kernels, shorter cycles, and three batch sizes. Sizes below 256 leave this GPU
-# waiting for Python (a step of some 100 kernels takes 2 ms or more to launch). Not compiled: up to
-# six shapes at some 20 s each are more than it could save. Played with `orchestrator.plan` in 40
-# made-up worlds, such a study trains (or evaluates, at a third of the price) as long as 18 final
-# runs before its first sealed result is there, in nine of ten worlds 22: of these 20 have to fit.
-# How long a final run may be then follows from the speed, measured before the command's clock runs.
+# Bfloat16 and any kernels: float32 and kernels that repeat are slower. Sizes below 256 leave such a
+# GPU waiting for Python (a step of some 100 kernels takes 2 ms or more to launch).
 CHOSEN = (
     "precision=bfloat16",
     "objective.deterministic=false",
     "optimizer.label_smoothing=0.2",  # as airbench has it
     f"data.held_out_examples={HELD_OUT}",
-    "stages.momentum.horizons=[0.125,0.25]",
-    "stages.weight_decay.horizons=[0.125,0.25]",
-    "stages.lr_check.horizons=[0.125,0.25]",
     "stages.batch_size.candidates=[256,512,1024]",
-    "stages.batch_size.share=0.25",
 )
-FINAL_RUNS = 20
+FINAL_RUNS = 7  # before the first sealed result: the study's six, and what evaluation takes
 AROUND = 30.0  # seconds of Python's start, of decoding the images, and of each size's first steps
 EPOCHS = (5, 20)  # at least, for an answer of any worth, and at most: the study's own
 ENDING = 10.0  # seconds between the study's budget and the time at which it is stopped

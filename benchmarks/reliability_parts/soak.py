@@ -21,7 +21,7 @@ from orchestrator.config.schema import Config
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.backend import journal
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 

@@ -102,7 +102,7 @@ def problem(seed: int) -> dict[str, Any]:
     )
     objective = build.objective(config, workloads.CACHE)
     assert isinstance(objective, QuadraticObjective)
-    recipe = start = build.recipe(config)
+    recipe = start = build.recipe(config, objective.facts)
     reasons = {}
     for stage in build.stages(config, objective.facts):
         decision, _ = walk(stage, recipe, lambda runs: [execute(objective, r) for r in runs])

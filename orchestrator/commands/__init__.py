@@ -1,6 +1,6 @@
-"""What the command line does beside running studies: a plain word as the first argument.
+"""The commands `list`, `show`, `compare` and `init`: a plain word as the first argument.
 
-Nothing here imports torch, MLflow or Hydra: these commands answer at once.
+Nothing here imports torch, MLflow or Hydra, so these commands start at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ USAGE = {"list": "list", "show": "show NAME", "compare": "compare A B", "init": 
 
 
 def find(arguments: Sequence[str]) -> Callable[[], None] | None:
-    """Return what the command `arguments[0]` does, None if the arguments are overrides.
+    """Return the function of the command `arguments[0]`, None if the arguments are overrides.
 
-    Raises ConfigError for a word that is no command, and for wrong arguments of one.
+    Raises ConfigError for an unknown command and for wrong arguments.
     """
     word = arguments[0]
     if not WORD.fullmatch(word):

@@ -1,7 +1,7 @@
-"""Shell completion: commands, past studies, and what Hydra knows of keys and choices.
+"""Shell completion: commands, past studies, and Hydra's keys and choices.
 
-Hydra's own script looks for a file with `@hydra.main` in it, which `python -m orchestrator` is not;
-the candidates come from Hydra all the same.
+Hydra's own script needs a file with `@hydra.main`, which `python -m orchestrator` is not. The
+candidates still come from Hydra.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.commands import USAGE
 from orchestrator.config.compose import completions
 from orchestrator.errors import ConfigError
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 
 # `=` no longer breaks words, so that a word is a whole override.
 BASH = """\
@@ -30,8 +30,8 @@ _orchestrator_complete() {
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _orchestrator_complete orchestrator python python3
 """
-# Not bash's function through bashcompinit: zsh reads its `:0:` and `$command -m` in its own way.
-# What zsh knows of python itself stays.
+# Not bash's function through bashcompinit: zsh parses its `:0:` and `$command -m` differently.
+# The completion that zsh has for python stays.
 ZSH = """\
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 _orchestrator_complete() {
@@ -53,7 +53,7 @@ UNDO = {
 
 
 def answer(overrides: list[str]) -> None:
-    """Do what `--shell-completion install=bash` (uninstall=, query=; zsh) asks."""
+    """Print what `--shell-completion install=bash` asks for (or uninstall=, query=; or zsh)."""
     what, _, shell = (overrides or [""])[0].partition("=")
     if what not in ("install", "uninstall", "query") or shell not in ("bash", "zsh"):
         raise ConfigError("--shell-completion: must be install, uninstall or query = bash or zsh")
@@ -66,7 +66,7 @@ def answer(overrides: list[str]) -> None:
 
 
 def _candidates(line: str) -> list[str]:
-    """Return what may stand in place of the last word of `line`."""
+    """Return the candidates for the last word of `line`."""
     words = line.split(" ")
     after = words[3:] if words[1:2] == ["-m"] else words[1:]
     typed, word = after[:-1], (after or [""])[-1]

@@ -14,34 +14,36 @@ Usage: python -m orchestrator +study=NAME [KEY=VALUE ...]
        python -m orchestrator COMMAND
 
 Commands:
-  list                     past studies: status, answer, test result, time
-  show NAME                the answer of one again
-  compare A B              two side by side: answers, decisions, cost, settings
+  list                     past studies: status, recipe, test result, time
+  show NAME                the closing lines of a study again
+  compare A B              two studies side by side: recipes, decisions, cost, settings
   init NAME                write a study of your own to start from: config, network, data
 {studies}
 Groups, as GROUP=CHOICE:
 {groups}
 Main keys, with their defaults (the studies set some of them):
-  plan=[lr_range,momentum,weight_decay,batch_size,lr_check,final]   the stages, in this order
+  effort=standard          quick: about 2.5 final runs, standard: 6, thorough: 20 to 40
+  plan=null                the stages in their order: lr_range, first_run, momentum, weight_decay,
+                           batch_size, lr_check, final
   stages.NAME.OPTION=...   such as stages.momentum.candidates=[0.95,0.9] stages.final.epochs=10
   recipe.max_lr=null       starting values: also max_momentum, weight_decay, batch_size
   model=mlp                the network; conf/model/ is the place for your own
   data=digits              the data; data.path=... where the files are
   schedule=paper           of the final run and of every short cycle
-  pruner=clue              stop lost runs; none: let every run end; one of Optuna's beside it:
-                           hyperband, median, ...; pruner.audit=0.2: check a fifth of the prunes
+  pruner=clue              stop diverged and stuck runs; none: prune nothing; hyperband, median,
+                           ...: one of Optuna's too; pruner.audit=0.2: check a fifth of the prunes
   tracking=mlflow          none: no MLflow; tracking.uri=...
   objective=training       quadratic: the fake objective, nothing is trained
-  executor=inline          processes: train runs side by side; executor.workers=...
+  executor=inline          processes: train runs in parallel; executor.workers=...
   device=auto              cpu, cuda, cuda:0, mps; threads=null, precision=float32
-  seed=0                   weights and data order; same seed, same numbers (but for measured times)
-  dry_run=false            true: say what would run and how long it takes, and stop
-  budget.max_seconds=null  the whole study takes no longer and ends with the best answer so far
-  fresh=false              true: start over; else the same command goes on where it ended
+  seed=0                   weights and data order; same seed, same numbers (except measured times)
+  dry_run=false            true: estimate what would run and how long it takes, and stop
+  budget.max_seconds=null  end the study within this time, with the best recipe so far
+  fresh=false              true: start over; false: resume the study if it exists
   study_name=...           results go to runs/<study_name>/
 
 Flags:
-  --quiet                  print the answer only
+  --quiet                  print the closing lines only
   --cfg job                print the composed config and stop
   --multirun               a study for each combination: --multirun +study=digits seed=1,2,3
   --config-dir DIR         a conf folder of your own; ./conf needs no flag. Both add to ours and win
@@ -52,8 +54,8 @@ Examples:
   python -m orchestrator +study=digits 'plan=[lr_range,final]' seed=1
   python -m orchestrator +study=cifar_laptop data.path=/where/cifar/is
 
-Exit codes: 0 an answer, 1 no answer, 2 wrong request, 130 interrupted, 143 terminated (both: run
-again to go on).
+Exit codes: 0 a recipe was found, 1 none was found, 2 wrong setting, 130 interrupted, 143 terminated
+(run the same command to resume).
 """
 
 

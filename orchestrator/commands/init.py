@@ -1,6 +1,4 @@
-"""`init NAME`: a study of one's own to start from. It runs as it is, and every line is there to be
-changed.
-"""
+"""`init NAME`: writes a study to start from: config, network and data. It runs as it is."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ stages:
   final: {{epochs: 8}}   # as long as you would train; short runs are fractions of it
   momentum: {{candidates: [0.95, 0.9, 0.8]}}
 
-recipe:   # where the search starts; what no stage decides stays as it is here
+recipe:   # where the search starts; a value that no stage decides stays as it is here
   batch_size: 32
   max_momentum: 0.9
   weight_decay: 5.0e-4
@@ -62,9 +60,9 @@ def data(examples=900):
     """Return x_train, y_train, x_test, y_test: three spirals, to be replaced by your data.
 
     Features are (n, d), signals (n, channels, length), images (n, channels, height, width), labels
-    whole numbers from 0. Two torch Datasets, for training and test, will do as well. The study
-    normalises inputs and holds out a part of the training data for its decisions; the test is used
-    once, in the end.
+    whole numbers from 0. Two torch Datasets, for training and test, work too. The study normalises
+    inputs and holds out a part of the training data for its decisions; the test data is used once,
+    at the end.
     """
     random = np.random.default_rng(0)
     labels = np.arange(examples) % 3
@@ -79,8 +77,8 @@ def data(examples=900):
 def init(name: str) -> None:
     """Write study, model and data configs and their module into the working folder.
 
-    Raises ConfigError, before anything is written, for a name that cannot be used and for files
-    that exist; and for a folder that cannot be written.
+    Raises ConfigError for a name that cannot be used, for files that exist (before anything is
+    written), and for a folder that cannot be written.
     """
     _check(name)
     files = {
@@ -107,11 +105,11 @@ def _check(name: str) -> None:
 
     if not (name.isidentifier() and name.isascii() and name.islower()):
         raise ConfigError(
-            f"init {name}: must be small letters, digits and _, beginning with a letter or _, since"
-            " it names a Python module too"
+            f"init {name}: must be lower-case letters, digits and _, beginning with a letter or _,"
+            " since it names a Python module too"
         )
     if any((BUILTIN / group / f"{name}.yaml").exists() for group in ("study", "model", "data")):
-        raise ConfigError(f"init {name}: one of ours has this name, choose another")
+        raise ConfigError(f"init {name}: a built-in study has this name, choose another")
     elsewhere = [p for p in sys.path if p and Path(p).resolve() != Path.cwd()]
     if name in sys.builtin_module_names or any(
         importlib.machinery.PathFinder.find_spec(name, [p]) for p in elsewhere

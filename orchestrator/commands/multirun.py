@@ -17,24 +17,24 @@ from dataclasses import dataclass
 from orchestrator.config.compose import compose, parse, sweep
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.paths import StudyPaths
 from orchestrator.redact import hidden
+from orchestrator.storage.paths import StudyPaths
 
 LONGEST = 80  # characters of a study's name
 
 
 @dataclass(frozen=True)
 class Job:
-    """One study: its arguments, as if typed alone, and what they come to."""
+    """One study of a sweep: its arguments and its config."""
 
     arguments: tuple[str, ...]
     config: Config
 
 
 def jobs(known: Namespace, arguments: Sequence[str]) -> list[Job]:
-    """Return the jobs that a command asks for by `arguments`, which `known` is the reading of.
+    """Return the jobs of a command; `known` is `arguments` as parsed.
 
-    Raises ConfigError with the mistakes of all.
+    Raises ConfigError with the mistakes of all jobs.
     """
     found, lines = [], []
     for typed, values in sweep(known, arguments):
@@ -52,9 +52,9 @@ def jobs(known: Namespace, arguments: Sequence[str]) -> list[Job]:
 
 
 def run(todo: Sequence[Job], do: Callable[[Config, Sequence[str]], int]) -> int:
-    """Do one job after the other, print a table of them all, return the worst exit code.
+    """Run one job after the other, print a table of all, return the highest exit code.
 
-    A job whose request turns out to be wrong is told and the next one begins.
+    If a job raises ConfigError, its message is printed and the next job starts.
     """
     codes = []
     for job in todo:
@@ -63,7 +63,7 @@ def run(todo: Sequence[Job], do: Callable[[Config, Sequence[str]], int]) -> int:
         except ConfigError as error:
             print(*map(hidden, error.lines), sep="\n", file=sys.stderr)
             codes.append(2)
-        if codes[-1] > 2:  # interrupted: the others are not wanted either
+        if codes[-1] > 2:  # interrupted: the other jobs are not started
             break
     _table(todo)
     return max(codes)
@@ -80,7 +80,7 @@ def _name(base: str, values: Mapping[str, str]) -> str:
     parts = [base]
     for key, value in values.items():
         last = key.lstrip("+~").split(".")[-1].split("/")[-1]
-        if last not in ("study", "study_name"):  # they are in the name already
+        if last not in ("study", "study_name"):  # these are in the name already
             plain = re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("_")
             parts.append(plain if value[:1].isalpha() else last + plain)
     name = "-".join(parts)

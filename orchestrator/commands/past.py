@@ -1,4 +1,4 @@
-"""Past studies, from their summary.json: all of them, one again, two side by side."""
+"""The commands `list`, `show` and `compare`: past studies, from their summary.json."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from orchestrator.changes import differences, kept
 from orchestrator.errors import ConfigError, nearest, one_line
-from orchestrator.numbers import DASH, duration, rate
-from orchestrator.paths import StudyPaths
+from orchestrator.figures.numbers import DASH, duration, rate
 from orchestrator.record import SCHEMA
 from orchestrator.report.ending import cost
 from orchestrator.report.terminal import Terminal
 from orchestrator.report.text import measure, results, status
+from orchestrator.storage.paths import StudyPaths
 
 Summary = Mapping[str, Any]
-# What a summary.json that somebody has changed makes the code below raise.
+# What the code below raises for an edited summary.json.
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 HEAD = ("study", "status", "when", "test result", "time", "answer")
 WIDEST = 60  # characters of a column in `compare`
@@ -27,7 +27,7 @@ SHORT = {"max_lr": "lr", "max_momentum": "momentum", "weight_decay": "wd", "batc
 
 
 class Unreadable(Exception):
-    """A study's summary.json cannot be used; the text says why."""
+    """A study's summary.json cannot be used; the message is the reason."""
 
 
 def show_all(runs: Path) -> None:
@@ -69,7 +69,7 @@ def compare(runs: Path, a: str, b: str) -> None:
 
 
 def row(paths: StudyPaths) -> tuple[str, ...]:
-    """Return a study's line in `list`; one that cannot be read says so in it."""
+    """Return a study's line in `list`; if its summary cannot be read, the reason is in it."""
     name = paths.folder.name
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(_when(paths)))
     try:
@@ -87,7 +87,7 @@ def row(paths: StudyPaths) -> tuple[str, ...]:
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose columns are as wide as they need; cells may have several lines."""
+    """Print a table with columns as wide as their cells, which may have several lines."""
     widths = [max(map(len, "\n".join(column).split("\n"))) for column in zip(*rows, strict=True)]
     for cells in rows:
         for line in zip_longest(*(cell.split("\n") for cell in cells), fillvalue=""):
@@ -96,7 +96,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _studies(runs: Path) -> list[StudyPaths]:
-    """Return the studies in `runs`: folders that hold what a study writes first."""
+    """Return the studies in `runs`: folders with a config.yaml."""
     found = map(StudyPaths, sorted(runs.iterdir()) if runs.is_dir() else [])
     return [paths for paths in found if paths.summary.is_file() or paths.config.is_file()]
 
@@ -138,7 +138,7 @@ def _read(paths: StudyPaths) -> Summary:
 
 
 def _facts(summary: Summary) -> dict[str, str]:
-    """Return what there is to compare, by its name."""
+    """Return the rows of `compare`, by name."""
     facts = {"status": summary["status"]}
     facts |= {name: f"{measure(summary)} {score}" for name, score, _ in results(summary)}
     facts["cost"] = cost(summary)

@@ -1,1 +1,1 @@
-"""The request: what can be set, what it may be, and what is wrong with it."""
+"""The configuration: settings, their limits and defaults, and messages about wrong ones."""

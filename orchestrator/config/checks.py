@@ -1,6 +1,6 @@
 """Checks of the config that involve more than one section; each returns a line per problem.
 
-A part that is None is wrong in itself and has been reported: it is not looked at.
+A section that is None is wrong by itself and already reported: it is not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.config.sections import LossConfig
 from orchestrator.errors import ConfigError
 from orchestrator.recipe import Facts
 
-# Examples to train on and to hold out, to refuse what is too large before the data is opened.
+# Training and held-out examples, to refuse sizes that are too large before the data is opened.
 EXAMPLES = {"digits": 1438, "cifar10": 50_000}
 
 
@@ -37,10 +37,9 @@ CYCLED_DECAY = ("min_weight_decay", "max_weight_decay", "final_weight_decay")
 
 
 def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
-    """Return `mapping` without what the method found to be of no use, and say why in `lines`.
+    """Return `mapping` without settings that the paper found useless, each with a line on why.
 
-    A momentum range test, and weight decay that changes during a run: that such a key is unknown
-    would not say why.
+    These are a momentum range test, and weight decay that changes during a run.
     """
     kept = dict(mapping)
     if isinstance(given := mapping.get("stages"), Mapping):
@@ -62,7 +61,7 @@ def refuse(mapping: Mapping[str, Any], lines: list[str]) -> dict[str, Any]:
 
 
 def _is_stage_name(name: object) -> bool:
-    """Whether a stage may be called so: figures and Optuna studies bear the names of stages."""
+    """Whether a stage may have this name, which becomes part of file names and Optuna studies."""
     return (
         isinstance(name, str)
         and name.isascii()
@@ -72,7 +71,7 @@ def _is_stage_name(name: object) -> bool:
 
 
 def _momentum(name: object, entry: Any, lines: list[str]) -> Any:
-    """Return a stage's entry, a plain momentum stage instead of a momentum range test."""
+    """Return a stage's entry, with a momentum range test replaced by a plain momentum stage."""
     if not isinstance(entry, Mapping | None) or "_target_" in (entry or {}):
         return entry
     kind, options = (entry or {}).get("kind", name), dict(entry or {})
@@ -99,17 +98,17 @@ def _target(entry: BaseModel) -> str:
 def plan_lines(
     plan: Sequence[object], stages: Mapping[str, BaseModel | None], recipe: BaseModel | None
 ) -> list[str]:
-    """Check that the planned stages exist, stand there once, and get what they need."""
+    """Check that planned stages exist, are planned once, and that their needs are met."""
     lines = []
     for i, name in enumerate(plan):
         if not isinstance(name, str):
-            continue  # the schema says so
+            continue  # reported by the schema
         if name not in stages:
             lines.append(f"plan.{i}: {shown(name)} is not allowed: {one_of(stages, name)}")
         elif name in plan[:i]:
             lines.append(
-                f"plan.{i}: {shown(name)} is not allowed: it stands there already; for a repeat"
-                f" add an entry such as stages.{name}_again: {{kind: {name}}}"
+                f"plan.{i}: {shown(name)} is not allowed: it is planned already; to repeat it, add"
+                f" an entry such as stages.{name}_again: {{kind: {name}}}"
             )
     entries = {name: stages[name] for name in plan if isinstance(name, str) and name in stages}
     classes = {name: class_of(entry) for name, entry in entries.items() if entry is not None}
@@ -129,8 +128,8 @@ def _needs_lines(classes: Mapping[str, Any], recipe: BaseModel) -> list[str]:
     known = {name for name, value in recipe if value is not None}
     for name, cls in classes.items():
         lines += [
-            f"plan: stage {name} needs {need}, which nothing gives: set recipe.{need}, or plan a"
-            f" stage before it that gives {need} ({_givers(need)})"
+            f"plan: stage {name} needs {need}, which nothing sets: set recipe.{need}, or plan a"
+            f" stage before it that sets {need} ({_givers(need)})"
             for need in getattr(cls, "needs", ())
             if need not in known
         ]
@@ -160,17 +159,17 @@ def recipe_lines(recipe: Any) -> list[str]:
 
 
 def processor_lines(device: Any) -> list[str]:
-    """Return a problem if runs are to train side by side on what was never measured so."""
+    """Return a problem if several runs are to train in parallel on a device other than a CPU."""
     if device in (None, "auto", "cpu"):
         return []
     return [
-        f"device: {shown(device)} trains one run at a time: whether several at once on one GPU pay"
-        " has not been measured; choose executor=inline, or device=cpu for executor=processes"
+        f"device: {shown(device)} trains one run at a time: several runs at once on one GPU have"
+        " not been measured; choose executor=inline, or device=cpu for executor=processes"
     ]
 
 
 def storage_lines(storage: Any) -> list[str]:
-    """Check that a database has an address, and only a database."""
+    """Check that a database has an address, and that nothing else has one."""
     if storage is None:
         return []
     if storage.url is None:
@@ -193,7 +192,7 @@ def storage_lines(storage: Any) -> list[str]:
 
 
 def examples(data: Any, objective: Any) -> int | None:
-    """Return how many training examples there are, None if only the data can say."""
+    """Return the number of training examples, None if it is only known from the data."""
     if (fake := getattr(objective, "train_examples", None)) is not None:
         return int(fake)
     if getattr(objective, "name", "") != "training":
@@ -202,7 +201,7 @@ def examples(data: Any, objective: Any) -> int | None:
         return int(wanted)
     total = EXAMPLES.get(getattr(data, "name", ""))
     left = total - (data.held_out_examples or round(total / 6)) if total else 0
-    return left if left > 0 else None  # not above 0: `data_lines` says so
+    return left if left > 0 else None  # not above 0: reported by `data_lines`
 
 
 def data_lines(data: Any) -> list[str]:
@@ -216,12 +215,12 @@ def data_lines(data: Any) -> list[str]:
     key = "train_examples" if train > held_out else "held_out_examples"
     return [
         f"data.{key}: {max(train, held_out)} is not allowed: must be at most"
-        f" {total - min(train, held_out)}, for there are {total} to train on and to hold out"
+        f" {total - min(train, held_out)}, since there are {total} to train on and to hold out"
     ]
 
 
 def loss_lines(loss: Any, metric: Any, optimizer: Any) -> list[str]:
-    """Check that accuracy, label smoothing and delta are asked for where they mean something."""
+    """Check that accuracy, label smoothing and delta are set only for losses that have them."""
     if loss is None:
         return []
     kind = "own" if isinstance(loss, OwnConfig) else loss.name
@@ -248,7 +247,7 @@ def loss_lines(loss: Any, metric: Any, optimizer: Any) -> list[str]:
 
 
 def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | None) -> list[str]:
-    """Check that no batch is larger than the `most` examples there are to train on."""
+    """Check that no batch is larger than `most`, the number of training examples."""
     sizes = {"recipe.batch_size": getattr(recipe, "batch_size", 0)}
     for name, entry in stages.items():
         if isinstance(entry, Options) and "batch_size" in getattr(entry.builds, "gives", ()):
@@ -262,7 +261,7 @@ def size_lines(recipe: Any, stages: Mapping[str, BaseModel | None], most: int | 
 
 
 def dropout_lines(recipe: Any, facts: Facts) -> list[str]:
-    """Check that a recipe with dropout has a model that drops."""
+    """Check that a recipe with dropout has a model with dropout modules."""
     if recipe.dropout is None or facts.dropout is not None:
         return []
     return [

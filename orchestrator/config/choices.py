@@ -1,7 +1,7 @@
-"""From a mapping to the sections and stages that it chooses: by `name`, `kind` or `_target_`.
+"""From a mapping to the sections and stages that it chooses by `name`, `kind` or `_target_`.
 
-Every mistake becomes a line; what is wrong is None. Nothing here imports torch, MLflow or Optuna
-until it is built.
+Every mistake becomes a line, and the section is then None. Nothing here imports torch, MLflow or
+Optuna before it is built.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "tracking": sections.TrackingConfig,
     "budget": sections.BudgetConfig,
 }
-# Sections that may be the user's own, by `_target_`, and how that is read.
+# Sections that may have a `_target_` of the user's own, and the model of each.
 OWN_ALLOWED: dict[str, type[OwnConfig]] = {
     "data": OwnDataConfig,
     "model": OwnConfig,
@@ -71,13 +71,13 @@ def variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
     return {"clue": _clue_options, "none": lambda: sections.NoPruner} if key == "pruner" else {}
 
 
-ALSO = "a pruner of Optuna's beside it: `name`, and its own arguments; null: none"
-AUDIT = "share of the pruned runs that are let to their end all the same"
+ALSO = "a pruner of Optuna's in addition: `name`, and its own arguments; null: none"
+AUDIT = "share of the pruned runs that are trained to their end, to check the pruner"
 
 
 @cache
 def _clue_options() -> type[Options]:
-    """Return the model of the clue pruner: its rules, and what is not a rule."""
+    """Return the model of the clue pruner: its rules, `also` and `audit`."""
     from orchestrator.pruners import ClueRules
 
     made: type[Options] = create_model(
@@ -125,7 +125,7 @@ def optunas_pruner(entry: BaseModel) -> Any:
 
 
 def _without_our_name(key: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the `name` of the default that Hydra merges into what a study says of its own."""
+    """Leave out the default's `name`, which Hydra merges into a section with a `_target_`."""
     ours = variants(key) or get_args(SECTIONS[key].model_fields["name"].annotation)
     return {k: v for k, v in given.items() if k != "name" or v not in ours}
 
@@ -145,7 +145,7 @@ def section(key: str, given: Any, lines: list[str]) -> BaseModel | None:
 
 
 def stages(given: Any, lines: list[str]) -> dict[str, BaseModel | None]:
-    """Return the entries by name, None for a wrong one; one of each kind is there unasked."""
+    """Return the entries by name, None for a wrong one; each kind has a default entry."""
     from orchestrator.stages import STAGES
 
     if not isinstance(given, Mapping | None):
@@ -178,7 +178,7 @@ def _own_stage(path: str, given: Mapping[str, Any], lines: list[str]) -> BaseMod
     try:
         cls = user_code.resolve(entry.target)
         if not isinstance(cls, type) or not (hasattr(cls, "propose") and hasattr(cls, "decide")):
-            raise ConfigError(f"{entry.target} is no stage: it needs propose and decide")
+            raise ConfigError(f"{entry.target} is not a stage: it needs propose and decide")
         if dataclasses.is_dataclass(cls):
             return read(options_of(cls, "target"), given, path, lines)
         user_code.check(entry)
@@ -189,7 +189,7 @@ def _own_stage(path: str, given: Mapping[str, Any], lines: list[str]) -> BaseMod
 
 
 def build(entry: BaseModel, **offered: Any) -> Any:
-    """Make what an entry describes: ours, or the user's own."""
+    """Make the object that an entry describes, ours or the user's own."""
     if isinstance(entry, OwnConfig):
         return user_code.build(entry, **offered)
     assert isinstance(entry, Options)

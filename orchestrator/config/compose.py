@@ -1,7 +1,7 @@
-"""The request: command-line arguments in, one composed config out. Hydra composes, nothing else.
+"""Composes the config from command-line arguments and conf folders, with Hydra.
 
-The only file that knows Hydra. Its launchers, callbacks and loggers would call whatever a config
-names and make folders of their own, so `hydra.main` is not used.
+The only file that imports Hydra. `hydra.main` is not used: its launchers, callbacks and loggers
+would call any class that a config names, and make folders of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUILTIN = next(
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf")
     if (folder / "orchestrator.yaml").is_file()
 )
-QUOTE = "put what holds more than letters, digits and -./:_ in quotes, as in 'key=\"a value\"'"
+QUOTE = "quote a value with characters other than letters, digits and -./:_, as 'key=\"a value\"'"
 LONGEST = 600  # characters of an error
 
 
@@ -42,7 +42,7 @@ def conf_folders(config_dir: str | None = None) -> list[Path]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return Hydra's reading of the arguments, which all else here starts from.
+    """Return the arguments as Hydra parses them.
 
     Raises ConfigError for unknown flags.
     """
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if getattr(known, flag):  # the last would unpickle a file
             raise ConfigError(f"--{flag.replace('_', '-')} is not offered (see --help)")
     if not known.cfg and (known.package or known.resolve):
-        raise ConfigError("--package and --resolve say what --cfg shows: add --cfg job")
+        raise ConfigError("--package and --resolve need --cfg: add --cfg job")
     _refuse_hydras_own(known.overrides)
     return known
 
@@ -79,7 +79,7 @@ def compose(known: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(known: argparse.Namespace) -> None:
-    """Print the composed config, as `--cfg`, `--package` and `--resolve` ask."""
+    """Print the composed config, for `--cfg`, `--package` and `--resolve`."""
     from omegaconf import OmegaConf
 
     with _hydra(known) as (hydra, name, overrides):
@@ -101,7 +101,7 @@ def _composed(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
 
 @contextmanager
 def _hydra(known: argparse.Namespace) -> Iterator[tuple[Hydra, str, list[str]]]:
-    """Yield Hydra on our folders, the primary config's name, and the overrides as it wants them."""
+    """Yield Hydra on our folders, the primary config's name, and the overrides in its syntax."""
     from hydra import version
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
@@ -128,7 +128,7 @@ def _hydra(known: argparse.Namespace) -> Iterator[tuple[Hydra, str, list[str]]]:
 
 
 def _settable(override: str, groups: set[str]) -> str:
-    """Let Hydra set keys that it has not seen: our schema knows them, and reports all mistakes.
+    """Let Hydra set keys that are not in its config: our schema reports unknown ones.
 
     Choices of a group (data=cifar10) and Hydra's own keys stay as they are.
     """
@@ -146,12 +146,12 @@ def _folder(path: str) -> Path:
 
 
 def _refuse_hydras_own(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for settings of Hydra itself: it only composes, they would do nothing."""
+    """Raise ConfigError for settings of Hydra itself, which would have no effect."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key.replace("/", ".").split(".")[0] == "hydra" and key != "hydra.searchpath":
             raise ConfigError(
-                f"{key} is not allowed: of Hydra's own settings only hydra.searchpath can be given;"
+                f"{key} is not allowed: of Hydra's own settings only hydra.searchpath can be set;"
                 " results go to runs/<study_name>/"
             )
 
@@ -175,7 +175,7 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
         if text and text not in " ".join(told):
             told.append(text)
         cause = cause.__cause__
-    if type(error).__module__ == "builtins":  # one that Hydra did not expect: says not where
+    if type(error).__module__ == "builtins":  # not expected by Hydra: without a place
         told.insert(0, f"cannot compose {' '.join(a.removeprefix('++') for a in arguments)}")
     elif (override := (getattr(error, "override", None) or "").removeprefix("++")) not in told[0]:
         told.insert(0, f"cannot read {override}")
@@ -183,7 +183,7 @@ def _one_line(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    """Return `text` as one line that can be read: printable, at most `LONGEST` characters."""
+    """Return `text` as one printable line of at most `LONGEST` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
@@ -202,7 +202,7 @@ def sweep(
 ) -> list[tuple[list[str], dict[str, str]]]:
     """Return each job of a `--multirun` as (its arguments, its values of what is swept, by key).
 
-    Hydra's own grammar (a=1,2 a=range(3) a=choice(x,y)) and order: the last key turns first.
+    Hydra's own grammar (a=1,2 a=range(3) a=choice(x,y)) and order: the last key changes fastest.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -223,7 +223,7 @@ def sweep(
 
 
 def _yaml_problem(error: BaseException | None) -> str:
-    """Return the problem that `error`, or its cause, tells of a YAML file; "" if it is another."""
+    """Return the problem in a YAML file that `error` or its cause is about, "" for other errors."""
     while error is not None:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             return f"{_where(error.problem_mark)}: {_said(error)}"
@@ -238,7 +238,7 @@ def _where(mark: yaml.Mark) -> str:
 
 
 def _said(error: yaml.MarkedYAMLError) -> str:
-    """Return the parser's finding in the words of whoever writes such files."""
+    """Return the parser's message in plain words."""
     context, found = error.context or "", error.problem or "cannot be read"
     if "flow" in context and error.context_mark is not None:
         opened = "[" if "sequence" in context else "{"

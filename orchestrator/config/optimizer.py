@@ -12,26 +12,26 @@ from orchestrator.config.options import Fraction, OwnConfig, Positive, Real, Sec
 class Fitting(Section):
     """What can be switched on with any optimiser."""
 
-    always: ClassVar[set[str]] = set()  # fields that are told even at their defaults
+    always: ClassVar[set[str]] = set()  # fields that are included even at their defaults
 
     decay_norms_and_biases: bool = True
     """Whether parameters of one dimension have weight decay too."""
     frozen: tuple[str, ...] = ()
     """Parameters whose name matches such a shell pattern (`0.*`, `*.bias`) are not trained."""
     max_grad_norm: Positive | None = None
-    """Longer gradients are scaled down to this norm; null: none are."""
+    """Gradients with a larger norm are scaled down to it; null: none."""
     label_smoothing: Fraction = 0.0
     """Share of each label that is spread over all classes in training."""
     ema: Annotated[Real, Field(gt=0, lt=1)] | None = None
-    """Decay per step of the average of the weights that is evaluated and saved; null: the last."""
+    """Decay per step of an average of the weights, which is evaluated and saved; null: none."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is switched on: plain values of the fields that are not at their defaults."""
+        """The options that are on: plain values of the fields that are not at their defaults."""
         return self.model_dump(mode="json", exclude=self.always, exclude_defaults=True)
 
     def described(self) -> dict[str, Any]:
-        """Return what decides results: what is off stays out, so that its coming changed no key."""
+        """Return what determines results, without options that are off: older run keys stay."""
         named = self.model_dump(mode="json", include=self.always, by_alias=True)
         return {**named, **self.options}
 
@@ -50,8 +50,8 @@ class OptimizerConfig(Fitting):
 class AdamWConfig(Fitting):
     """AdamW: momentum means beta1, and weight decay is decoupled from the gradient.
 
-    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101). As in torch, a step takes
-    lr x weight_decay of each weight: another lr is another decay.
+    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101). As in torch, a step subtracts
+    lr x weight_decay of each weight, so another lr means another decay.
     """
 
     always: ClassVar[set[str]] = {"name"}
@@ -69,7 +69,7 @@ class AdamWConfig(Fitting):
 class OwnOptimizerConfig(Fitting, OwnConfig):
     """Another torch optimiser, by `_target_` and its arguments.
 
-    Its lr is set before each step, and so is its momentum or the first of its betas, if it has any.
+    Its lr is set before each step, and its momentum or the first of its betas, if it has one.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -79,7 +79,7 @@ class OwnOptimizerConfig(Fitting, OwnConfig):
 
     @property
     def name(self) -> str:
-        """What it is called in a recipe."""
+        """Its name in a recipe."""
         return self.target
 
 

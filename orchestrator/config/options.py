@@ -1,7 +1,7 @@
-"""From declared options to pydantic models, and from pydantic's errors to one line each.
+"""Makes pydantic models from options that are declared as dataclass fields.
 
-Stages, the fake objective and the pruner declare their options once, as dataclass fields made by
-`stages.stage.option`; they know nothing of pydantic. Here their models are made.
+Stages, the fake objective and the pruner declare their options once, by `stages.stage.option`, and
+do not import pydantic.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GIVEN_LATER = ("name", "facts")  # fields of every stage that are not options
 
 
 def _whole(value: Any) -> Any:
-    """Let 1e4 pass as 10000; refuse true and "3", which pydantic would take for numbers."""
+    """Accept 1e4 as 10000; refuse true and "3", which pydantic would accept as numbers."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -50,14 +50,14 @@ def _whole(value: Any) -> Any:
 
 
 def _no_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse 0 and 0.0 as two candidates: it is one run, and twice the same key."""
+    """Refuse equal values such as 0 and 0.0: they would be one run with one key."""
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"must hold each value once, {value} stands there twice")
+            raise ValueError(f"must contain each value once, {value} is there twice")
     return values
 
 
-# Strict: an integer is a fine rate (YAML reads `0` as one), but true and "0.1" are no numbers.
+# Strict: an integer is allowed (YAML reads `0` as one), but true and "0.1" are not numbers.
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Real, Field(gt=0)]
@@ -74,8 +74,8 @@ class Section(BaseModel):
         extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
     )
     later: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: while null they are no part of the plain values, so that studies
-    from before have the same ones."""
+    """Settings of later versions: left out of the plain values while null, so that older studies
+    keep the same values."""
 
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class OwnConfig(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that the config gives."""
+        """The keyword arguments in the config."""
         return dict(self.model_extra or {})
 
 
@@ -120,7 +120,7 @@ def _annotate(annotation: Any, limits: Mapping[str, Any]) -> Any:
         return Union[tuple(_annotate(a, limits) for a in arguments)]  # noqa: UP007  # dynamic
     if get_origin(annotation) is tuple and arguments[-1:] == (...,):
         items = {k.removeprefix("item_"): v for k, v in limits.items() if k.startswith("item_")}
-        many: Any = tuple  # an annotation made at run time is no type to mypy
+        many: Any = tuple  # mypy takes no annotation made at run time
         many = many[_annotate(arguments[0], items), ...]
         return Annotated[many, Field(**own), AfterValidator(_no_repeats)]
     strict = {float: Real, int: Whole}.get(annotation, annotation)

@@ -1,4 +1,4 @@
-"""What is wrong with a request: one line for each mistake, with its path and what is allowed."""
+"""Messages about a wrong config: one line for each mistake, with its path and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.redact import hidden
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
-RENAMED = {  # keys of 0.1: their names now
+RENAMED = {  # keys of 0.1 and their new names
     "least_steps": "min_steps",
     "most_steps": "max_steps",
     "least_drop": "min_drop",
@@ -88,7 +88,7 @@ def problems(error: ValidationError, model: type[BaseModel], data: Any, path: st
     for detail in error.errors():
         where = detail["loc"]
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # only because members were wrong: they have their own lines
+            continue  # only because members are wrong, which have their own lines
         if detail["type"] == "extra_forbidden":
             what, must = "unknown key", _known_key(keys, where[-1])
         elif detail["type"] == "missing":
@@ -98,14 +98,14 @@ def problems(error: ValidationError, model: type[BaseModel], data: Any, path: st
             what, must = f"{shown(detail['input'])} is not allowed", _must(detail)
         head = f"{'.'.join(filter(None, [path, *map(str, where)]))}: {what}: "
         lines.setdefault(head, []).append(must)
-    # One value may break several rules: the members of a union each have a say.
+    # One value may break several rules: each member of a union reports its own.
     return [head + " or ".join(dict.fromkeys(musts)) for head, musts in lines.items()]
 
 
 def _known_key(keys: list[str], word: int | str) -> str:
-    """Return which keys there are, or what a key that was renamed is called now."""
+    """Return the allowed keys, or the new name of a renamed key."""
     new = RENAMED.get(str(word))
-    return f"it is called {new} now" if new in keys else one_of(keys, word)
+    return f"it is now {new}" if new in keys else one_of(keys, word)
 
 
 def read(model: type[M], data: Any, path: str, lines: list[str]) -> M | None:

@@ -1,9 +1,9 @@
 """The typed schema of the whole configuration: Hydra composes it, pydantic checks it.
 
-Every mistake is reported at once, one line each, with its path, its value and what is allowed.
-The settings are declared in `sections.py`, `fitting.py` and, by those who use them, as dataclass
-fields (`stages.stage.option`); `choices.py` finds the model that a mapping chooses. Nothing here
-imports torch, MLflow or Optuna until it is built.
+All mistakes are reported at once, one line each, with path, value and what is allowed. The settings
+are declared in `sections.py` and `optimizer.py`, and those of stages, pruner and fake objective as
+dataclass fields (`stages.stage.option`). `choices.py` finds the model that a mapping chooses.
+Nothing here imports torch, MLflow or Optuna before it is built.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
-from orchestrator.config import checks, choices
+from orchestrator.config import checks, choices, presets
 from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
-from orchestrator.config.options import OwnConfig, Section, Seed, Whole
+from orchestrator.config.options import OwnConfig, Positive, Section, Seed, Whole
+from orchestrator.config.presets import Effort
 from orchestrator.config.problems import read
 from orchestrator.config.sections import (
     BudgetConfig,
@@ -38,16 +39,19 @@ from orchestrator.config.sections import (
 from orchestrator.errors import ConfigError
 from orchestrator.redact import hidden_in
 
-PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
-
 
 class Config(Section):
     """The whole configuration, checked. Make one with `from_mapping`."""
 
     study_name: StudyName = "study"
     """Results go to runs/<study_name>/."""
-    plan: Annotated[tuple[str, ...], Field(min_length=1)] = PLAN
-    """The stages, in this order: names under `stages`."""
+    effort: Effort = "standard"
+    """What a study costs and how it decides: quick (2.5 final runs) and standard (6) by expected
+    loss, thorough (20 to 40) each setting by its significance over several seeds."""
+    plan: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The stages, in this order: names under `stages`; null: those of `effort`."""
+    rate: Positive = 0.01
+    """Expected gain, as a share of the loss, that is worth the price of one final run."""
     stages: dict[str, SerializeAsAny[BaseModel]]
     recipe: RecipeConfig
     data: DataConfig | OwnDataConfig
@@ -69,13 +73,13 @@ class Config(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: by autocast; weights and their updates stay float32."""
     seed: Seed = 0
-    """Weights and data order; the same seed gives the same numbers (but for measured times)."""
+    """Weights and data order; the same seed gives the same numbers (except measured times)."""
     fresh: bool = False
-    """Start over; what is there is renamed aside."""
+    """Start over; the existing folder is renamed."""
     dry_run: bool = False
-    """Say what would run and how long it takes, from a few steps, and stop."""
+    """Estimate runs and time from a few steps, print them, and stop."""
     quiet: bool = False
-    """Plain lines, one for each decision, instead of a live display."""
+    """Print only the closing lines."""
     runs: Annotated[str, Field(min_length=1)] = "runs"
     """The folder of all results."""
 
@@ -86,10 +90,10 @@ class Config(Section):
         Raises ConfigError with a line for every problem.
         """
         lines: list[str] = []
-        mapping = checks.refuse(mapping, lines)
+        mapping = checks.refuse(presets.with_presets(mapping), lines)
         parts = {key: choices.section(key, mapping.get(key), lines) for key in choices.SECTIONS}
         stages = choices.stages(mapping.get("stages"), lines)
-        # A wrong part has told its own lines: here an empty one of its type stands in for it.
+        # A wrong section has its own lines: here an empty one of its type replaces it.
         filled = {k: v or choices.SECTIONS[k].model_construct() for k, v in parts.items()}
         filled_stages = {k: v or Section() for k, v in stages.items()}
         config = read(cls, {**mapping, **filled, "stages": filled_stages}, "", lines)
@@ -102,9 +106,10 @@ class Config(Section):
         lines += checks.size_lines(
             parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
         )
-        plan = mapping.get("plan", PLAN)
+        plan = mapping.get("plan")
         if isinstance(plan, list | tuple):
             lines += checks.plan_lines(plan, stages, parts["recipe"])
+        lines += [] if lines else presets.lines(mapping)
         if config is not None and not lines:  # last, for it imports the user's modules
             lines += checks.own_lines({k: filled[k] for k in choices.OWN_ALLOWED})
         if config is None or lines:
@@ -112,38 +117,38 @@ class Config(Section):
         return _settled(config)
 
     def public(self) -> dict[str, Any]:
-        """Return plain values without passwords, to be kept and shown."""
+        """Return plain values without passwords, to be stored and shown."""
         shown: dict[str, Any] = hidden_in(self.as_mapping())
         return shown
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return plain values; `from_mapping` makes the same config of them."""
+        """Return plain values; `from_mapping` makes the same config from them."""
         return self.model_dump(mode="json", by_alias=True)
 
     @property
     def final_epochs(self) -> float:
-        """Length of the final run in epochs: the horizon that short runs are a fraction of."""
+        """Length of the final run in epochs; short runs are a fraction of it."""
         for name in (*self.plan, *self.stages):  # a planned final stage before an unused one
             entry = self.stages[name]
             if getattr(checks.class_of(entry), "kind", None) == "final" and hasattr(
                 entry, "epochs"
             ):
                 return float(entry.epochs)
-        raise ConfigError("stages: no stage of kind final says how many epochs a final run has")
+        raise ConfigError("stages: no stage of kind final, whose epochs are needed: add one")
 
     @property
     def prunes(self) -> bool:
-        """Whether lost runs are stopped."""
+        """Whether runs are pruned."""
         return not isinstance(self.pruner, NoPruner)
 
     @property
     def audit(self) -> float:
-        """Share of the pruned runs that are let to their end all the same."""
+        """Share of the pruned runs that are trained to their end, to check the pruner."""
         return float(getattr(self.pruner, "audit", 0.0))
 
 
 def _settled(config: Config) -> Config:
-    """Fill in what side by side means: one thread for each run, on the processor."""
+    """Fill in the settings of worker processes: one thread for each run, on the CPU."""
     if not isinstance(config.executor, ProcessesConfig):
         return config
     device = "cpu" if config.device == "auto" else config.device

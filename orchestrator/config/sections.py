@@ -1,6 +1,6 @@
-"""The sections of the config: what can be set, what it means, and what it is unless it is set.
+"""The sections of the config: their settings, with types, limits, defaults and meanings.
 
-That of the optimiser is in `optimizer.py`. A text after a field is its meaning in
+The section of the optimiser is in `optimizer.py`. The text after a field is its meaning in
 docs/config.md.
 """
 
@@ -23,6 +23,7 @@ from orchestrator.config.options import (
     NotNegative,
     OwnConfig,
     Positive,
+    Real,
     Section,
     Seed,
     Whole,
@@ -32,22 +33,22 @@ ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant
 
 
 class RecipeConfig(Section):
-    """Starting values; what no stage decides stays as it is here."""
+    """Starting values; a value that no stage decides stays as it is here."""
 
     max_lr: Positive | None = None
-    """Learning rate at the top of the schedule; null: the range test finds it."""
+    """Highest learning rate of the schedule; null: found by the range test."""
     min_lr: Positive | None = None
-    """Where the schedule's legs start and end; null: a tenth of max_lr."""
+    """Learning rate where the schedule's cycle starts and ends; null: a tenth of max_lr."""
     max_momentum: Fraction = 0.9
     """Momentum while the learning rate is low (all the time if the schedule does not cycle it)."""
     min_momentum: Fraction = 0.85
-    """Momentum at the top of the learning rate, at most max_momentum."""
-    weight_decay: Fraction = 5e-4
-    """Coefficient of the L2 penalty, constant over the run."""
+    """Momentum where the learning rate is highest, at most max_momentum."""
+    weight_decay: Annotated[Real, Field(ge=0, lt=100)] | None = None
+    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data."""
     batch_size: Count = 64
     """Training examples in a step."""
     dropout: Fraction | None = None
-    """Probability; null: as the model has it."""
+    """Dropout probability of the model's dropout modules; null: not changed."""
 
 
 class DataUse(Section):
@@ -56,21 +57,21 @@ class DataUse(Section):
     later: ClassVar[frozenset[str]] = frozenset({"classes"})
 
     train_examples: Count | None = None
-    """Training examples; null: all there is."""
+    """Training examples; null: all."""
     held_out_examples: Count | None = None
-    """Examples that choices are made on; null: a sixth of the training data."""
+    """Examples that decisions are made on; null: a sixth of the training data."""
     test_examples: Count | None = None
-    """Sealed examples that the last runs are tested on; null: all there is."""
+    """Sealed test examples, used by the last runs only; null: all."""
     image_size: Annotated[Whole, Field(ge=4)] | None = None
-    """Pixels of a side that images are mean-pooled (files: resized) to; null: as they are."""
+    """Height and width that images are mean-pooled (files: resized) to; null: not changed."""
     scale: Positive = 1.0
-    """Multiplies the normalised inputs, to see what badly scaled ones do to the learning rate."""
+    """Multiplies the normalised inputs, to test the effect of badly scaled inputs."""
     augment: bool = False
     """Random horizontal flips and crops of training images."""
     seed: Seed = 0
-    """Decides the splits, and nothing else."""
+    """Seed of the splits, and of nothing else."""
     classes: Annotated[Whole, Field(ge=2)] | None = None
-    """Number of classes, where the largest label does not say it; null: that label plus one."""
+    """Number of classes, if it is not the largest label plus one; null: that label plus one."""
 
 
 class DataConfig(DataUse):
@@ -83,22 +84,22 @@ class DataConfig(DataUse):
     dataset: str | None = None
     """The class in torchvision.datasets, such as MNIST."""
     folder: str = "data"
-    """Where CIFAR-10 and torchvision's data are looked for and downloaded to."""
+    """The folder of CIFAR-10 and of torchvision's data, also for downloads."""
     download: bool = True
-    """Whether they may be downloaded if they are not there."""
+    """Whether data may be downloaded if they are not there."""
 
 
 class OwnDataConfig(DataUse, OwnConfig):
-    """The user's own data, by `_target_` and its arguments, used as ours are.
+    """The user's own data, by `_target_` and its arguments, used like ours.
 
-    A setting of `DataUse` that the callable names itself is an argument of the callable alone.
+    A setting of `DataUse` that is also an argument of the callable is passed to the callable only.
     """
 
     model_config = ConfigDict(extra="allow")
 
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not set: the callable's own defaults count where it is not."""
+        """Leave out settings that are not set: the callable's own defaults apply."""
         unset = DataUse.model_fields.keys() - self.model_fields_set
         return {key: value for key, value in handler(self).items() if key not in unset}
 
@@ -115,34 +116,34 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """What is minimised, as a mean over examples; decisions are made by its held-out value."""
+    """The loss, a mean over examples; decisions are made by its held-out value."""
 
     later: ClassVar[frozenset[str]] = frozenset({"ignore_index"})
 
     name: Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"] = "cross_entropy"
-    """Of classes; of numbers (mse, l1, huber); of labels that are 0 or 1 (bce_with_logits)."""
+    """For classes; for numbers (mse, l1, huber); for labels that are 0 or 1 (bce_with_logits)."""
     delta: Positive = 1.0
     """Where the quadratic part of huber ends, in units of the targets."""
     ignore_index: Whole | None = None
-    """Label of cross_entropy that marks what has none: it plays no part in loss and accuracy."""
+    """Label of cross_entropy that marks targets without a label; left out of loss and accuracy."""
 
 
 class MetricConfig(Section):
-    """What is shown beside the loss."""
+    """The metric that is shown beside the loss."""
 
     name: Literal["auto", "accuracy", "none"] = "auto"
-    """Accuracy where the loss is one of classes or of labels, none elsewhere."""
+    """Accuracy where the loss is for classes or labels, otherwise none."""
 
 
 class OwnMetricConfig(OwnConfig):
-    """The user's own metric: `_target_` is called with scores and targets of a whole part."""
+    """The user's own metric: `_target_` is called with scores and targets of a whole data part."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,39}$")] | None = None
     larger_is_better: bool = True
 
     @property
     def shown(self) -> str:
-        """The name it goes by: its own, or that of the function."""
+        """Its name, or that of the function."""
         return self.name or self.target.rpartition(".")[2]
 
 
@@ -155,39 +156,39 @@ class ScheduleConfig(Section):
     """The schedule of the final run and of every short cycle."""
 
     name: ScheduleName = "paper"
-    """The 1cycle policy of the paper, of the author's code, of fastai, of torch; or a plain one."""
+    """1cycle of the paper, of the author's code, of fastai or of torch; linear; constant."""
 
 
 class TrainingConfig(Section):
-    """The training objective: how it computes what `data`, `model` and `optimizer` say."""
+    """The training objective: how it computes; `data`, `model` and `optimizer` define what."""
 
     name: Literal["training"] = "training"
     """Training with PyTorch."""
     micro_batch_size: Count | None = None
-    """Gradients of a larger batch are added up over pieces of this size; null: in one piece."""
+    """Gradient accumulation: larger batches are split into pieces of this size; null: no split."""
     deterministic: bool = True
-    """false lets a GPU choose faster kernels that do not repeat bit for bit."""
+    """false allows a GPU faster kernels that are not deterministic."""
     compile: bool | Literal["auto"] = False
-    """torch.compile, once for each batch size; auto: where a probe says that it pays."""
+    """torch.compile, once for each batch size; auto: if a probe measures a gain."""
     resident: bool | Literal["auto"] = "auto"
-    """Whether all data lie on the device, or are streamed; auto: if they fit into half of what is
-    free. The results are the same."""
+    """Whether all data are on the device, or streamed to it; auto: if they fit into half of its
+    free memory. The results are the same."""
 
     @property
     def changing(self) -> dict[str, Any]:
-        """What is switched on of that which changes results, if only in their last bits."""
+        """The options that are on and change results, even if only in their last bits."""
         return self.model_dump(mode="json", exclude={"name", "resident"}, exclude_defaults=True)
 
 
 class NoPruner(Section):
-    """Every run goes to its end."""
+    """No run is pruned."""
 
     name: Literal["none"] = "none"
     """No pruner."""
 
 
 class ExecutorConfig(Section):
-    """Runs run in this process, one after the other."""
+    """Runs are trained in this process, one after the other."""
 
     name: Literal["inline"] = "inline"
     """This process."""
@@ -196,44 +197,46 @@ class ExecutorConfig(Section):
 
 
 class ProcessesConfig(Section):
-    """Runs that are not timed run side by side, each in a process with `threads` threads (1).
+    """Runs that are not timed are trained in parallel processes, `threads` threads each (1).
 
-    For processors: several runs at once on one GPU have not been measured.
+    For CPUs: several runs at once on one GPU have not been measured.
     """
 
     name: Literal["processes"] = "processes"
     """Worker processes on this machine."""
     workers: Count | None = None
-    """How many; null: as many as there are physical cores for."""
+    """Number of workers; null: as many as the physical cores allow."""
     wait_seconds: NotNegative = 30.0
     """Longest wait for an idle machine before a timed run is repeated; 0: never."""
 
 
 class StorageConfig(Section):
-    """Where Optuna keeps its trials."""
+    """Where Optuna stores its trials."""
 
     name: Literal["journal", "memory", "url"] = "journal"
-    """A journal file in the run folder, memory (nothing is kept), or a database."""
+    """A journal file in the study's folder, memory (nothing is kept), or a database."""
     url: str | None = None
-    """The database as SQLAlchemy writes it, such as sqlite:///trials.db."""
+    """Address of the database, as for SQLAlchemy, such as sqlite:///trials.db."""
 
 
 class TrackingConfig(Section):
-    """Who is told."""
+    """Where the study is recorded."""
 
     name: Literal["mlflow", "none"] = "mlflow"
-    """MLflow or nobody."""
+    """MLflow, or none."""
     uri: str | None = None
     """MLflow's tracking server or database; null: MLFLOW_TRACKING_URI, else ./mlflow.db."""
     model: bool = True
-    """Whether the trained network is kept there too, ready to be loaded and served."""
+    """Whether the trained network is recorded too, as a model that MLflow can load and serve."""
 
 
 class BudgetConfig(Section):
-    """What a study may cost."""
+    """Limits on the cost of a study; of the two the tighter one counts."""
 
+    final_runs: Positive | None = None
+    """In final runs, evaluations counted in; null: what it takes. Unless set, that of `effort`."""
     max_seconds: Positive | None = None
-    """Seconds of all its commands together; null: what it takes."""
+    """Seconds of all its commands together; null: no limit."""
 
 
 NAME_HOLDS = "1 to 80 letters, digits, '.', '_' or '-' (letters a to z)"

@@ -1,9 +1,8 @@
 """The user's own classes and functions, named in the config by `_target_: package.module.name`.
 
-We import them ourselves instead of handing config to Hydra's `instantiate`: only callables, nothing
-that runs commands, evaluates text or unpickles files, and arguments checked before the call. This
-guards against accidents and pasted configs; it is no sandbox, the user's module itself may do
-anything.
+They are imported here and not by Hydra's `instantiate`: only callables are allowed, nothing that
+runs commands, evaluates text or unpickles files, and arguments are checked before the call. This
+guards against accidents and pasted configs. It is not a sandbox: the user's module may do anything.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from orchestrator.errors import ConfigError, nearest, one_line
 if TYPE_CHECKING:
     from orchestrator.config.options import OwnConfig
 
-# The standard library is refused as a whole (os, subprocess, pickle, builtins...): nothing in it is
-# a model, a data set or a stage. Of other packages these, and everything below them.
+# The whole standard library is refused (os, subprocess, pickle, builtins...): nothing in it is a
+# model, a data set or a stage. Of other packages these are refused, with everything below them.
 DENIED = frozenset(
     """
     torch.load torch.hub torch.package torch.serialization torch.jit.load torch.jit._serialization
@@ -54,7 +53,7 @@ def _is_denied(name: str) -> bool:
 
 
 def _full_name(found: Any) -> str:
-    """Return where `found` really comes from: names can be imported into any module."""
+    """Return where `found` is defined: a name can be imported into any module."""
     while isinstance(found, partial):
         found = found.func
     found = getattr(found, "__func__", found)  # of a bound method
@@ -85,13 +84,16 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
 def resolve(target: str) -> Callable[..., Any]:
     """Return the callable that `target` ("package.module.name") names.
 
-    Raises ConfigError, one line, if it cannot be imported, is no callable or is not allowed.
+    Raises ConfigError, one line, if it cannot be imported, is not callable or is not allowed.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(f"{target!r} is no name: write package.module.name")
+        raise ConfigError(f"{target!r} is not a name: write package.module.name")
     if any(part.startswith("__") for part in parts[1:]):
-        raise ConfigError(f"{target} is not allowed: nothing that Python itself put there")
+        raise ConfigError(
+            f"{target} is not allowed: it has a name with leading underscores; name a class or"
+            " function of your own"
+        )
     if _is_denied(target):
         raise ConfigError(
             f"{target} is not allowed: {parts[0]} is part of Python's standard library, or may run"
@@ -114,7 +116,7 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def _offered(found: Any) -> list[str]:
-    """Return the classes and functions of a module or class, without what it imported itself."""
+    """Return the classes and functions that a module or class defines itself."""
     home = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", "")
     values = {n: getattr(found, n, None) for n in dir(found) if not n.startswith("_")}
     return [
@@ -125,7 +127,7 @@ def _offered(found: Any) -> list[str]:
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """Return the parameters that can be given by name, None if the signature cannot be known."""
+    """Return the parameters that can be passed by name, None if there is no signature."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -139,14 +141,14 @@ def _names(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def takes(target: str) -> list[str]:
-    """Return the arguments that the callable `target` names; none if that cannot be known."""
+    """Return the named arguments of the callable `target`, [] if there is no signature."""
     return _names(_parameters(resolve(target)) or {})
 
 
 def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
     """Return the callable that `own` names; ConfigError if it does not take the given arguments.
 
-    `section`: the key where it stands, to say how an argument that a study gave is taken out.
+    `section`: its key in the config, for the advice on how to remove an argument of a study.
     """
     function = resolve(own.target)
     parameters = _parameters(function)
@@ -157,7 +159,7 @@ def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
     takes = _names(parameters)
     lines = [
         f"{own.target} takes no argument {name}: it takes {', '.join(takes) or 'none'}"
-        + (f" (if a study gave it: ~{section}.{name})" if section else "")
+        + (f" (to remove one that a study sets: ~{section}.{name})" if section else "")
         for name in own.arguments
         if name not in takes
     ]
@@ -167,11 +169,11 @@ def check(own: OwnConfig, section: str = "") -> Callable[..., Any]:
 
 
 def build(own: OwnConfig, **offered: Any) -> Any:
-    """Call what `own` names with its arguments and those of `offered` that it names itself.
+    """Call what `own` names, with its arguments and those of `offered` that are in its signature.
 
-    The config wins over `offered`. `offered` is not poured into **kwargs: a wrapper that passes
-    them on (as torchvision's model functions do) would choke on them. Raises ConfigError for
-    arguments that are unknown or missing, and for whatever the callable raises.
+    The config wins over `offered`. `offered` is not passed as **kwargs: a wrapper that passes them
+    on (as torchvision's model functions do) would fail. Raises ConfigError for unknown or missing
+    arguments, and for any error of the callable.
     """
     function = check(own)
     parameters = _parameters(function)
@@ -186,7 +188,7 @@ def build(own: OwnConfig, **offered: Any) -> Any:
     ]
     if missing:
         raise ConfigError(
-            f"{own.target} needs {', '.join(missing)}: give it beside _target_"
+            f"{own.target} needs {', '.join(missing)}: add it beside _target_"
             f" (it is offered {', '.join(offered) or 'nothing'})"
         )
     return _call(own.target, function, arguments)
@@ -197,14 +199,14 @@ def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any
         return function(**arguments)
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # the user's own mistake: say what, where, one line
+    except (Exception, SystemExit) as error:  # the user's own mistake: one line with its place
         raise ConfigError(f"{target} raised {raised(error)}") from error
 
 
 def raised(error: BaseException) -> str:
-    """Return one line: the type of the error, its words, and the last line of the user's own code.
+    """Return one line: the error's type, its message, and the last line of the user's own code.
 
-    No line where only installed packages and we were at work: theirs would not help.
+    No line number if the error was raised without the user's code.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not any(place in f.filename for place in NOT_THEIRS)]

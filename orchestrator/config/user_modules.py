@@ -1,6 +1,6 @@
-"""The code behind a callable of the user's: the modules that it imports, named by what they hold.
+"""Hashes of the user's code: of a callable's module and of the modules that it imports.
 
-They are found by reading, without importing anything.
+They are found by parsing, without importing anything.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from types import ModuleType
 
 from orchestrator.config.user_code import NOT_THEIRS, resolve
 
-COMPUTED = {"import_module", "__import__"}  # functions that import what a text names
-# What a file held when the module in use was first asked for, by file: the import, and the text.
+COMPUTED = {"import_module", "__import__"}  # functions that import a module by a computed name
+# The text of each file when its module was first looked up, by file: the import, and the text.
 _first: dict[str, tuple[object, str]] = {}
 
 
@@ -29,9 +29,11 @@ _first: dict[str, tuple[object, str]] = {}
 class Code:
     """Hashes of the code behind a callable.
 
-    `source`: of the module that defines it, of its name where there is no text. `modules`: of each
-    other module in the user's folders that it imports, directly or not. `edited`: files that have
-    changed since this process first asked for them; the hashes are of the code that it runs.
+    Attributes:
+        source: Hash of the module that defines it, or of its name without a source file.
+        modules: Hashes of the other modules in the user's folders that it imports, also indirectly.
+        edited: Files that changed after this process imported them; the hashes are of the imported
+            code.
     """
 
     source: str
@@ -40,7 +42,7 @@ class Code:
 
 
 def code_of(target: str) -> Code:
-    """Return the code behind the callable `target`, as it was when that was first asked."""
+    """Return the code behind the callable `target`, as it was at the first call."""
     home = inspect.getmodule(inspect.unwrap(resolve(target)))
     written = next((n for n in _above(target.rpartition(".")[0]) if n in sys.modules), "")
     texts = dict(_imported([home.__name__ if home else "", written]))
@@ -55,7 +57,7 @@ def code_of(target: str) -> Code:
 
 
 def _imported(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield names and texts of the user's modules among `names`, and of all that those import."""
+    """Yield names and texts of the user's modules among `names`, and of all that they import."""
     roots = [root for root in dict.fromkeys(map(os.path.abspath, sys.path)) if _is_theirs(root)]
     waiting, known = list(names), set[str]()
     while waiting:
@@ -71,7 +73,7 @@ def _imported(names: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _file(name: str, roots: list[str]) -> str | None:
-    """Return the source of a module of the user's, None for others and for what is no module."""
+    """Return the source of one of the user's modules, None for other modules and names."""
     if loaded := getattr(sys.modules.get(name), "__file__", None):
         return loaded if loaded.endswith(".py") and _is_theirs(loaded) else None
     package = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
@@ -88,15 +90,15 @@ def _is_theirs(path: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _imports(name: str, file: str, text: str) -> tuple[str, ...]:
-    """Return what may be modules that a module imports, anywhere in its text.
+    """Return the names that a module imports, anywhere in its text.
 
-    A module that imports by a computed name may import any that lies beside it.
+    A module that imports by a computed name may import any module in its folder.
     """
     folder, base = os.path.split(file)
     package = name if base == "__init__.py" else name.rpartition(".")[0]
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except SyntaxError:  # of a file that nothing has imported yet
+    except SyntaxError:  # in a file that was not imported yet
         return ()
     found: list[str] = []
     for node in nodes:
@@ -120,7 +122,7 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _text(module: ModuleType) -> str:
-    """Return the text of a module as this process imported it, "" without one."""
+    """Return the text of a module as this process imported it, "" without a source file."""
     file = getattr(module, "__file__", None)
     if file is None:
         return ""

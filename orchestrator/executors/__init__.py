@@ -1,1 +1,1 @@
-"""Executors: where runs are trained."""
+"""Executors: they train runs, in this process or in worker processes."""

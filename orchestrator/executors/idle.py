@@ -1,4 +1,4 @@
-"""Whether the machine is idle: what other programs take of its processors and of the GPU."""
+"""Waits for an idle machine: measures the load of other programs on its processors and GPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from orchestrator.system.host import ProcessorTimes, processor_times
 
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
-LOOK_SECONDS = 1.0  # one look at the load, at most; Linux counts in hundredths of a second
-MAX_SECONDS = 30.0  # of waiting, until the machine has been idle again
+LOOK_SECONDS = 1.0  # one measurement of the load; Linux counts in hundredths of a second
+MAX_SECONDS = 30.0  # the longest wait, until the machine has been idle again
 
 
 class IdleWait:
     """Waits until the machine is idle, and gives up when that takes too long.
 
-    At most `max_seconds` (0: it never waits). `gpu`, where one trains, returns the share of the
-    last second in which it was busy: not with our work, as that waits too. Tests replace `look`,
-    which returns the processor time so far, and `sleep`.
+    Args:
+        max_seconds: The longest wait; 0: it never waits.
+        gpu: Returns the share of the last second in which the GPU was busy, while our own work
+            waits. None: no GPU trains.
+        look: Returns the processor time so far; tests replace it.
+        sleep: Sleeps for some seconds; tests replace it.
     """
 
     def __init__(
@@ -37,27 +40,28 @@ class IdleWait:
         self._gpu = gpu
         self._what = "its processors" if gpu is None else "its processors or its GPU"
         self._waited = 0.0  # since the machine was idle
-        self._last: ProcessorTimes | None = None  # when it was last looked at
+        self._last: ProcessorTimes | None = None  # the last measurement
 
     def wait(self, label: str, worth: float = math.inf) -> bool:
         """Return once the machine is idle (True), or when that has taken too long (False).
 
-        Too long: `max_seconds`, or `worth` if that is less, the seconds of the run that is to be
-        repeated. Having given up, later calls look only once, until one finds the machine idle
-        again: a round of repeats on a busy machine waits once, and says so once. Where it has been
-        idle since the last look, that is enough. True where the load is not known.
+        Too long is `max_seconds`, or `worth` if that is less: the seconds of the run that is to be
+        repeated. After giving up, later calls measure the load once without waiting, until the
+        machine is idle again: a round of repeats on a busy machine waits and warns once. If the
+        machine has been idle since the last measurement, the call returns at once. True where the
+        load is not known.
         """
         most = min(self._max_seconds, worth)
         if most <= 0:
             return True
         look = min(LOOK_SECONDS, most)
-        share = self._since_last() if self._gpu is None else None  # a GPU has no record of us
-        if share is None or share > SHARE:  # then perhaps by workers of our own
+        share = self._since_last() if self._gpu is None else None  # a GPU's use has no such record
+        if share is None or share > SHARE:  # the load may have been our own workers: measure
             share = self._share(look)
         while share is not None and share > SHARE and self._waited < most:
             if not self._waited:
                 log.warning(
-                    "%s: waits until the machine is idle (other programs take %.0f %% of %s),"
+                    "%s: waits until the machine is idle (other programs use %.0f %% of %s),"
                     " %.2g s at most (executor.wait_seconds)",
                     label, 100 * share, self._what, most,
                 )  # fmt: skip
@@ -66,8 +70,8 @@ class IdleWait:
         if share is not None and share > SHARE:
             self._waited = max(self._waited, most)
             log.info(
-                "%s: the machine is not idle (other programs take %.0f %% of %s); no longer waited"
-                " for, its time may be off again", label, 100 * share, self._what,
+                "%s: the machine is not idle (other programs use %.0f %% of %s); not waiting any"
+                " longer, its time may be wrong again", label, 100 * share, self._what,
             )  # fmt: skip
             return False
         if self._waited:
@@ -76,7 +80,7 @@ class IdleWait:
         return True
 
     def _since_last(self) -> float | None:
-        """Return the others' share since the last look, None where that was only just."""
+        """Return the share of other programs since the last measurement, None if just measured."""
         before, now = self._last, self._look()
         if before is None or now is None or now.total - before.total < LOOK_SECONDS:
             return None
@@ -84,7 +88,7 @@ class IdleWait:
         return _others(before, now)
 
     def _share(self, seconds: float) -> float | None:
-        """Return the share that others take, over one look: of the processors, or of the GPU."""
+        """Measure the share of other programs, of the processors or of the GPU."""
         before = self._look()
         if before is None and self._gpu is None:
             return None
@@ -104,7 +108,7 @@ def _others(before: ProcessorTimes, after: ProcessorTimes) -> float | None:
 
 
 def use_of_gpu(device: str) -> Callable[[], float | None] | None:
-    """Return how the use of the GPU is asked for, None without one (`auto` takes the first)."""
+    """Return a function that measures the use of the GPU, None without one (`auto`: the first)."""
     name, _, number = device.partition(":")
     found = nvml.gpus() if name in ("auto", "cuda") else []
     return found[int(number or 0)].utilisation if int(number or 0) < len(found) else None

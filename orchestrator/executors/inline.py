@@ -17,32 +17,52 @@ from orchestrator.curve import Outcome, Point
 from orchestrator.executors.idle import IdleWait
 from orchestrator.executors.job import Job, train
 from orchestrator.objectives import Objective
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Who is told of runs that are really trained."""
+    """Callbacks of an executor, for runs that are trained and not taken from the ledger."""
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A run begins; `trial_key` names its trial in what follows."""
+        """Called when a run starts.
+
+        Args:
+            stage: Name of the stage.
+            run: What is trained.
+            trial_key: The trial's key in later calls.
+        """
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """It measured something."""
+        """Called for each measurement of a run.
+
+        Args:
+            run: What is trained.
+            trial_key: The trial's key.
+            point: The measurement.
+
+        Raises:
+            StopRun: The run ends here.
+        """
 
     def run_ended(self, stage: str, outcome: Outcome) -> None:
-        """It ended."""
+        """Called when a run ended.
+
+        Args:
+            stage: Name of the stage.
+            outcome: The result of the run.
+        """
 
 
 class InlineExecutor:
-    """Runs rounds. What the ledger knows is not trained again.
+    """Trains rounds of runs in this process. Runs that are in the ledger are not trained again.
 
-    `pruner` None: every run goes to its end. `idle` is waited for before a timed run is repeated.
+    `pruner` None: every run is trained to its end. `idle`: the wait before a timed run is repeated.
     """
 
     def __init__(
@@ -65,8 +85,8 @@ class InlineExecutor:
     def run(self, stage: str, runs: Sequence[Run]) -> list[Outcome]:
         """Return the outcomes of one round, in the order of `runs`.
 
-        If all training runs of a stage have been pruned so far, the least bad goes on to its end:
-        the stage needs something to decide by.
+        If all training runs of a stage have been pruned so far, the best of them is trained to its
+        end: the stage needs a result to decide.
         """
         self._ledger.study(stage, self._pruner)
         earlier = self._earlier[stage]
@@ -80,44 +100,53 @@ class InlineExecutor:
         return outcomes
 
     def audit(self, stage: str, pruned: Sequence[Outcome]) -> list[Audit]:
-        """Let pruned runs of a stage that has decided go on to their ends, and judge the pruner."""
+        """Train pruned runs of a stage that has decided to their ends, to judge the pruner."""
         chance, earlier = self._objective.facts.chance_loss, self._earlier[stage].outcomes
         best = [best_loss(earlier, outcome.run.steps, chance) for outcome in pruned]
         ends = self._all(stage, [_audit(*parts) for parts in zip(pruned, best, strict=True)])
         audits = [Audit(*parts) for parts in zip(pruned, ends, best, strict=True)]
         return [audit for audit in audits if audit.end.state == "finished"]
 
+    def is_kept(self, run: Run) -> bool:
+        """Return whether a run has ended and its state was kept."""
+        return self._paths.checkpoint(run.key(self._objective.context(run))).is_file()
+
     def close(self) -> None:
-        """Let go of what the executor holds."""
+        """Release what the executor holds; this one holds nothing."""
 
     def _save_one(self, stage: str, outcomes: list[Outcome]) -> None:
-        """Replace the least bad of the pruned outcomes by its end: it got furthest, and lowest."""
+        """Train the best of the pruned runs, the one that got furthest and lowest, to its end."""
         pruned = [o for o in outcomes if o.state == "pruned"]
         alive = [o for o in pruned if math.isfinite(o.curve.held_out_loss[-1])]
         if not alive:
             return
         least = min(alive, key=lambda o: (-o.curve.progress[-1], o.curve.held_out_loss[-1]))
-        note = f"all {len(pruned)} runs were pruned, this is the least bad ({least.reason})"
+        note = f"all {len(pruned)} runs were pruned, this is the best of them ({least.reason})"
         job = Job(least.run, least.key, note=lambda _: note)
-        if self._known(job) is None:  # not said in a replay
-            log.warning("%s: %s; it goes on: %s", stage, note, least.run.label)
+        if self._known(job) is None:  # not logged in a replay
+            log.warning("%s: %s; it is trained to its end: %s", stage, note, least.run.label)
         (end,) = self._all(stage, [job])
         if end.state == "finished":
             outcomes[outcomes.index(least)] = end
 
     def _job(self, run: Run, place: int) -> Job:
         run_key = run.key(self._objective.context(run))
-        return Job(run, run_key, place, self._pruner.seen(run, place) if self._pruner else "")
+        seen = self._pruner.seen(run, place) if self._pruner else ""
+        goes_on = None
+        if run.kept and run.opens_test:
+            held_out = replace(run, opens_test=False)
+            goes_on = held_out.key(self._objective.context(held_out))
+        return Job(run, run_key, place, seen, goes_on=goes_on)
 
     def _known(self, job: Job) -> Outcome | None:
         return self._ledger.find(job.trial_key, job.run, job.seen, prunable=job.place is not None)
 
     def _all(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
-        """Return the outcomes of `jobs`, in their order, as the ledger knows them or trained."""
+        """Return the outcomes of `jobs`, in their order, from the ledger or trained."""
         return [self._known(job) or self._train(stage, job) for job in jobs]
 
     def _train(self, stage: str, job: Job) -> Outcome:
-        """Train a run here."""
+        """Train a run in this process."""
         if job.run.timed and job.run.attempt:
             self._idle.wait(job.run.label, self._first_attempt(stage, job.run))
         trial = self._open(stage, job)
@@ -130,13 +159,13 @@ class InlineExecutor:
                 self._paths,
                 lambda point: self._watcher.point(job.run, job.trial_key, point),
             )
-        except BaseException:  # interrupted: nobody owns the trial any more
+        except BaseException:  # interrupted: the trial must not stay open
             self._ledger.abandon(stage, trial)
             raise
         return self._close(stage, job, trial, outcome)
 
     def _first_attempt(self, stage: str, run: Run) -> float:
-        """Return the seconds that the first attempt at a timed run took, inf if it is not there."""
+        """Return the seconds that the first attempt at a timed run took, inf if it is not known."""
         first = replace(run, attempt=0)
         seen = (o.result.seconds for o in self._earlier[stage].outcomes if o.run == first)
         return next(seen, math.inf)
@@ -150,14 +179,14 @@ class InlineExecutor:
         if job.note is not None and outcome.state == "finished":
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
-        if outcome.state == "finished":  # others may go on from their checkpoint
+        if outcome.state == "finished" and not job.run.kept:  # others may resume from theirs
             self._paths.checkpoint(job.run_key).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome
 
 
 def _audit(pruned: Outcome, best: float) -> Job:
-    """Return the job of letting a pruned run go on to its end."""
+    """Return the job of training a pruned run to its end."""
     return Job(
         replace(pruned.run, label=f"{pruned.run.label}, audit"),
         pruned.key,

@@ -1,4 +1,4 @@
-"""A job: one run that has to be trained, in this process or in another one."""
+"""A job: one run to train, in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.errors import StorageError
 from orchestrator.executors.session import TrialSession, reason_of
 from orchestrator.objectives import Objective, StopRun
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
-SIGNAL_SECONDS = 0.2  # until the signal of a dead child has come, at the latest
+SIGNAL_SECONDS = 0.2  # the longest time until the signal of a dead child process arrives
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run, and what its trial is to be.
+    """A run, and the properties of its trial.
 
-    `run_key`: that of the run in its surroundings (`Run.key`), after which its files are named.
-    `place`: the run's place in its round, from 0; None: it may not be pruned. `seen`: what it is
-    compared with (`CluePruner.seen`). `audit`: a pruned run goes on to its end. `note` gives a run
-    that finishes its reason.
+    Attributes:
+        run: The run.
+        run_key: Its key in the objective's context (`Run.key`), which names its files.
+        place: Its place in its round, from 0. None: it must not be pruned.
+        seen: Name of what it is compared with (`CluePruner.seen`).
+        goes_on: Key of the kept run that it starts from (`Run.kept`).
+        audit: Whether it continues a pruned run to its end.
+        note: Returns the reason of the outcome if the run finishes.
     """
 
     run: Run
@@ -39,13 +43,14 @@ class Job:
     place: int | None = None
     seen: str = ""
     audit: bool = False
+    goes_on: str | None = None
     note: Callable[[Outcome], str] | None = None
 
     @property
     def trial_key(self) -> str:
-        """The key that the trial is kept and told by.
+        """The key of the trial.
 
-        An audit has one of its own, which no stage asks for: decisions do not depend on audits.
+        An audit has a key of its own that no stage looks up, so decisions do not depend on audits.
         """
         return f"{self.run_key}-audit" if self.audit else self.run_key
 
@@ -56,13 +61,13 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether nothing may run beside it: it measures time or memory."""
+        """Whether no other run may train in parallel: it measures time or memory."""
         return self.run.timed or self.run.kind in ("probe", "calibrate")
 
 
 @dataclass(frozen=True)
 class Differs:
-    """A worker's answer to a job: its own objective has another context, and so another key."""
+    """A worker's reply to a job if its own objective has another context, and so another key."""
 
     context: Mapping[str, Any]
 
@@ -75,14 +80,14 @@ def train(
     paths: StudyPaths,
     watch: Callable[[Point], None],
 ) -> Outcome:
-    """Train a run in this process. What goes wrong in it is logged and gives a failed outcome.
+    """Train a run in this process. Its exceptions are logged and give a failed outcome.
 
-    Raises StorageError, which is not the run's fault, and Interrupted after a signal.
+    Raises StorageError, which is not an error of the run, and Interrupted after a signal.
     """
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
-    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch)
+    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch, job.goes_on)
     run, key = job.run, job.trial_key
     try:
         result = objective(run, session)
@@ -99,15 +104,15 @@ def train(
     finally:
         if pruner is not None:
             pruner.forget(trial.number)
-    gc.collect()  # after out-of-memory: what the failed step held hangs on its traceback, in cycles
+    gc.collect()  # after out-of-memory: the tensors of the failed step are in reference cycles
     return ended
 
 
 def _told_late() -> Exception | None:
-    """Return what a signal still has to say of a failure, None if nothing.
+    """Return the exception that a signal raises just after a failure, None without one.
 
-    When a DataLoader's worker dies, its pipe breaks first; torch raises the cause a moment later,
-    in the handler of SIGCHLD, wherever the program is then: it must be in the run's reach.
+    When a DataLoader's worker dies, its pipe breaks first. torch raises the cause a moment later,
+    in its handler of SIGCHLD, so this waits for it while the exception can still be caught.
     """
     try:
         time.sleep(SIGNAL_SECONDS)

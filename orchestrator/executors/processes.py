@@ -1,9 +1,10 @@
-"""Runs side by side, each in a worker process of this machine.
+"""The executor that trains runs in parallel, each in a worker process of this machine.
 
-The parent alone asks and tells Optuna and speaks to whoever watches; a worker trains, holds its own
-copy of the pruner and decides at once. A run is compared with completed rounds only, so outcomes
-are those of the inline executor, to the last bit, whoever finishes first. Trials are opened in the
-order proposed. Runs that measure time or memory are trained here, while all workers are idle.
+Only the parent uses Optuna's ask and tell and calls the watcher. A worker trains, with a copy of
+the pruner that decides in the worker. A run is compared with completed rounds only, so outcomes
+equal those of the inline executor to the last bit, whichever run finishes first. Trials are opened
+in the order proposed. Runs that measure time or memory are trained in the parent, while all workers
+are idle.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import optuna
 from orchestrator.changes import surroundings
 from orchestrator.curve import Outcome, Point
 from orchestrator.errors import ConfigError, StorageError, storing
-from orchestrator.executors.crew import Crew, Worker
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.job import Differs, Job, failed
+from orchestrator.executors.pool import Worker, WorkerPool
 from orchestrator.recipe import Run
 
 log = logging.getLogger(__name__)
-TRIES = 2  # of a run whose worker dies
+TRIES = 2  # attempts at a run whose worker dies
 
 
 @dataclass
 class Flight:
-    """A job that a worker is at; the points are those that have been told."""
+    """A job that a worker is training, and the points it has reported."""
 
     job: Job
     trial: optuna.Trial
@@ -39,21 +40,21 @@ class Flight:
 
 
 class ProcessExecutor(InlineExecutor):
-    """Trains the runs of a round side by side in the processes of `crew` (see the module).
+    """Trains the runs of a round in parallel, in the processes of `pool` (see the module).
 
-    Otherwise made of the same `rooms` as the inline executor. A run whose worker dies is tried once
-    more, from its checkpoint, then it counts as failed. A worker that lives and does not answer is
-    waited for: nobody can tell it from one that needs long.
+    All other arguments are those of `InlineExecutor`. A run whose worker dies is retried once, from
+    its checkpoint; then it has failed. There is no timeout: a worker that hangs cannot be
+    distinguished from a slow one.
     """
 
-    def __init__(self, *rooms: Any, crew: Crew, **more: Any) -> None:
-        super().__init__(*rooms, **more)
-        self._crew = crew
+    def __init__(self, *parts: Any, pool: WorkerPool, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self._pool = pool
         self._flights: dict[Worker, Flight] = {}
 
     def close(self) -> None:
         """Stop the workers."""
-        self._crew.close()
+        self._pool.close()
 
     def _all(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
         return [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
@@ -61,7 +62,7 @@ class ProcessExecutor(InlineExecutor):
     def _group(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
         outcomes = {job.trial_key: found for job in jobs if (found := self._known(job))}
         missing = [job for job in jobs if job.trial_key not in outcomes]
-        if len(missing) == 1:  # there is nothing to run beside it
+        if len(missing) == 1:  # nothing to train in parallel
             outcomes[missing[0].trial_key] = self._train(stage, missing[0])
         elif missing:
             outcomes |= {o.key: o for o in self._side_by_side(stage, missing)}
@@ -72,27 +73,27 @@ class ProcessExecutor(InlineExecutor):
         waiting = deque(jobs)
         try:
             while waiting or self._flights:
-                while waiting and (worker := self._crew.free()):
+                while waiting and (worker := self._pool.free()):
                     job = waiting.popleft()
                     self._send(worker, Flight(job, self._open(stage, job)))
-                worker, message = self._crew.listen()
+                worker, message = self._pool.listen()
                 if outcome := self._take(stage, worker, message):
                     yield outcome
-        finally:  # interrupted: nobody owns the trials any more
+        finally:  # interrupted: no trial must stay open
             if self._flights:
-                self._crew.close()
+                self._pool.close()
             for flight in self._flights.values():
                 self._ledger.abandon(stage, flight.trial)
             self._flights.clear()
 
     def _send(self, worker: Worker, flight: Flight) -> None:
         self._flights[worker] = flight
-        job = replace(flight.job, note=None)  # a function, and not the worker's business
+        job = replace(flight.job, note=None)  # a function, which the worker does not need
         pruner = self._pruner and self._pruner.only_for(job.run)
         worker.send((job, pruner, self._paths))
 
     def _take(self, stage: str, worker: Worker, message: object) -> Outcome | None:
-        """Take what a worker says; return the outcome if its run has ended."""
+        """Process a worker's message; return the outcome if its run has ended."""
         flight = self._flights.get(worker)
         if isinstance(message, logging.LogRecord):
             logging.getLogger(message.name).handle(message)
@@ -106,38 +107,36 @@ class ProcessExecutor(InlineExecutor):
             self._point(flight, message)
         elif isinstance(message, Outcome) and flight:
             del self._flights[worker]
-            self._crew.done(worker)
+            self._pool.done(worker)
             return self._close(stage, flight.job, flight.trial, message)
         return None
 
     def _point(self, flight: Flight, point: Point) -> None:
         if flight.points and point.step <= flight.points[-1].step:
-            return  # told before its worker died
+            return  # reported before its worker died
         flight.points.append(point)
         self._watcher.point(flight.job.run, flight.job.trial_key, point)
         with storing():
             flight.trial.report(point.held_out_loss, point.step)
 
     def _refusal(self, run: Run, worker: Differs) -> str:
-        """Return why a worker's runs would not be those of this process."""
+        """Return why a worker's runs would differ from those of this process."""
         differ = ", ".join(surroundings(self._objective.context(run), worker.context))
         return (
             f"a worker process would train something else than this one ({differ}): seed what is"
-            " random in a data function, and leave code and data alone while a study runs; then"
-            " the same command goes on"
+            " random in a data function, do not edit code and data while a study runs, then run"
+            " the same command to resume"
         )
 
     def _dead(self, stage: str, worker: Worker) -> Outcome | None:
-        """Try the run of a worker that died once more, then give it up."""
-        how, flight = self._crew.bury(worker), self._flights.pop(worker, None)
+        """Retry the run of a worker that died once; return a failed outcome after that."""
+        how, flight = self._pool.remove(worker), self._flights.pop(worker, None)
         if flight is None:
             return None
         job = flight.job
-        if flight.tries < TRIES and (other := self._crew.free()):
+        if flight.tries < TRIES and (other := self._pool.free()):
             flight.tries += 1
-            log.warning(
-                "%s: its worker process died (%s); it is tried once more", job.run.label, how
-            )
+            log.warning("%s: its worker process died (%s); it is retried once", job.run.label, how)
             self._send(other, flight)
             return None
         reason = f"its worker process died twice ({how}): out of memory?"
@@ -146,9 +145,9 @@ class ProcessExecutor(InlineExecutor):
 
 
 def groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Return the jobs in groups whose members may run side by side, in order.
+    """Return the jobs in groups whose members may train in parallel, in order.
 
-    A run that measures time or memory is a group of its own, and the same run never twice in one.
+    A run that measures time or memory is a group by itself, and no group has the same run twice.
     """
     group: list[Job] = []
     for job in jobs:

@@ -1,4 +1,4 @@
-"""A run's session: its points go to Optuna, the pruner and the watchers; it keeps checkpoints."""
+"""A run's session: reports points to Optuna, pruner and watcher, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import optuna
 from orchestrator.curve import OUT_OF_MEMORY, Point
 from orchestrator.errors import out_of_memory, storing
 from orchestrator.objectives import StopRun
-from orchestrator.paths import StudyPaths
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system import signals
 from orchestrator.system.files import read_sealed, write_atomically, write_sealed
 
@@ -19,8 +19,8 @@ from orchestrator.system.files import read_sealed, write_atomically, write_seale
 class TrialSession:
     """The session of one trial (see `objectives.Session`).
 
-    `pruner` None: the run goes to its end. `watch` is called with every point. `run_key` names the
-    files of checkpoint and model.
+    `pruner` None: the run is not pruned. `watch` is called with every point. `run_key` names the
+    files of checkpoint and model. `goes_on`: the key of a kept run that it starts from.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class TrialSession:
         pruner: CluePruner | None,
         paths: StudyPaths,
         watch: Callable[[Point], None],
+        goes_on: str | None = None,
     ) -> None:
         self.points: list[Point] = []
         self._run = run
@@ -39,11 +40,13 @@ class TrialSession:
         self._watch = watch
         self._checkpoint = paths.checkpoint(run_key)
         self._model = paths.model(run_key)
+        self._kept = paths.checkpoint(goes_on) if goes_on else None
 
     def report(self, point: Point) -> None:
-        """Take one point; raises `StopRun` if the run is to end here, Interrupted after a signal.
+        """Report one point.
 
-        Raises StorageError if Optuna's storage cannot be written.
+        Raises `StopRun` if the run ends here, Interrupted after a signal, and StorageError if
+        Optuna's storage cannot be written.
         """
         self.points.append(point)
         self._watch(point)
@@ -60,17 +63,18 @@ class TrialSession:
         signals.check()
 
     def save(self, state: bytes) -> None:
-        """Keep a checkpoint. Raises StorageError if it cannot be written."""
+        """Write a checkpoint. Raises StorageError if it cannot be written."""
         with storing(str(self._checkpoint)):
             write_sealed(self._checkpoint, state)
 
     def load(self) -> bytes | None:
-        """Return the checkpoint, None without one; a damaged one is set aside."""
+        """Return the checkpoint, None without one; a damaged one is renamed."""
         with storing(str(self._checkpoint)):
-            return read_sealed(self._checkpoint)
+            own = read_sealed(self._checkpoint)
+            return read_sealed(self._kept) if own is None and self._kept else own
 
     def save_model(self, state: bytes) -> None:
-        """Keep the trained model. Raises StorageError if it cannot be written."""
+        """Write the trained model. Raises StorageError if it cannot be written."""
         with storing(str(self._model)):
             write_atomically(self._model, state)
 

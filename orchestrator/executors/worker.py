@@ -1,9 +1,8 @@
-"""A worker process: trains the jobs that come in on standard input, answers on standard output.
+"""A worker process: reads jobs from standard input, trains them, writes results to standard output.
 
-It is a Python of its own (nothing is forked: torch's threads would not survive that, and nothing of
-the user's script is run again), makes the objective once from the config and stays for all rounds.
-When its input ends it exits at once, whatever it is doing: no worker outlives the process that
-started it, however that one ended.
+It is a new Python process, not a fork: torch's threads do not survive a fork, and the user's script
+is not run again. It makes the objective once from the config and serves all rounds. When its input
+ends it exits at once, so no worker outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from orchestrator.system import signals
 
 if TYPE_CHECKING:
     from orchestrator.objectives import Objective
-    from orchestrator.paths import StudyPaths
+    from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 MakeObjective = Callable[[Mapping[str, Any]], "Objective"]
 
 
 def send(stream: IO[bytes], message: object) -> None:
-    """Write one message. Raises OSError if nobody reads any more."""
-    # Bytes within: who waits for messages need not import what is in them.
+    """Write one message. Raises OSError if the other side has closed the pipe."""
+    # A pickle of a pickle: the thread that waits for messages need not import what is in them.
     pickle.dump(pickle.dumps(message), stream)
     stream.flush()
 
 
 def receive(stream: IO[bytes]) -> bytes:
-    """Wait for one message, return it pickled. Raises EOFError where the other side is gone."""
+    """Wait for one message and return it pickled. Raises EOFError if the other side has ended."""
     try:
         message: bytes = pickle.load(stream)
-    except (OSError, ValueError, pickle.UnpicklingError) as error:  # killed in the middle of one
+    except (OSError, ValueError, pickle.UnpicklingError) as error:  # killed while writing
         raise EOFError from error
     return message
 
@@ -48,7 +47,7 @@ def receive(stream: IO[bytes]) -> bytes:
 def main(make_objective: MakeObjective) -> NoReturn:
     """Work until the input ends; `make_objective` makes the objective of a config's values."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the user's code prints does not belong among the answers
+    os.dup2(2, 1)  # what the user's code prints must not mix with the messages
     tasks: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
     one_at_a_time = threading.Lock()  # the user's code may log from other threads
@@ -60,7 +59,7 @@ def main(make_objective: MakeObjective) -> NoReturn:
     try:
         with signals.handled():
             _work(make_objective, tasks, answer)
-    except KeyboardInterrupt:  # asked to end, and the checkpoint is kept
+    except KeyboardInterrupt:  # told to exit; the checkpoint is written
         os._exit(signals.exit_code())
     except BaseException:
         log.error("a worker process failed\n%s", traceback.format_exc())
@@ -86,7 +85,7 @@ def _work(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logger = logging.getLogger("orchestrator")
-    logger.setLevel(logging.ERROR)  # the rest has been said where the objective was first built
+    logger.setLevel(logging.ERROR)  # the parent has logged the rest when it built its objective
     logger.propagate = False
     logger.addHandler(_Forward(answer))
     objective = make_objective(pickle.loads(tasks.get()))
@@ -97,21 +96,21 @@ def _work(
         paths: StudyPaths
         job, pruner, paths = pickle.loads(tasks.get())
         context = objective.context(job.run)
-        if job.run.key(context) != job.run_key:  # its result would go by the name of another
+        if job.run.key(context) != job.run_key:  # its result would be stored under a wrong key
             answer(Differs(context))
             continue
-        # A study of this one trial: all that a pruner compares it with comes with the pruner.
+        # A study of this one trial: the pruner contains all that it compares the trial with.
         study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
         try:
             with signals.patiently():
                 ended = train(job, objective, study.ask(), pruner, paths, answer)
             answer(ended)
-        except StorageError as error:  # not the run's fault: the study ends
+        except StorageError as error:  # not an error of the run: the study ends
             answer(error)
 
 
 class _Forward(QueueHandler):
-    """Hands log records to the process that writes the log."""
+    """Sends log records to the process that writes the log."""
 
     def __init__(self, answer: Callable[[object], None]) -> None:
         unused: Any = None
@@ -119,5 +118,5 @@ class _Forward(QueueHandler):
         self._answer = answer
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Hand one over."""
+        """Send one record."""
         self._answer(record)

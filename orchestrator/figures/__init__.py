@@ -1,6 +1,6 @@
-"""Figures of a stage: a `StageRecord` in, a description of what to draw out (`figure.Figure`).
+"""Figures of a stage: makes from a `StageRecord` the description of a figure (`figure.Figure`).
 
-Losses may be NaN or inf and stages may have run nothing: then less is drawn, never an error.
+Losses may be NaN or inf and stages may have no runs: then less is drawn, without an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Figure", "of"]
 def of(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return the figure of a stage's kind, None if there is nothing to draw.
 
-    Kinds of the user's own get their curves, one colour per label. `metric`: its name.
+    A user's own kind gets its loss curves, one colour per label. `metric`: name of the metric.
     """
     kinds = {"lr_range": lr_range, "batch_size": batch_size, "final": final}
     return kinds.get(stage.decision.kind, curves)(stage, metric)

@@ -1,4 +1,4 @@
-"""The strip beneath curves that shows where in a run its clue stands."""
+"""The strip below loss curves that shows where in each run its clue is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.curve import Floats, Outcome
 from orchestrator.figures.figure import Axis, Bar, Panel, Words
 from orchestrator.record import StageRecord
 
-QUIET: tuple[Label, ...] = ("horizontal", "short")  # the goal, and nothing to say
+QUIET: tuple[Label, ...] = ("horizontal", "short")  # the goal, and too few points: not shown
 ROW, HEAD, MOST = 0.16, 0.2, 10  # inches of a row and of the title; rows at most
-LEAST, ROOM = 0.012, 0.42  # of the axis: the shortest bar that is seen, what words need on a phone
+LEAST, ROOM = 0.012, 0.42  # shares of the axis: the shortest bar, the width of words on a phone
 
 
 class Row(NamedTuple):
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def clue_of(stage: StageRecord, o: Outcome) -> Clue | None:
-    """Return the clue of a run; None where its end is horizontal, or the curve too short to say."""
+    """Return the clue of a run; None where its end is horizontal, or the curve too short."""
     clue = stage.clues.get(o.key)
     return clue if clue and clue.label not in QUIET else None
 
@@ -41,7 +41,7 @@ def rows(
 ) -> list[Row]:
     """Return the runs that have a clue to show by candidate and label, in the order of `names`.
 
-    If there are more than ten such rows, the ten gravest.
+    If there are more than ten such rows, the ten most serious.
     """
     found: dict[tuple[str, Label], list[tuple[Outcome, Clue]]] = defaultdict(list)
     for o in outcomes:
@@ -61,10 +61,10 @@ def strips(
     x: Callable[[Outcome], Floats],
     axis: Axis,
 ) -> list[tuple[Panel, ...]]:
-    """Return what stands beneath each panel: one strip, or none where no clue is shown at all.
+    """Return what is below each panel: one strip, or none if no clue is shown at all.
 
-    A row per candidate and label, a bar per run from the clue's first step to its last; the words
-    beside them name the clue and count the runs.
+    A row per candidate and label, a bar per run from the clue's first step to its last. The text
+    beside them names the clue and counts the runs.
     """
     found = [rows(stage, panel, name, colours) for panel in panels]
     most = max(map(len, found), default=0)
@@ -78,7 +78,7 @@ def _strip(
     x: Callable[[Outcome], Floats],
     axis: Axis,
 ) -> Panel:
-    """Return a strip of `most` rows; bars of several seeds lie over each other."""
+    """Return a strip of `most` rows; bars of several seeds overlap."""
     bars, words = [], []
     for i, row in enumerate(found):
         for o, clue in row.runs:
@@ -96,9 +96,9 @@ def _strip(
 
 
 def _beside(axis: Axis, first: float, last: float) -> tuple[float, bool]:
-    """Return where words beside bars stand, and whether to the left of that: where there is room.
+    """Return the place of the text beside bars, and whether it ends there instead of beginning.
 
-    If there is none, they begin or end with the axis, and lie over the bars as little as can be.
+    It is placed where it fits; otherwise at an end of the axis, overlapping the bars least.
     """
     before, after = _fraction(axis, first), 1 - _fraction(axis, last)
     if max(before, after) < ROOM:
@@ -107,7 +107,7 @@ def _beside(axis: Axis, first: float, last: float) -> tuple[float, bool]:
 
 
 def _span(o: Outcome, clue: Clue, x: Floats, axis: Axis) -> tuple[float, float]:
-    """Return where a clue begins and ends on the axis, wide enough to be seen."""
+    """Return where a clue begins and ends on the axis, wide enough to be visible."""
     first, last = np.searchsorted(o.curve.step, (clue.first_step, clue.last_step))
     start, end = float(x[min(first, len(x) - 1)]), float(x[min(last, len(x) - 1)])
     least = _fraction(axis, end) - LEAST
@@ -115,7 +115,7 @@ def _span(o: Outcome, clue: Clue, x: Floats, axis: Axis) -> tuple[float, float]:
 
 
 def _fraction(axis: Axis, value: float) -> float:
-    """Return where a value stands on an axis: the inverse of `Axis.at`."""
+    """Return the fraction of the axis at which a value is: the inverse of `Axis.at`."""
     assert axis.range is not None
     low, high = np.log(axis.range) if axis.log else axis.range
     return float(((np.log(value) if axis.log else value) - low) / (high - low))

@@ -1,4 +1,4 @@
-"""What a figure shows, without a word on how it is drawn: one description, two renderers.
+"""The description of a figure, independent of how it is drawn.
 
 `png.py` draws it with matplotlib for files and paper, `interactive.py` with plotly.js for screens.
 """
@@ -19,14 +19,14 @@ Symbol = Literal[
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; `range`: (low, high) in the data's unit, None where the renderer fits it."""
+    """An axis; `range`: (low, high) in the data's unit, None if the renderer chooses it."""
 
     label: str = ""
     log: bool = False
     range: tuple[float, float] | None = None
 
     def at(self, fraction: float) -> float:
-        """Return the value that stands at a fraction of the axis; it has a range."""
+        """Return the value at a fraction of the axis, which must have a range."""
         assert self.range is not None
         low, high = self.range
         return low * (high / low) ** fraction if self.log else low + (high - low) * fraction
@@ -36,7 +36,7 @@ class Axis:
 class Line:
     """A curve: x and y of shape (points,), where y may be NaN or inf.
 
-    `text` names it for who points at it; `groups`: keys of the legend's entries that hide it.
+    `text`: shown on hover; `groups`: keys of the legend entries that hide it.
     """
 
     x: Floats
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A single point with a meaning, said by `text`."""
+    """A single point; `text`: its meaning."""
 
     x: float
     y: float
@@ -63,9 +63,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of the x axis over the whole height; where `low` is `high` a line, `text` above it.
+    """A part of the x axis over the whole height; a line with `text` above it if `low` is `high`.
 
-    Of several such texts in a panel the first is centred on its line, the others end there.
+    The first of several texts in a panel is centred on its line, the others end there.
     """
 
     low: float
@@ -77,7 +77,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Bar:
-    """A part of the x axis in one row of a strip (row 0 is the top); `text`: what it says."""
+    """A part of the x axis in one row of a strip (row 0 is the top); `text`: its meaning."""
 
     row: int
     low: float
@@ -120,7 +120,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the legend: all that has `key` among its groups."""
+    """An entry of the legend, for all that has `key` among its groups."""
 
     key: str
     label: str
@@ -133,7 +133,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Figure:
-    """Columns of panels beside each other; those of a column share their x axis."""
+    """Columns of panels side by side; the panels of a column share their x axis."""
 
     x: Axis
     columns: tuple[tuple[Panel, ...], ...]
@@ -147,5 +147,5 @@ class Figure:
 
 
 def plottable(value: Any) -> TypeGuard[float]:
-    """Whether a value can stand on a logarithmic axis."""
+    """Whether a value can be drawn on a logarithmic axis."""
     return isinstance(value, int | float) and math.isfinite(value) and value > 0

@@ -1,6 +1,6 @@
-"""Figures as plotly.js wants them: plain values, one plot per column. No plotly is imported.
+"""Figures as data for plotly.js: plain values, one plot per column. plotly is not imported.
 
-Colours of the page (text, grid) are the script's affair, since they follow the reader's screen.
+The script sets the colours of text and grid, since they follow the reader's theme.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Plot = dict[str, Any]
 def plots(figure: Figure) -> list[Plot]:
     """Return a plot per column: {height, data, groups, layout}, for `JSON.parse` in the page.
 
-    `groups` has for each trace the numbers of the legend's entries that hide it. Texts hold no
-    passwords, no hidden marks and no markup.
+    `groups` has for each trace the numbers of the legend entries that hide it. Texts contain no
+    passwords, no invisible characters and no markup.
     """
     keys = {entry.key: i for i, entry in enumerate(figure.legend)}
     return [_plot(column, figure.x, keys) for column in figure.columns]
 
 
 def _text(words: str) -> str:
-    """Return what plotly.js shows as `words`: it knows some markup, and fills in templates."""
-    # Templates are filled in before entities are read: no label can ask for a value.
+    """Return a text that plotly.js shows as `words`, although it has markup and templates."""
+    # Templates are filled in before entities are decoded: no label can insert a value.
     return escape(clean(words), quote=False).replace("%{", "&#37;{")
 
 
@@ -102,7 +102,7 @@ def _title(panel: Panel, top: float) -> dict[str, Any]:
 
 
 def _with_names(panel: Panel) -> list[tuple[int, Span]]:
-    """Return the lines whose names stand above the panel, with their numbers."""
+    """Return the lines whose names are above the panel, with their numbers."""
     return list(enumerate(span for span in panel.spans if span.text))
 
 
@@ -117,7 +117,7 @@ def _span(span: Span, y: str) -> dict[str, Any]:
 
 
 def _named(span: Span, number: int, x: Axis, top: float) -> dict[str, Any]:
-    place = math.log10(span.low) if x.log else span.low  # as plotly.js wants it, other than shapes
+    place = math.log10(span.low) if x.log else span.low  # plotly.js: logarithms here, not in shapes
     return {
         "text": f"<b>{_text(span.text)}</b>", "xref": "x", "yref": "paper", "x": place, "y": top,
         "xanchor": "right" if number else "center", "yanchor": "bottom", "showarrow": False,
@@ -168,5 +168,5 @@ def _numbers(values: Floats) -> list[float | None]:
 
 
 def _number(value: float) -> float | None:
-    """Return a number with as many digits as a screen can show; JSON has no NaN and no inf."""
+    """Return a number with as many digits as a screen can show; None for NaN and inf (JSON)."""
     return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -22,8 +22,8 @@ from orchestrator.figures.figure import (
     Symbol,
     plottable,
 )
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import COLOURS, SOFT, both_axis, log_axis
-from orchestrator.numbers import rate
 from orchestrator.recipe import Decision
 from orchestrator.record import StageRecord
 
@@ -38,7 +38,7 @@ LOOKS: dict[str, tuple[float, Dash, float, str]] = {
 
 
 def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
-    """Return the losses of every ramp against lr, with the metric beneath if there is one."""
+    """Return the losses of every ramp against lr, with the metric below if there is one."""
     figure = losses(stage.decision)
     metrics = tuple(
         Line(o.curve.lr, o.curve.metric, _colour(_linear(o)), o.run.label, (_shape(_linear(o)),))
@@ -54,11 +54,11 @@ def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
 
 
 def losses(decision: Decision) -> Figure | None:
-    """Return the losses of every ramp against lr in one panel, and what was read off them.
+    """Return the losses of every ramp against lr in one panel, with max_lr and min_lr.
 
-    Thin: as measured. Thick: smoothed, from which max_lr is read. Lines: max lr and min lr; shaded:
-    from the lowest to the highest max lr that single ramps say. Marks at the bottom: what other
-    rules would say. None without a ramp that has a point.
+    Thin: as measured. Thick: smoothed, which the rules read. Lines: max lr and min lr; shaded: from
+    the lowest to the highest max lr of the single ramps. Marks at the bottom: results of other
+    rules. None without a ramp that has a point.
     """
     evidence = decision.evidence
     lines = [line for ramp in evidence.get("ramps", ()) for line in _ramp(ramp)]
@@ -117,7 +117,7 @@ def _spans(decision: Decision) -> Iterator[Span]:
 
 
 def _rules(evidence: Mapping[str, Any], x: Axis, y: Axis) -> Iterator[Mark]:
-    """Mark at the lower edge what each suggestion rule says; the legend names them."""
+    """Mark the lr of each suggestion rule at the lower edge; the legend names them."""
     if x.range is None or y.range is None:
         return
     used = {row.get("rule") for row in evidence.get("rows", ()) if row.get("used")}
@@ -130,7 +130,7 @@ def _rules(evidence: Mapping[str, Any], x: Axis, y: Axis) -> Iterator[Mark]:
 
 
 def _levels(lrs: Sequence[float], low: float, high: float) -> list[int]:
-    """Return the lowest row for each mark in which it covers no other."""
+    """Return for each mark the lowest row in which it covers no other."""
     width = 0.03 * math.log(high / low)
     levels: list[int] = []
     for i, lr in enumerate(lrs):

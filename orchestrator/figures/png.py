@@ -1,4 +1,4 @@
-"""Figures as PNG files, for paper, documents and pages without scripts. Drawn with matplotlib."""
+"""Draws figures with matplotlib: PNG files for documents and for pages without scripts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.figures.figure import Axis, Entry, Figure, Panel, Span
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import SOFT
-from orchestrator.numbers import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ MARKERS = {
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file; the reader's own matplotlib settings stay as they were."""
+    """Return a figure as a PNG file; the user's matplotlib settings do not change."""
     import matplotlib as mpl
 
     data = io.BytesIO()
@@ -58,7 +58,7 @@ def png(figure: Figure) -> bytes:
 
 
 def draw(figure: Figure) -> Canvas:
-    """Draw a figure without pyplot, so that nothing global is touched or kept."""
+    """Draw a figure without pyplot, whose state is global."""
     from matplotlib.figure import Figure as Canvas
 
     heights = [panel.height for panel in figure.columns[0]]
@@ -80,7 +80,7 @@ def draw(figure: Figure) -> Canvas:
 
 
 def draw_on(axes: Axes, figure: Figure) -> None:
-    """Draw a figure of one panel on axes of the reader's own, the legend to the right of them."""
+    """Draw a figure of one panel on the user's own axes, with the legend to the right."""
     [[panel]] = figure.columns
     _panel(axes, panel, figure.x)
     axes.set_xlabel(figure.x.label)
@@ -115,7 +115,7 @@ def _panel(axes: Axes, panel: Panel, x: Axis) -> None:
 
 
 def _loss_axis(axes: Axes, y: Axis) -> None:
-    """Set the y axis up; a logarithmic one has plain numbers on it."""
+    """Set up the y axis; a logarithmic one has plain numbers."""
     from matplotlib.ticker import LogLocator
 
     axes.set_ylabel(y.label)
@@ -129,7 +129,7 @@ def _loss_axis(axes: Axes, y: Axis) -> None:
 
 
 def _plain_numbers(axis: MplAxis) -> None:
-    """Write .01 and not a power of ten, which matplotlib sets as a formula."""
+    """Label ticks as .01 and not as powers of ten, which matplotlib sets as a formula."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: rate(float(value))))
@@ -181,7 +181,7 @@ def _legend(canvas: Canvas, figure: Figure) -> None:
     if not figure.legend:
         return
     most = 5 if max(len(e.label) for e in figure.legend) < 20 else 2 * len(figure.columns)
-    lines = -(-len(figure.legend) // most)  # no line of one
+    lines = -(-len(figure.legend) // most)  # balanced: no line with one entry
     columns = -(-len(figure.legend) // lines)
     canvas.legend(
         handles=[_handle(e) for e in figure.legend],

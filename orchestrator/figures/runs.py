@@ -1,4 +1,4 @@
-"""Figures of trained runs: candidates beside each other, batch sizes in time, the final runs."""
+"""Figures of trained runs: candidates compared, batch sizes over time, the final runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from orchestrator.figures.figure import (
     Span,
     plottable,
 )
+from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import (
     PROGRESS,
     SOFT,
@@ -30,7 +31,6 @@ from orchestrator.figures.style import (
     log_axis,
     loss_axis,
 )
-from orchestrator.numbers import rate
 from orchestrator.record import StageRecord
 
 NAMES = {
@@ -52,8 +52,8 @@ Name = Callable[[Outcome], str]
 def curves(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return held-out loss against progress, a panel per length of run, a colour per candidate.
 
-    All seeds thin, the chosen candidate thick; pruned and failed runs dashed, a cross at their end.
-    Beneath: where in the runs their clues stand. Candidates that were judged by range tests alone
+    All seeds thin, the chosen candidate thick; pruned and failed runs dashed, with a cross at their
+    end. Below: where in the runs their clues are. Candidates that were judged by range tests alone
     are drawn against lr.
     """
     field = stage.decision.evidence.get("field")
@@ -89,7 +89,7 @@ def curves(stage: StageRecord, metric: str | None = None) -> Figure | None:
 
 
 def batch_size(stage: StageRecord, metric: str | None = None) -> Figure | None:
-    """Return loss, and the metric beside it, against training time: timed runs of equal time."""
+    """Return loss and metric against training time, for timed runs of equal time."""
     trained = _trained(stage)
     timed = [o for o in trained if o.run.timed] or trained
     # A timing that was rejected was measured again: only the last attempt counts.
@@ -114,9 +114,9 @@ def batch_size(stage: StageRecord, metric: str | None = None) -> Figure | None:
 
 
 def final(stage: StageRecord, metric: str | None = None) -> Figure | None:
-    """Return the final runs: losses above, lr and momentum beneath, answer against baselines.
+    """Return the final runs, answer and baselines: losses above, lr and momentum below.
 
-    Beneath: where in the runs their clues stand.
+    At the bottom: where in the runs their clues are.
     """
     trained = _trained(stage)
     runs = [o for o in trained if o.run.opens_test] or trained
@@ -185,7 +185,7 @@ def _at(max_lr: float | None) -> tuple[Span, ...]:
 
 
 def _part(o: Outcome) -> str:
-    """Return which of the final recipes a run trained: the answer or a baseline."""
+    """Return which recipe a final run trained: the answer or a baseline."""
     return o.run.label.split(" ")[0].replace("_", " ")
 
 
@@ -204,7 +204,7 @@ def _crosses(
     name: Name,
     groups: Mapping[str, str],
 ) -> Iterator[Mark]:
-    """Mark where a run was stopped; on the upper edge if it had left the picture."""
+    """Mark where a run was stopped; on the upper edge if its loss is above the axis."""
     top = y.range[1] if y.range else np.inf
     for o in runs:
         finite = np.flatnonzero(np.isfinite(o.curve.held_out_loss))

@@ -1,6 +1,6 @@
-"""What all figures share: colours, and axes that fit what trains.
+"""Colours and axis ranges of all figures.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+The colours are Okabe and Ito's, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def loss_axis(losses: Iterable[Floats], label: str = "held-out loss") -> Axis:
-    """Return a loss axis that fits what trains: a run that blew up leaves through the top."""
+    """Return a loss axis for runs that train; a diverged run goes beyond its top."""
     parts = [finite for loss in losses if len(finite := loss[np.isfinite(loss)])]
     if not parts:
         return Axis(label)
@@ -31,16 +31,16 @@ def loss_axis(losses: Iterable[Floats], label: str = "held-out loss") -> Axis:
     high = max(float(loss.max()) for loss in parts)
     start = max(float(loss[0]) for loss in parts)
     high = min(high, max(1.25 * start, low + 1e-9))
-    if low > 0 and high > 3 * low:  # the ends are what is compared: do not press them flat
+    if low > 0 and high > 3 * low:  # final losses are compared: keep their differences visible
         return Axis(label, True, (low / 1.1, high * 1.1))
     room = 0.05 * max(high - low, 1e-9 + abs(low) * 1e-3)
     return Axis(label, range=(low - room, high + room))
 
 
 def both_axis(held_out: Sequence[Floats], train: Iterable[Floats]) -> Axis:
-    """Return an axis for both losses that fits the held-out loss first.
+    """Return an axis for both losses, chosen for the held-out loss.
 
-    A train loss near zero would press everything else flat: it may leave through the bottom.
+    A train loss near zero would flatten all else, so it may go below the axis.
     """
     finite = [loss[np.isfinite(loss)] for loss in held_out]
     least = min((float(loss.min()) for loss in finite if len(loss)), default=0.0)
@@ -49,7 +49,7 @@ def both_axis(held_out: Sequence[Floats], train: Iterable[Floats]) -> Axis:
 
 
 def log_axis(label: str, values: Iterable[Floats]) -> Axis:
-    """Return a logarithmic axis that just holds all values that it can hold."""
+    """Return a logarithmic axis with the range of all values above 0."""
     flat = np.concatenate([*values, np.empty(0)])
     flat = flat[np.isfinite(flat) & (flat > 0)]
     if not len(flat):

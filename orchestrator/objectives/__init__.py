@@ -1,7 +1,7 @@
-"""The seam between the study and whatever trains: `objective(run, session) -> Result`.
+"""The interface between a study and what it trains: `objective(run, session) -> Result`.
 
-Three kinds ship or are invited: `training` (torch), `quadratic` (the fake objective, numpy only)
-and the user's own.
+There are three kinds: `training` (PyTorch), `quadratic` (a fake objective, numpy only) and the
+user's own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from orchestrator.recipe import Facts, Run
 
 
 class StopRun(BaseException):
-    """Raised by `Session.report` to end a run; an objective lets it pass.
+    """Raised by `Session.report` to end a run; an objective must not catch it.
 
-    `pruned` is False where the run ended by its own stop rule, which counts as finished. It is a
-    BaseException so that a user's `except Exception` around a training step does not swallow it.
+    It is a BaseException so that a user's `except Exception` around a training step does not catch
+    it.
+
+    Args:
+        reason: Why the run ends.
+        pruned: False where the run ended by its own stop rule, which counts as finished.
     """
 
     def __init__(self, reason: str, *, pruned: bool) -> None:
@@ -30,44 +34,79 @@ class StopRun(BaseException):
 
 
 class Session(Protocol):
-    """What a run may ask of its surroundings."""
+    """What an objective gets to report its measurements and to keep its state."""
 
     def report(self, point: Point) -> None:
-        """Hand back one measurement. Raises `StopRun` when the run is to end here."""
+        """Report one measurement.
+
+        Args:
+            point: The measurement.
+
+        Raises:
+            StopRun: The run ends here. Let it pass.
+        """
 
     def save(self, state: bytes) -> None:
-        """Keep a checkpoint, in one piece or not at all; the latest one wins."""
+        """Write a checkpoint atomically; it replaces the last one.
+
+        Args:
+            state: All that is needed to continue the run.
+        """
 
     def load(self) -> bytes | None:
-        """Return the latest checkpoint of this very run, None if there is none."""
+        """Return the run's checkpoint.
+
+        Returns:
+            What `save` was last given, None without a checkpoint.
+        """
 
     def save_model(self, state: bytes) -> None:
-        """Keep the trained model (a torch state_dict file for the training objective)."""
+        """Write the trained model.
+
+        Args:
+            state: The model; for the training objective a file of its torch state_dict.
+        """
 
 
 class Objective(Protocol):
-    """What trains. Deterministic: the same run gives the same points and result on one machine.
+    """What trains a run. It must be deterministic: on one machine equal runs give equal results.
 
     It may also have a method `describe()` that returns a `Description`.
+
+    Attributes:
+        facts: What is known of the task before any run.
     """
 
     facts: Facts
 
     def context(self, run: Run) -> Mapping[str, Any]:
-        """Return everything but the run that determines its result, as JSON-able values.
+        """Return all that determines a result besides the run, as JSON values.
 
-        Model and data configuration, content hashes of the data, device kind, threads, precision,
-        the version of the training code. The sealed test data only if `run.opens_test`.
+        A result is reused only for an equal run in an equal context.
+
+        Args:
+            run: The run.
+
+        Returns:
+            Settings of model and data, hashes of the data, device, threads, precision, version of
+            the training code. The test data only if `run.opens_test`.
         """
 
     def __call__(self, run: Run, session: Session) -> Result:
-        """Do the run, report `len(run.report_steps())` points, return what else was measured.
+        """Train a run and report `len(run.report_steps())` points, or measure.
 
-        kind "train" and "ramp": train `run.steps` steps by `run.schedule`. "probe": return
-        `measured={"fits": {batch_size: bool}, "bytes": {batch_size: int}, "estimated": bool}`, the
-        last one false or left out where the bytes are those of real training. "calibrate": return
-        `measured={"seconds_per_step": {batch_size: float}, "spread": {batch_size: float}}`, the
-        batch sizes measured in interleaved rounds. JSON keys of batch sizes are strings.
+        Args:
+            run: The run. Kinds "train" and "ramp" train `run.steps` steps by `run.schedule`.
+                "probe" measures memory and "calibrate" time, for each of `run.batch_sizes`.
+            session: Where to report points, and to keep checkpoint and model.
+
+        Returns:
+            What was measured besides the points. "probe" returns
+            `measured={"fits": {batch_size: bool}, "bytes": {batch_size: int}, "estimated": bool}`;
+            `estimated` is False, or left out, where the bytes are those of real training.
+            "calibrate" returns
+            `measured={"seconds_per_step": {batch_size: float}, "spread": {batch_size: float}}`,
+            the batch sizes measured in interleaved rounds. Batch sizes are strings, as JSON keys.
         """
 
 
@@ -81,19 +120,26 @@ def _unknown(_: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What an objective says of itself beside its facts; none of it need be given.
+    """What an objective may describe besides its facts; every field has a default.
 
-    `device`: what it trains on. `notes`: sentences for the report. `datasets`: see `Tracker.start`.
-    `versions`: of the libraries that train. `formats`: versions of what its results depend on; a
-    study with others is refused. `inputs`, `task`: how inputs are normalised, and the loss as code
-    (see `StudyRecord`). `test_examples`: size of the sealed test, None: not known. `fake_clock`:
-    time is what the runs say. `advice(batch_size)`: sentences on how to train faster here, for a
-    dry run. `export(weights, to)`: writes the trained network as a program that runs alone, returns
-    `input_shape`, `input_type` and `output_shape` of one example (see `study.model_files`).
-    `diagnose(way_out)`: why its network does not learn, "" if that is not clear, with `way_out`
-    where that may help all the same; asked where a range test has no answer. `recheck()`: why its
-    data would be others if they were asked for again, "" if they would not; asked where they are
-    not those of an earlier command.
+    Attributes:
+        device: What it trains on.
+        notes: Sentences for the report.
+        datasets: The parts of its data (see `Tracker.start`).
+        versions: Versions of the libraries that train.
+        formats: Versions of what its results depend on. A study with other versions is refused.
+        inputs: How inputs are normalised (see `StudyRecord`).
+        task: The loss as code (see `StudyRecord`).
+        test_examples: Size of the sealed test data, None if not known.
+        fake_clock: Whether time is what the runs report, not wall-clock time.
+        advice: `advice(batch_size)` returns sentences on how to train faster, for a dry run.
+        export: `export(weights, to)` writes the trained network as a torch.export program, and
+            returns `input_shape`, `input_type` and `output_shape` of one example.
+        diagnose: `diagnose(way_out)` returns why the network does not learn, "" if that is not
+            clear; called where a range test found no learning rate. `way_out` is the general
+            advice, to be included where it may still help.
+        recheck: `recheck()` returns why the data differ if they are loaded again, "" if they do
+            not; called where they differ from those of an earlier command.
     """
 
     device: str = field(default_factory=platform.machine)
@@ -112,6 +158,6 @@ class Description:
 
 
 def describe(objective: Objective) -> Description:
-    """Return what the objective's own `describe()` says, the defaults where it has none."""
+    """Return what the objective's own `describe()` returns, the defaults where it has none."""
     own: Callable[[], Description] = getattr(objective, "describe", Description)
     return own()

@@ -60,7 +60,7 @@ class QuadraticObjective:
         )
 
     def describe(self) -> Description:
-        """Return what a study says of it; a study on it lasts as long as its runs say."""
+        """Return its description: the time of a study is that of the fake clock."""
         note = "The objective is a noisy quadratic model, not a network."
         return Description(device="fake clock", notes=(note,), fake_clock=True)
 

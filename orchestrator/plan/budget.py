@@ -1,4 +1,4 @@
-"""A study within a number of seconds: what is begun, cut short or left out."""
+"""A study within its budget, in seconds and in final runs: what is begun, cut short, left out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 
 from orchestrator.curve import Outcome, Point
 from orchestrator.plan.estimate import Range
+from orchestrator.plan.final_runs import FinalRuns
 from orchestrator.plan.pace import Pace
 from orchestrator.plan.prices import Prices
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.expected.answer import Answer
+from orchestrator.stages.expected.first_run import FirstRun, full_run
+from orchestrator.stages.expected.lr_search import LRSearch
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import Stage, walk
 
 log = logging.getLogger(__name__)
+FIRST = (LRSearch, FirstRun)  # stages without which there is no recipe
 ENDING = (3.0, 0.05)  # seconds, or a share if that is less, of a budget: to write the report
 EASILY = 0.05  # shares of what is left that a cut final stage may be off by
 TRIED = 1.0  # and the smallest one, since nothing else can use what is left: estimates are rough
@@ -31,14 +36,17 @@ class OutOfTime(BaseException):
 
 @dataclass
 class Budget:
-    """The seconds that a study may take, `max_seconds`; None: as many as it needs.
+    """What a study may take: `max_seconds`, and `max_final_runs` (H); None: what it needs.
 
-    `spent` are those of earlier commands; `shut`: they used up this very budget. A listener of runs
-    (see `study.watch`): it counts those that this command trains, and ends them in time.
+    `price(outcomes)` gives the prices of runs in H, by what has been trained. `spent` are the
+    seconds of earlier commands; `shut`: they used up this very budget. A listener of runs (see
+    `study.watch`): it counts those that this command trains, and ends them in time.
     """
 
     pace: Pace
     max_seconds: float | None = None
+    max_final_runs: float | None = None
+    price: Callable[[Sequence[Outcome]], FinalRuns] | None = None
     spent: float = 0.0
     shut: bool = False
 
@@ -46,6 +54,7 @@ class Budget:
         self._trained: dict[Run, Outcome] = {}  # by this command
         self._reserves: dict[Recipe, float] = {}
         self._cuts: dict[str, str] = {}  # what became of stages that the budget cut
+        self._over = False  # only what is there is tested: nothing is checked any more
 
     @property
     def remaining(self) -> float:
@@ -56,13 +65,23 @@ class Budget:
         spent = self.spent + self.pace.elapsed
         return -math.inf if self.shut else self.max_seconds - ending - spent
 
+    @property
+    def final_runs(self) -> float:
+        """Final runs that all runs so far have cost, those of earlier commands too."""
+        return self.price(self.pace.outcomes).spent(self.pace.outcomes) if self.price else 0.0
+
+    @property
+    def final_runs_left(self) -> float:
+        """Final runs of the budget that are left, inf without a limit."""
+        return math.inf if self.max_final_runs is None else self.max_final_runs - self.final_runs
+
     def left(self) -> Range | None:
         """Return the seconds that the study still takes, None where that is not known yet."""
         return self.pace.left(max(0.0, self.remaining))
 
     def check(self) -> None:
         """Raise OutOfTime if the budget is over."""
-        if self.remaining < 0:
+        if self.remaining < 0 and not self._over:
             raise OutOfTime
 
     # --- what it listens to
@@ -130,7 +149,7 @@ class Budget:
         return Decision(
             stage.name,
             stage.kind,
-            f"nothing is decided: the budget is over ({self.max_seconds:g} s)",
+            f"nothing is decided: the budget is over ({self._limits})",
             answered=recipe.max_lr is not None or "max_lr" not in stage.gives,
             incumbent_kept=True,
         )
@@ -141,18 +160,34 @@ class Budget:
         What there is no recipe without, and the final stage, go on till the time is over: nothing
         else can use it, and prices are rough after the first run.
         """
+        runs = [run for run in runs if self.pace.known(run) is None]
+        if self._over or not runs:
+            return
+        if self._too_dear(stage, recipe, runs):
+            raise OutOfTime
         if self.max_seconds is None:
             return
-        runs = [run for run in runs if self.pace.known(run) is None]
         prices = self.pace.prices()
         cost = sum(map(prices.of, runs)) if prices else 0.0
-        if self._unset(recipe) or isinstance(stage, Final):
+        if self._unset(recipe) or stage.kind == "final":
             cost = 0.0
         reserve = self._reserve(stage, recipe, prices)
-        if runs and cost + reserve > self.remaining:
+        if cost + reserve > self.remaining:
             final = f" and the final runs {_text(reserve)}" if reserve else ""
             self._lacks(stage, f"its next runs need {_text(cost)}{final}")
             raise OutOfTime
+
+    def _too_dear(self, stage: Stage, recipe: Recipe, runs: Sequence[Run]) -> bool:
+        """Return whether a round costs more final runs than are left beside the final stage's."""
+        if self.price is None or self._unset(recipe) or isinstance(stage, FIRST):
+            return False
+        prices = self.price(self.pace.outcomes)
+        cost = sum(map(prices.of, runs))
+        reserve = 0.0
+        if stage.kind != "final" and isinstance(self._final, Answer):
+            has_full_run = any(run.kept for run in runs)  # the final stage needs no other then
+            reserve = self._final.baselines + (0.0 if has_full_run else 1.0)
+        return cost + reserve > self.final_runs_left + 1e-6
 
     def final_that_fits(self, stage: Stage, recipe: Recipe) -> Stage | None:
         """Return the final stage as large as the budget allows: without baselines, with one seed.
@@ -160,6 +195,8 @@ class Budget:
         None if not even that fits; other stages and studies without a budget are not touched.
         """
         prices = self.pace.prices()
+        if isinstance(stage, Answer):
+            return self._answer_that_fits(stage, recipe, prices)
         if not isinstance(stage, Final) or self.max_seconds is None or prices is None:
             return stage
         alone = replace(stage, baselines=False)
@@ -174,13 +211,43 @@ class Budget:
         self._lacks(stage, f"with one seed it needs {_text(cost)}")
         return None
 
+    def _answer_that_fits(
+        self, stage: Answer, recipe: Recipe, prices: Prices | None
+    ) -> Stage | None:
+        """Return the final stage of a cheap study: all of it, or without what does not fit."""
+        for smaller in (stage, replace(stage, baselines=False, seeds=1)):
+            missing = [r for r in smaller.full_runs(recipe) if self.pace.known(r) is None]
+            dear = self._too_dear(smaller, recipe, missing)
+            seconds = sum(map(prices.of, missing)) if prices else 0.0
+            if not dear and seconds <= self.remaining * (1 + EASILY):
+                if smaller is not stage:
+                    self._cuts[stage.name] = "without baselines"
+                return smaller
+        if (there := self.tested_as_it_is(stage, recipe)) is None:
+            self._cuts[stage.name] = "left out"
+        else:
+            self._cuts[stage.name] = "the best full run so far is tested"
+        return there
+
+    def tested_as_it_is(self, stage: Answer, recipe: Recipe) -> Answer | None:
+        """Return the final stage that tests the best full run there is, None without one.
+
+        From now on the budget allows all: what is left to do is one evaluation.
+        """
+        rivals = stage.rivals(recipe)
+        there = tuple(r for r in rivals if self.pace.known(full_run(r, stage.facts)) is not None)
+        if not there:
+            return None
+        self._over = True
+        return replace(stage, only=there, baselines=False, seeds=1)
+
     def _reserve(self, stage: Stage, recipe: Recipe, prices: Prices | None) -> float:
         """Return the seconds to keep for the final stage.
 
         0 before what that cannot do without: the range test comes first.
         """
         final = self._final
-        if prices is None or final is None or isinstance(stage, Final) or self._unset(recipe):
+        if prices is None or final is None or stage.kind == "final" or self._unset(recipe):
             return 0.0
         if recipe not in self._reserves:
             self._reserves[recipe] = self.pace.cost(final, recipe, prices)
@@ -202,12 +269,17 @@ class Budget:
             left = _text(self.remaining)
             log.log(level, "%s: %s, %s of the budget are left", stage.name, needs, left)
 
+    @property
+    def _limits(self) -> str:
+        limits = (self.max_seconds, "s"), (self.max_final_runs, "final runs")
+        return ", ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
+
     # --- what became of it
 
     @property
     def reason(self) -> str:
         """What the budget cut off, as the study's reason; "" for nothing."""
-        if not self._cuts or self.max_seconds is None:
+        if not self._cuts or self.max_seconds is None:  # in final runs every study has an end
             return ""
         cuts = ", ".join(f"{name} {how}" for name, how in self._cuts.items())
         final = [s.name for s in self.pace.stages if s.kind == "final"]
@@ -220,10 +292,12 @@ class Budget:
 
         `trained`: whether this command trained anything; if not, it has spent nothing.
         """
-        if self.max_seconds is None:
+        if self.max_seconds is None and self.max_final_runs is None:
             return None
         spent = self.spent + (self.pace.elapsed if trained else 0.0)
         return {
+            "max_final_runs": self.max_final_runs,
+            "final_runs": round(self.final_runs, 2),
             "max_seconds": self.max_seconds,
             "spent_seconds": round(spent, 3),
             "reached": bool(self._cuts),

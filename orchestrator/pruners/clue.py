@@ -1,4 +1,4 @@
-"""The clue pruner: judges a run by its own curve, then by what it may be compared with."""
+"""The clue pruner: judges a run by its own curve, then against comparable finished runs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from orchestrator.pruners.views import View, compared, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
-MIN_FALL = 0.1  # of the best run's loss in logarithms: less is noise, and nobody is behind it
+MIN_FALL = 0.1  # of the best run's log loss: below this differences are noise, nothing is pruned
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClueRules:
-    """When a run is lost: by its own curve, or beside the best finished run of its length.
+    """Thresholds of `CluePruner`: when a run is stopped.
 
-    The untrained loss alone is no reason to stop: a network that is slow to begin (a transformer)
-    has it for half of a cycle and trains well all the same.
+    A run at the untrained loss is stopped only if the best finished run of its length had left that
+    loss. A network that starts to learn late (a transformer) may have it for half of a cycle, and
+    still train well.
 
     >>> ClueRules(above_chance=1.5, behind=None).stuck_after
     0.25
@@ -38,8 +39,8 @@ class ClueRules:
     above_chance: float = option(1.3, "stop when rising above this x the untrained loss", gt=1)
     stuck_after: float = option(
         0.25,
-        "share of the run after which it may not stay at the untrained loss, if the best finished"
-        " run had left it",
+        "share of the run from which a loss at the untrained one stops it, if the best finished run"
+        " was below it",
         ge=0,
         le=1,
     )
@@ -53,26 +54,34 @@ class ClueRules:
 class CluePruner(optuna.pruners.BasePruner):
     """Prunes a trial that has diverged, that is stuck, or that is far behind the best finished one.
 
-    Diverged: not finite, or above the untrained loss and rising. That needs no other trials, so it
-    works in a stage of four candidates, where Optuna's median pruner can never act (it waits for
-    five finished trials). Stuck: at the untrained loss where the best finished trial of the same
-    length had left it; before one has, a network may be slow to begin. Behind (`rules.behind`): by
-    how far the loss has fallen so far, at its lowest and in logarithms. That forgives what misleads
-    in mid-run, the bump of a high learning rate, where loss against loss kills winners. `also`, a
-    pruner of Optuna's, is asked where our rules let the trial go on. `reason` says who pruned and
-    why.
+    - Diverged: the loss is not finite, or above the untrained loss and rising. This needs no other
+      trials. So it works in a stage of four candidates, where Optuna's MedianPruner never acts (it
+      waits for five finished trials).
+    - Stuck: the loss is at the untrained one, and the best finished trial of the same length was
+      below it. Without such a trial the network may only start to learn late.
+    - Behind (`rules.behind`): the best finished trial of the same length had fallen much further.
+      This compares how far the lowest loss so far has fallen, in logarithms. Comparing the losses
+      themselves would prune winners, since a high learning rate raises the loss in the middle of a
+      run.
 
-    In plain Optuna it sees what `trial.report(held_out_loss, step)` gave, and the study must
-    minimize. `start_loss` is the loss of a model that knows nothing (ln C for C classes); None:
-    the first reported value stands in for it. Where an untrained network costs more than that (a
-    regression with raw targets), give its loss instead; ValueError unless it is above 0.
-    `total_steps` is the step of the last report, or the number of reports where steps count from 0;
-    None: the last step of the study's complete trials if it is the same in all, else nothing is
-    stuck or behind. Complete trials that end at another step are warned of. A caller with more to
-    say (train loss, lr, progress) hands it over by `observe` before reporting.
+    In plain Optuna the study must minimize, and the trial must report its held-out loss. Call
+    `observe` before each report to add train loss, lr and progress. In a study of stages the
+    executor calls `start` for each run and `compare_with` after each round. A pickled pruner does
+    not contain trials in progress.
 
-    In a study of stages the executor tells it of the earlier rounds (`compare_with`) and of each
-    run (`start`). It can be pickled: what it keeps of trials in progress stays behind.
+    Args:
+        rules: The thresholds. None: the defaults.
+        also: A pruner of Optuna's, used where our rules do not prune.
+        start_loss: Held-out loss before training, above 0: ln C for C classes, or the loss of an
+            untrained network where that is higher (a regression with raw targets). None: the first
+            reported value.
+        total_steps: The step of the last report, or the number of reports where steps count from
+            0. None: the last step of the study's complete trials if all have the same; otherwise
+            the rules "stuck" and "behind" do nothing. Complete trials of another length give a
+            warning.
+
+    Raises:
+        ValueError: `start_loss` is not above 0 and finite.
 
     >>> pruner = CluePruner(ClueRules(above_chance=1.5), start_loss=2.3, total_steps=100)
     >>> study = optuna.create_study(pruner=pruner)
@@ -109,50 +118,84 @@ class CluePruner(optuna.pruners.BasePruner):
         return f"CluePruner({self.rules}{also})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the trials in progress behind: they are another process's."""
+        """Leave out the trials in progress: they belong to another process."""
         fresh = CluePruner(self.rules, self.also)
         kept = ("start_loss", "total_steps", "_peers")
         return {**vars(fresh), **{name: getattr(self, name) for name in kept}}
 
-    # --- what it is told
+    # --- input
 
     def observe(self, trial_number: int, point: Point) -> None:
-        """Take one measurement of a trial, more than Optuna's own report can carry."""
+        """Add a measurement of a trial, with more values than `trial.report` takes.
+
+        Args:
+            trial_number: Number of the trial.
+            point: The measurement.
+        """
         self._points[trial_number].append(point)
 
     def compare_with(self, peers: Peers) -> None:
-        """Take the outcomes of a stage's completed rounds."""
+        """Set what runs are compared with; called by the executor.
+
+        Args:
+            peers: The outcomes of the stage's completed rounds.
+        """
         self._peers = peers
 
     def only_for(self, run: Run) -> CluePruner:
-        """Return a copy for the process that trains `run`: of the rounds it has what it needs."""
+        """Return a copy for a worker process, with only the outcomes that it needs.
+
+        Args:
+            run: The run that the process trains.
+        """
         made = copy.copy(self)
         made.compare_with(Peers(compared(self.also, self._peers, run)))
         return made
 
     def start(self, trial_number: int, run: Run, place: int) -> None:
-        """Say which run a trial is, and its place in its round (from 0)."""
+        """Start a run of a stage; called by the executor.
+
+        Args:
+            trial_number: Number of the trial.
+            run: The run that it trains.
+            place: Its place in its round, from 0.
+        """
         self._runs[trial_number] = run
         if self.also is not None:
             self._views[trial_number] = view(self.also, self._peers, run, place)
 
     def seen(self, run: Run, place: int) -> str:
-        """Name all that decides whether `run` is pruned beside these settings, "" for nothing."""
+        """Return a name of what a run would be compared with, "" for nothing.
+
+        Args:
+            run: The run.
+            place: Its place in its round, from 0.
+        """
         digest = self._peers.digest(run)
         return digest if self.also is None else f"{digest}#{place}"
 
     def forget(self, trial_number: int) -> None:
-        """Drop what is kept of a trial that has ended."""
+        """Drop the data of a trial that has ended.
+
+        Args:
+            trial_number: Number of the trial.
+        """
         for kept in (self._points, self._runs, self._views, self._reasons):
             kept.pop(trial_number, None)
 
-    # --- what it says
+    # --- result
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Return whether the trial is lost; `reason` then says why.
+        """Return whether to prune the trial; `reason` then returns why.
 
-        Never at the end of a run: nothing is saved there, and its end is worth knowing. Raises
-        ValueError for a study that maximizes and whose losses were not handed over by `observe`.
+        Never at the last step: pruning saves nothing there, and the final loss is useful.
+
+        Args:
+            study: The study.
+            trial: The trial.
+
+        Raises:
+            ValueError: The study maximizes, and `observe` was not called with losses.
         """
         points = self._points.get(trial.number) or plain.reported(study, trial, self.total_steps)
         if not points:
@@ -172,16 +215,29 @@ class CluePruner(optuna.pruners.BasePruner):
         return bool(reason)
 
     def reason(self, trial_number: int) -> str:
-        """Return why the trial was pruned, "" if it was not."""
+        """Return why a trial was pruned, "" if it was not.
+
+        Args:
+            trial_number: Number of the trial.
+        """
         return self._reasons.get(trial_number, "")
 
     def check(self, trial: optuna.Trial) -> None:
-        """In plain Optuna: raise TrialPruned if the trial is lost, its reason a user attribute."""
+        """End the trial if it is to be pruned; for plain Optuna.
+
+        The reason becomes the trial's user attribute "reason".
+
+        Args:
+            trial: The trial.
+
+        Raises:
+            optuna.TrialPruned: The trial is pruned.
+        """
         if trial.should_prune():
             trial.set_user_attr("reason", self.reason(trial.number))
             raise optuna.TrialPruned(self.reason(trial.number))
 
-    # --- how it judges
+    # --- rules
 
     def _diverged(self, points: Sequence[Point]) -> str:
         clue = clues.diverged(Curve.of(points), self._chance(points), self.rules.above_chance)
@@ -215,7 +271,7 @@ class CluePruner(optuna.pruners.BasePruner):
         chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
         lead = _fallen(chance, best)
         if not (lead >= MIN_FALL and lead > factor * _fallen(chance, lowest)):
-            return ""  # this way round: NaN is nothing to compare with
+            return ""  # written so that NaN compares as "not behind"
         return (
             f"behind: held-out loss is down to {lowest:.3g} from the untrained loss ({chance:.3g})"
             f" at {100 * point.progress:.0f} % of the run, the best finished run was at {best:.3g}:"
@@ -237,5 +293,5 @@ class CluePruner(optuna.pruners.BasePruner):
 
 
 def _fallen(chance: float, loss: float) -> float:
-    """Return how far `loss` is below `chance`, in logarithms; NaN for what has no logarithm."""
+    """Return how far `loss` is below `chance`, in logarithms; NaN where one is not above 0."""
     return max(math.log(chance / loss), 0.0) if chance > 0 and loss > 0 else math.nan

@@ -10,22 +10,33 @@ import optuna
 def report_cycles(
     trial: optuna.Trial, lengths: Sequence[int], train: Callable[[int], float]
 ) -> float:
-    """Train complete cycles of growing `lengths` until the pruner stops; return the last end loss.
+    """Train complete cycles of growing `lengths` until the pruner stops the trial.
 
-    `train(length)` trains from scratch by a whole cycle of that many steps (or epochs) and returns
-    its held-out loss; it is reported at step = `length`. Mid-run losses mislead while the learning
-    rate is high, the ends of cycles do not, at the price of training the short ones in addition:
+    Losses in the middle of a run mislead while the learning rate is high; losses at the end of a
+    cycle do not. The price is that the short cycles are trained in addition:
 
         lengths = [100, 200, 400]
         pruner = SuccessiveHalvingPruner(min_resource=lengths[0], reduction_factor=2)
         study = optuna.create_study(pruner=pruner)
         study.optimize(lambda trial: report_cycles(trial, lengths, cycle_of(trial)), n_trials=20)
 
-    The longest cycle is never pruned: it has been paid for. Raises TrialPruned where the study's
-    pruner says so, ValueError unless `lengths` grow.
+    The longest cycle is never pruned, since it is complete when it is reported.
+
+    Args:
+        trial: The trial; each loss is reported to it at step = length.
+        lengths: Lengths of the cycles in steps or epochs, increasing.
+        train: `train(length)` trains from scratch by a whole cycle of this length and returns its
+            held-out loss.
+
+    Returns:
+        The held-out loss at the end of the longest cycle.
+
+    Raises:
+        optuna.TrialPruned: The study's pruner stops the trial.
+        ValueError: `lengths` are not positive and increasing.
     """
     if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
-        raise ValueError(f"lengths must be positive and grow, got {list(lengths)}")
+        raise ValueError(f"lengths must be positive and increasing, got {list(lengths)}")
     loss = float("nan")
     for length in lengths:
         loss = train(length)

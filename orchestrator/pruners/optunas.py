@@ -1,4 +1,4 @@
-"""Optuna's own pruners by name, to stand beside the clue rules."""
+"""Optuna's own pruners by name, for use together with the clue rules."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ OPTUNAS: dict[str, type[pruners.BasePruner]] = {
     "patient": pruners.PatientPruner,
     "threshold": pruners.ThresholdPruner,
 }
-# What `patient` may wrap: those that judge a curve as it goes on.
+# The pruners that `patient` may wrap: those that judge a curve while it grows.
 WRAPPED = {name: cls for name, cls in OPTUNAS.items() if name not in ("patient", "wilcoxon")}
-# What counts steps, and with us per cents of a cycle.
+# Arguments that count steps, which here are per cents of a cycle.
 LEAST_PERCENT = {"min_resource": 1, "max_resource": 1, "n_warmup_steps": 0}
 
 
 def build(cls: type[pruners.BasePruner], arguments: dict[str, Any]) -> pruners.BasePruner:
-    """Return the pruner, tried out; raises ValueError, one line, if it cannot work.
+    """Return the pruner after a test run. Raises ValueError, one line, if it cannot work.
 
-    A try is needed: Hyperband fails on nonsense only when it is first asked.
+    The test run is needed: Hyperband fails on wrong arguments only at its first decision.
     """
     for name, least in LEAST_PERCENT.items():
         value = arguments.get(name)
@@ -40,9 +40,9 @@ def build(cls: type[pruners.BasePruner], arguments: dict[str, Any]) -> pruners.B
         raise ValueError(f"min_resource={lowest} is above max_resource={highest}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is experimental
+            warnings.simplefilter("ignore")  # ExperimentalWarning
             made = cls(**arguments)
-            _try(copy.deepcopy(made))  # Optuna's pruners keep what they saw first
+            _try(copy.deepcopy(made))  # a copy: Optuna's pruners keep state of the first trials
     except Exception as error:
         given = ", ".join(
             f"{k}={name_of(v) if isinstance(v, pruners.BasePruner) else repr(v)}"
@@ -78,13 +78,13 @@ def name_of(pruner: pruners.BasePruner) -> str:
 
 
 def halves(pruner: pruners.BasePruner) -> bool:
-    """Whether the pruner is a successive halving, which keeps marks with the trials it sees."""
+    """Whether the pruner is a successive halving, which stores attributes with the trials."""
     inner = getattr(pruner, "_wrapped_pruner", pruner)
     return isinstance(inner, pruners.SuccessiveHalvingPruner | pruners.HyperbandPruner)
 
 
 def settings_of(pruner: pruners.BasePruner) -> str:
-    """Return the class and all settings, the same text for the same pruner in any process."""
+    """Return class and settings as text, equal for equal pruners in all processes."""
     parts = []
     for name, value in sorted(vars(pruner).items()):
         shown = settings_of(value) if isinstance(value, pruners.BasePruner) else repr(value)

@@ -1,4 +1,4 @@
-"""What a run may be compared with: the runs of its stage's earlier rounds that are like it."""
+"""The peers of a run, which it may be compared with: comparable runs of earlier rounds."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ Shape = tuple[object, ...]
 class Peers:
     """The outcomes of a stage's earlier rounds, in the order proposed.
 
-    Completed rounds only: what a run is compared with then depends neither on which run of its own
-    round ended first nor on an interruption. Same seed only: a stage compares candidates seed by
-    seed, and one that loses a run is lost, so a bad seed must not be held against a good one
-    (measured on digits: across seeds, half of the runs that were pruned belonged to candidates
-    within 10 % of the best).
+    Only completed rounds: otherwise pruning would depend on which run of a round ends first, and
+    on interruptions. Only the same seed: a stage compares candidates seed by seed, and a candidate
+    with a pruned run is out, so runs of different seeds must not be compared (measured on digits:
+    across seeds, half of the pruned runs belonged to candidates within 10 % of the best).
     """
 
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
-        # Asked at every report: looked up, so that a stage of thousands of runs costs no more each.
+        # Called at every report: a lookup, so that its cost does not grow with the number of runs.
         self.outcomes: list[Outcome] = []
         self._alike: dict[Shape, list[Outcome]] = defaultdict(list)
         self._same: dict[tuple[Shape, int], list[Outcome]] = defaultdict(list)
@@ -33,10 +32,10 @@ class Peers:
         self.add(outcomes)
 
     def __reduce__(self) -> tuple[type[Peers], tuple[list[Outcome]]]:
-        return Peers, (self.outcomes,)  # a hash in progress cannot be pickled
+        return Peers, (self.outcomes,)  # a hash object cannot be pickled
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of one more round."""
+        """Add the outcomes of one more round."""
         self.outcomes += outcomes
         for outcome in outcomes:
             shape = _shape(outcome.run)
@@ -49,21 +48,21 @@ class Peers:
             self._name(shape, outcome)
 
     def of(self, run: Run) -> list[Outcome]:
-        """Return those that `run` may be compared with: same schedule, length and seed."""
+        """Return the outcomes comparable with `run`: same schedule, length and seed."""
         return self._same.get((_shape(run), run.replicate), [])
 
     def of_all_seeds(self, run: Run) -> list[Outcome]:
-        """Return those of the same schedule, steps and reports."""
+        """Return the outcomes with the same schedule, steps and number of reports."""
         return self._alike.get(_shape(run), [])
 
     def best(self, run: Run, step: int) -> float:
-        """Return the lowest loss up to `step` of the finished one that ended lowest, else NaN."""
+        """Return the lowest loss up to `step` of the peer that ended lowest, NaN without one."""
         best = self._best.get((_shape(run), run.replicate))
         losses = best.curve.held_out_loss[best.curve.step <= step] if best else ()
         return float(min(losses, default=math.nan))
 
     def digest(self, run: Run) -> str:
-        """Return a hash that names what `run` would be compared with, "" for nothing."""
+        """Return a hash of what `run` would be compared with, "" for nothing."""
         name = self._names.get(_shape(run))
         if name is None:
             return ""
@@ -72,7 +71,7 @@ class Peers:
         return whole.hexdigest()[:12]
 
     def _name(self, shape: Shape, outcome: Outcome) -> None:
-        """Take an outcome into the hash, which is that of the list of all as Python prints it."""
+        """Add an outcome to the hash, which is that of Python's repr of the list of all."""
         lead = b", " if shape in self._names else b"["
         name = self._names.setdefault(shape, hashlib.sha256())
         name.update(lead + repr((outcome.key, outcome.state, len(outcome.curve))).encode())

@@ -1,4 +1,4 @@
-"""What a plain Optuna study says of its trials: their reports, and the best of those that ended."""
+"""Reads a plain Optuna study for the clue pruner: a trial's reports, the best complete trial."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.curve import Point
 
 
 def best_complete(study: optuna.Study, step: int, total_steps: int | None) -> float:
-    """Return the lowest loss up to `step` of the complete trial that ended lowest, else NaN.
+    """Return the lowest loss up to `step` of the best complete trial, NaN without one.
 
-    `total_steps`: see `CluePruner`. Warns of complete trials that all end at another step.
+    `total_steps`: see `CluePruner`. Warns if all complete trials end at another step.
     """
     complete, length = _complete(study), _length(study, total_steps)
     ended = [t for t in complete if _is_whole(t, length)]
@@ -31,11 +31,11 @@ def best_complete(study: optuna.Study, step: int, total_steps: int | None) -> fl
 
 
 def reported(study: optuna.Study, trial: FrozenTrial, total_steps: int | None) -> list[Point]:
-    """Return what `trial.report` gave. Raises ValueError for a study that maximizes."""
+    """Return what was reported by `trial.report`. Raises ValueError for a study that maximizes."""
     if study.direction == StudyDirection.MAXIMIZE:
         raise ValueError(
             "CluePruner reads held-out losses, and this study maximizes: report the loss in a"
-            " study that minimizes, or hand the loss over by `observe` before `trial.report`"
+            " study that minimizes, or call `observe` with the loss before `trial.report`"
         )
     total = _length(study, total_steps)
     return [

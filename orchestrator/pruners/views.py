@@ -1,9 +1,9 @@
-"""A stage as Optuna's own pruners should see it: small studies in memory, made for one run each.
+"""The view of a stage for Optuna's own pruners: a small study in memory for each run.
 
-The stage's real Optuna study is no good for that. Its trials have different lengths, and a step of
-one is not comparable with the same step of another; and what stands in it depends on interruptions
-and on audits. So a pruner is shown only the peers of the run, replayed in the order proposed. It is
-a fresh copy each time, since Optuna's pruners keep what they saw first.
+The stage's real Optuna study cannot be used. Its trials have different lengths, so equal steps are
+not comparable; and it depends on interruptions and audits. So a pruner gets only the peers of the
+run, replayed in the order proposed. It is a new copy each time, since Optuna's pruners keep state
+of the first trials.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from orchestrator.pruners.optunas import halves, name_of
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 
-MOST_RUNGS = 8  # 1, 2, 4 ... 64 per cent, and one that says yes
+MOST_RUNGS = 8  # 1, 2, 4 ... 64 per cent, and the rung that prunes
 
 
 class View(Protocol):
-    """One run as one of Optuna's pruners sees it."""
+    """One run, in the study that one of Optuna's pruners gets."""
 
     def verdict(self, point: Point) -> str:
-        """Take the run's next point; return why the pruner would stop here, "" if it would not."""
+        """Report the run's next point; return why the pruner would stop it, "" if it would not."""
 
 
 def view(pruner: optuna.pruners.BasePruner, peers: Peers, run: Run, place: int) -> View:
-    """Return the view that suits `pruner`; `place` is the run's place in its round, from 0."""
+    """Return the view for this kind of pruner; `place`: the run's place in its round, from 0."""
     seen = compared(pruner, peers, run)
     if isinstance(pruner, optuna.pruners.WilcoxonPruner):
         return Seeds(pruner, seen, run)
@@ -67,12 +67,12 @@ class Curves:
             else:
                 state = TrialState.PRUNED if peer.state == "pruned" else TrialState.FAIL
                 study.tell(trial, state=state)
-        for _ in range(place):  # the others of its round: not seen, but counted by Hyperband
+        for _ in range(place):  # the others of its round: empty trials, which Hyperband counts
             study.add_trial(create_trial(state=TrialState.FAIL))
         self._trial = study.ask()
 
     def verdict(self, point: Point) -> str:
-        """Report the point and ask."""
+        """Report the point; return why the pruner would stop the run, "" if it would not."""
         percent = _percent(point.progress)
         if not _asked(self._trial, percent, point.held_out_loss):
             return ""
@@ -82,9 +82,9 @@ class Curves:
 class Seeds:
     """A trial is a candidate, a step is a seed, a value the held-out loss at the end of its run.
 
-    This is what a Wilcoxon test is for: it pairs independent instances. Points of one curve are
-    not independent, and a test over them would be sure of anything. A run is asked about once, at
-    its first point: what counts are its candidate's earlier seeds.
+    A Wilcoxon test pairs independent instances. Points of one curve are not independent, so a test
+    over them would always be significant. A run is judged once, at its first point, by the earlier
+    seeds of its candidate.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Seeds:
         self._reason = f"pruned by {name_of(pruner)} after {len(own)} other seeds" if lost else ""
 
     def verdict(self, point: Point) -> str:
-        """Return what the earlier seeds say."""
+        """Return the verdict from the earlier seeds."""
         return self._reason
 
 
@@ -121,11 +121,11 @@ def _asked(trial: optuna.Trial, step: int, loss: float) -> bool:
 
 
 def _mark(trial: optuna.Trial) -> None:
-    """Have halving mark a run that went on at all rungs up to its last point.
+    """Make successive halving mark all rungs of a run up to its last point.
 
-    Halving marks one rung for each time it says no. Marked later, with a later and lower loss, a
-    peer would look better than it was, and the reports are further apart than the first rungs.
-    Pruners that keep no marks are not asked: it takes them long for nothing.
+    Halving marks one rung each time it does not prune. Reports are further apart than the first
+    rungs, so a peer would be marked later, with a lower loss, and look better than it was. Pruners
+    that store no marks are not called, since that is slow and has no effect.
     """
     if halves(trial.study.pruner):
         for _ in range(MOST_RUNGS):
@@ -134,7 +134,7 @@ def _mark(trial: optuna.Trial) -> None:
 
 
 def _percents(curve: Curve) -> dict[int, float]:
-    """Return the losses by per cent; of points within the same one the first, as Optuna has it."""
+    """Return the losses by per cent; the first of several points in the same one, as in Optuna."""
     losses: dict[int, float] = {}
     for progress, loss in zip(curve.progress, curve.held_out_loss, strict=True):
         losses.setdefault(_percent(progress), float(loss))

@@ -1,1 +1,1 @@
-"""What people read: the terminal, figures and the HTML report."""
+"""Output for people: the terminal, the HTML report, and code to copy."""

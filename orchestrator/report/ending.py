@@ -1,6 +1,6 @@
-"""The closing lines of a study: the answer, what it is worth, where everything is.
+"""The closing lines of a study: recipe, test results, cost, files.
 
-Made from summary.json alone, so that `show` says later what the study said.
+Made from summary.json alone, so `show` prints the same lines later.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 from orchestrator.changes import kept
 from orchestrator.curve import State
-from orchestrator.numbers import rate
-from orchestrator.paths import StudyPaths
+from orchestrator.figures.numbers import rate
 from orchestrator.redact import hidden
 from orchestrator.report.text import (
     audited,
@@ -26,6 +25,7 @@ from orchestrator.report.text import (
     spent,
     status,
 )
+from orchestrator.storage.paths import StudyPaths
 
 
 def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
@@ -36,11 +36,11 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     known = {k: v for k, v in summary["recipe"].items() if v is not None}
     title = "recipe" if done else "recipe so far"
     lines.append((title, ", ".join(f"{k} {rate(v)}" for k, v in known.items()), "bold"))
-    if done:
+    if done or summary["final"]:
         for name, score, verdict in results(summary):
             text = f"{measure(summary)} {score}"
             comparison = f"; the answer is {verdict}" if verdict.startswith(("b", "w")) else ""
-            if name == "answer" and "±" in score:  # said once
+            if name == "answer" and "±" in score:  # explained once
                 comparison = ", mean ± standard deviation over seeds"
             lines.append((name, text + (comparison or (f"; {verdict}" if verdict else "")), "bold"))
     if parts := balance(summary):
@@ -50,7 +50,7 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     if said := audited(summary):
         lines.append(("audit", said, ""))
     paths = StudyPaths(folder)
-    weights = [paths.weights] if done and summary["final"] else []
+    weights = [paths.weights] if summary["final"] else []
     files = (paths.report, paths.recipe, *weights, paths.summary)
     if found := [file.name for file in files if file.exists()]:
         lines.append(("files", f"{_short(folder)}/: {', '.join(found)}", ""))
@@ -59,24 +59,26 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
     if done and known.get("max_lr") is not None:
         lines.append(("to use it", command(summary), ""))
     elif summary["status"] == "interrupted":
-        lines.append(("to go on", "run the same command again", ""))
+        lines.append(("to resume", "run the same command again", ""))
     return lines
 
 
 def cost(summary: Mapping[str, Any]) -> str:
     """Return the number of runs and the time that a study took."""
-    return f"{counts(_states(summary))}; {spent(summary)}"
+    price = summary["cost"].get("final_runs")
+    told = f", the price of {price:.1f} final runs" if price is not None else ""
+    return f"{counts(_states(summary))}{told}; {spent(summary)}"
 
 
 def _states(summary: Mapping[str, Any]) -> Mapping[State, int]:
-    """Return how runs ended; a run that two stages share counts twice in summaries of before."""
+    """Return how runs ended; older summaries count a run twice if two stages share it."""
     if known := summary["cost"].get("runs"):
         return dict(known)
     return sum((Counter(stage["trials"]) for stage in summary["stages"]), Counter())
 
 
 def _short(folder: Path) -> str:
-    """Return the folder as seen from here, where it lies below."""
+    """Return the folder relative to the working folder, if it is inside."""
     try:
         return str(folder.resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page that opens with the answer and then shows its evidence."""
+"""report.html: one self-contained page, first the answer and then its evidence."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 
 from orchestrator import figures
 from orchestrator.figures import Figure
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.figures.png import png
-from orchestrator.numbers import duration, number, rate
-from orchestrator.paths import StudyPaths
 from orchestrator.record import StageRecord, StudyRecord
 from orchestrator.report import page
 from orchestrator.report.page import Table
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
 from orchestrator.report.text import audited, balance, command, counts, dropout, measure, results
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
-DECAYS = {  # of an optimiser of the user's own it is not known
+DECAYS = {  # not known for a user's own optimiser
     "sgd": ", weight decay is coupled L2",
     "adamw": ", weight decay is decoupled: each step takes lr x weight_decay of the weights",
 }
 VERDICTS = {
     "complete": "",
-    "undecided": "There is no answer: the data did not give one. What was decided so far is below.",
-    "interrupted": "The study was interrupted and is not complete. The same command goes on.",
-    "failed": "The study failed before it had an answer. What was decided so far is below.",
+    "undecided": "There is no answer: the data do not determine one. Decisions so far are below.",
+    "interrupted": "The study was interrupted. Run the same command to resume.",
+    "failed": "The study failed before it had an answer. Decisions so far are below.",
 }
 
 
 def write(record: StudyRecord, folder: Path) -> list[Path]:
     """Write figures/<stage>.png and report.html into `folder`, return their paths.
 
-    A figure that cannot be drawn is left out and logged; the report is written all the same.
+    A figure that cannot be drawn is left out and logged.
     """
     paths, drawn = StudyPaths(folder), drawings(record)
     files = []
@@ -49,7 +49,7 @@ def write(record: StudyRecord, folder: Path) -> list[Path]:
 
 
 def drawings(record: StudyRecord) -> dict[str, tuple[Figure, bytes]]:
-    """Return the figure of each stage that has one, and the same as a PNG file, by its name."""
+    """Return the figure of each stage that has one, with its PNG file, by stage name."""
     drawn = {}
     for stage in record.stages:
         try:
@@ -61,7 +61,7 @@ def drawings(record: StudyRecord) -> dict[str, tuple[Figure, bytes]]:
 
 
 def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> str:
-    """Return the page; `drawn` are figures with their PNG files, by stage name."""
+    """Return the page; `drawn`: figures with their PNG files, by stage name."""
     summary = record.summary()
     return page.render(
         "page.html",
@@ -96,7 +96,7 @@ def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _price(record: StudyRecord, cost: Mapping[str, Any]) -> str:
-    """Say what the study spent and what it saved."""
+    """Return what the study cost and what pruning saved."""
     saved = f" Pruning saved {cost['pruned_saving']:.1%} of the planned training."
     return (
         f"Found in {duration(cost['total_seconds'])}, evaluation and waiting included: "
@@ -111,7 +111,7 @@ def _recipe(record: StudyRecord, summary: Mapping[str, Any]) -> Iterator[tuple[s
     chosen: dict[str, Any] = {}
     for stage in record.stages:
         for field, value in stage.decision.values.items():
-            if field not in chosen or chosen[field] != value:  # a later yes is not a choice
+            if field not in chosen or chosen[field] != value:  # a later confirmation is no choice
                 chosen[field], setter[field] = value, stage
     for field, value in record.recipe.values().items():
         shown = "not known" if value is None else rate(value)
@@ -121,7 +121,7 @@ def _recipe(record: StudyRecord, summary: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def _origin(stage: StageRecord, field: str) -> str:
-    """Say which stage chose a value, and how clearly if it is what the stage is about."""
+    """Return which stage chose a value, with ties and interval if it is the stage's main value."""
     d = stage.decision
     parts = [d.stage]
     if field != next(iter(d.values)):
@@ -136,26 +136,34 @@ def _origin(stage: StageRecord, field: str) -> str:
 
 
 def _cost(record: StudyRecord, cost: Mapping[str, Any]) -> Table:
-    """Return what each stage cost; a run that several stages share counts for the first of them."""
-    rows, seen = [], set[str]()
+    """Return the cost of each stage; a run that several stages share counts for the first one."""
+    rows, seen, trained = [], set[str](), {o.key for o in record.trained}
     for s in record.stages:
         new = [o for o in s.outcomes if o.key not in seen]
         seen.update(o.key for o in new)
-        examples = sum(o.result.examples for o in new)
-        spent = duration(sum(o.result.seconds for o in new))
+        paid = [o for o in new if o.key in trained]
+        examples = sum(o.result.examples for o in paid)
+        spent = duration(sum(o.result.seconds for o in paid))
         name = s.decision.stage.replace("_", " ")
-        rows.append((name, counts(o.state for o in new), f"{examples:,}", spent))
+        price = _in_final_runs(record.final_runs.get(s.decision.stage))
+        rows.append((name, counts(o.state for o in new), price, f"{examples:,}", spent))
     if record.audits:
         audit, states = cost["audit"], counts(a.end.state for a in record.audits)
         spent = duration(audit["training_seconds"])
-        rows.append(("audit", states, f"{audit['examples']:,}", spent))
+        rows.append(("audit", states, "", f"{audit['examples']:,}", spent))
     states = counts(o.state for o in record.outcomes)
-    rows.append(("all", states, f"{cost['examples']:,}", duration(cost["training_seconds"])))
-    return Table(("stage", "runs", "training examples", "training time"), rows, {2, 3})
+    price = _in_final_runs(cost["final_runs"])
+    rows.append(("all", states, price, f"{cost['examples']:,}", duration(cost["training_seconds"])))
+    heads = ("stage", "runs", "in final runs", "training examples", "training time")
+    return Table(heads, rows, {2, 3, 4})
+
+
+def _in_final_runs(price: float | None) -> str:
+    return "" if price is None else f"{price:.2f}"
 
 
 def _audits(record: StudyRecord) -> Table:
-    """Return what became of pruned runs that were let to their end; no rows without an audit."""
+    """Return the audited runs; no rows without an audit."""
     rows = [
         (
             a.pruned.run.name,

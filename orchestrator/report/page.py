@@ -1,8 +1,8 @@
-"""The page of a report, made from `templates/`: all that is shown in it goes through here.
+"""Fills in the templates of the report; every value on the page passes through here.
 
-A value in a template loses passwords and hidden marks (`finalize`) and is then escaped
-(`autoescape`). Only `Markup` stays as it is: files of our own, base64, and the JSON of a figure,
-whose texts `plots` cleans.
+Passwords and invisible characters are removed from each value (`finalize`), then it is escaped
+(`autoescape`). Only `Markup` is not changed: our own files, base64, and the JSON of a figure, whose
+texts are cleaned by `plots`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orchestrator.redact import clean
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts. `numeric`: numbers of the columns that are set to the right."""
+    """A table of texts. `numeric`: indices of the columns that are aligned to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -39,7 +39,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def templates() -> Environment:
-    """Return the templates of the report. A name that is not there raises."""
+    """Return the templates of the report. An undefined name in a template raises."""
     made = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -58,7 +58,7 @@ def _shown(value: object) -> object:
 
 
 def _static(name: str) -> Markup:
-    """Return a file of our own, to stand in the page as it is."""
+    """Return one of our own files, to be included unescaped."""
     return Markup((files(__package__) / "static" / name).read_text("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The recipe as plain PyTorch to paste: optimiser and schedule, nothing of ours to install."""
+"""The recipe as plain PyTorch code to copy, which does not import this package."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ def pytorch(
 ) -> str | None:
     """Return code that trains by `recipe`; None while it has no max_lr or no such schedule.
 
-    None also for an optimiser of the user's own. `model` and `loader` are the reader's, without
-    `task` also `loss_function`. `inputs`, `task`: what the study did (see `StudyRecord`).
+    None also for a user's own optimiser. The code needs the reader's `model` and `loader`, and
+    without `task` also `loss_function`. `inputs`, `task`: see `StudyRecord`.
     """
     if recipe.max_lr is None or recipe.schedule not in _BODIES or "." in recipe.optimizer:
         return None
-    schedule = schedule_of(recipe)  # fills in the minimum that the recipe leaves open
+    schedule = schedule_of(recipe)  # sets min_lr if the recipe has none
     parts = {
         **_optimizer(recipe),
         **_options(recipe.optimizer_options),
@@ -169,7 +169,7 @@ def pytorch(
 
 
 def _loss(task: Mapping[str, Any] | None, smoothing: float | None) -> str:
-    """Return the line of the loss, with labels smoothed if they are; "" where it is not known."""
+    """Return the line of the loss, with label smoothing if it is on; "" for an unknown loss."""
     line = str(task["loss"]) if task else ""
     if smoothing is None:
         return line
@@ -179,12 +179,12 @@ def _loss(task: Mapping[str, Any] | None, smoothing: float | None) -> str:
 
 
 def _inputs(done: Mapping[str, Any]) -> str:
-    """Return the lines that do to inputs what the study did: its numbers where they are few."""
+    """Return the lines that normalise inputs as the study did, with its numbers if they are few."""
     dims, mean, std = done["dims"], done["mean"], done["std"]
     shape = SHAPES[dims - 1]
     axes = (0, *range(2, dims + 1)) if dims > 1 else 0
     more = f"\n# It also had training inputs {done['augmented']}." if done["augmented"] else ""
-    exact = done["type"] == "float64"  # float32 would lose what the inputs say
+    exact = done["type"] == "float64"  # float32 would lose precision that matters
     cast, rounding, kind = (
         ("double", "2e-15", ", dtype=torch.float64") if exact else ("float", "1e-6", "")
     )
@@ -203,14 +203,14 @@ def _inputs(done: Mapping[str, Any]) -> str:
 
 
 def _imports(code: str) -> str:
-    """Return the import lines of what `code` uses of the standard library, and a blank line."""
+    """Return the imports of `code` from the standard library, and a blank line."""
     used = [f"import {name}\n" for name in ("copy", "math") if f"{name}." in code]
     used += ["from fnmatch import fnmatchcase\n"] if "fnmatchcase" in code else []
     return "".join([*used, "\n"]) if used else ""
 
 
 def _options(on: Mapping[str, Any]) -> dict[str, str]:
-    """Return the lines of what is switched on with any optimiser."""
+    """Return the lines of the optimiser options that are on."""
     before = {"frozen": _FROZEN, "ema": _AVERAGE}
     within = {"clipped": ("max_grad_norm", _CLIPPED), "averaged": ("ema", _AVERAGED)}
     return {
@@ -228,7 +228,7 @@ def _optimizer(recipe: Recipe) -> dict[str, str]:
         "decay": recipe.weight_decay,
     }
     if recipe.optimizer == "sgd":
-        nesterov = recipe.nesterov and recipe.max_momentum > 0  # torch refuses it at 0: the same
+        nesterov = recipe.nesterov and recipe.max_momentum > 0  # at 0 torch refuses it; no effect
         return {
             "optimizer": _SGD.format(**known, nesterov=nesterov),
             "set_rates": 'group["lr"], group["momentum"] = rates(step / steps)',

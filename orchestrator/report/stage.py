@@ -1,4 +1,4 @@
-"""A stage's section of the page: its decision, figure, numbers, and what became of its runs."""
+"""A stage's section of the page: its decision, figure, numbers and runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from orchestrator.curve import Outcome
 from orchestrator.figures import Figure
 from orchestrator.figures.clue_strip import clue_of
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision
 from orchestrator.record import StageRecord
 from orchestrator.report.page import Table
 from orchestrator.report.text import columns, counts
 
-MOST = 4  # sentences about single runs before the table; all of them stand in it
+MOST = 4  # sentences about single runs above the table, which has all of them
 
 
 def section(stage: StageRecord, drawn: tuple[Figure, bytes] | None) -> dict[str, Any]:
-    """Return what stands in the section of a stage; `drawn`: its figure and that as a PNG file."""
+    """Return the content of a stage's section; `drawn`: its figure with the PNG file."""
     states = counts(o.state for o in stage.outcomes)
     return {
         "decision": stage.decision,
@@ -29,7 +29,7 @@ def section(stage: StageRecord, drawn: tuple[Figure, bytes] | None) -> dict[str,
         "sentences": _sentences(stage),
         "unstable": _mostly_unstable(stage),
         "runs": _runs(stage),
-        "total": f"{states} looked at, {duration(stage.seconds)} of training",
+        "total": f"{states}, {duration(stage.seconds)} of training",
     }
 
 
@@ -45,9 +45,9 @@ def _numbers(decision: Decision) -> Table:
 
 
 def _sentences(stage: StageRecord) -> list[str]:
-    """Return what became of runs that did not finish, then what the clues of the others say."""
+    """Return why runs did not finish, then the clues of the others."""
     ended = [
-        f"{o.run.name} was {o.state}: {o.reason or 'no reason was given'}"
+        f"{o.run.name} was {o.state}: {o.reason or 'no reason given'}"
         for o in stage.outcomes
         if o.state != "finished"
     ]
@@ -62,7 +62,7 @@ def _sentences(stage: StageRecord) -> list[str]:
 
 
 def _mostly_unstable(stage: StageRecord) -> bool:
-    """Whether more than half of the runs whose clue is known, three at least, were unstable."""
+    """Whether more than half of the runs with a clue, at least three of them, were unstable."""
     labels = [clue.label for clue in stage.clues.values()]
     return len(labels) >= 3 and 2 * labels.count("unstable") > len(labels)
 

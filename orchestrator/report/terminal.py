@@ -1,6 +1,6 @@
-"""What the user sees while a study runs: on a terminal one live line, in logs only what matters.
+"""The output on the terminal while a study runs: decisions, warnings, and one live line.
 
-rich is imported only for a real terminal; everywhere else the lines are plain text.
+rich is imported only for a real terminal; elsewhere the lines are plain text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.curve import Outcome, Point, State
-from orchestrator.numbers import duration, number, rate
+from orchestrator.figures.numbers import duration, number, rate
 from orchestrator.recipe import Decision, Run
 from orchestrator.record import StudyRecord
 from orchestrator.redact import hidden
@@ -33,12 +33,12 @@ REFRESH_SECONDS = 0.1
 
 
 class Terminal:
-    """Tells of a study on `stream` (standard output by default).
+    """Prints the progress of a study on `stream` (standard output by default).
 
-    A terminal gets one live line of the run in progress, below the lines that stay. A pipe, a file,
-    NO_COLOR, CI or TERM=dumb get plain lines: a decision per stage and whatever went wrong.
-    Warnings of the program are shown as notes between `study_started` and `close`. `quiet`: plain
-    closing lines and nothing before them; warnings are in study.log.
+    A terminal shows one live line for the run in progress, below the permanent lines. A pipe, a
+    file, NO_COLOR, CI or TERM=dumb get plain lines: one decision per stage, and errors. Warnings of
+    the program are shown as notes between `study_started` and `close`. `quiet`: only the closing
+    lines; warnings are in study.log.
     """
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -59,14 +59,14 @@ class Terminal:
     def study_started(
         self, name: str, device: str, plan: Sequence[str], notes: Sequence[str]
     ) -> None:
-        """Say what is going to run, where, and what is worth knowing beforehand."""
+        """Print the study's name, plan, device and notes."""
         logging.getLogger("orchestrator").addHandler(self._handler)
         self._line(name, f"{', '.join(plan)} on {device}", "bold")
         for text in notes:
             self.note(text)
 
     def planned(self, plan: StudyPlan) -> None:
-        """Say what a study would run, and what it would cost."""
+        """Print the plan of a dry run: what a study would run, and what it would cost."""
         self._print(plan.study, f"the plan of a study on {plan.device}; nothing is kept", "bold")
         for text in plan.notes:
             self.note(text)
@@ -74,17 +74,17 @@ class Terminal:
             self._print(name, text)
 
     def stage_started(self, name: str) -> None:
-        """A stage begins."""
+        """Show that a stage starts."""
         self._stage, self._began, self._states = name, time.monotonic(), []
         self._running.clear()
 
     def round_started(self, runs: int, left: Range | None) -> None:
-        """A round of so many runs begins; the study still takes `left` seconds (None: unknown)."""
+        """Show a round of `runs` runs; `left`: the seconds left of the study, None if not known."""
         self._number, self._of = 0, runs
         self._left = f"{between(left)} left" if left else ""
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """The next run of the round begins."""
+        """Show the next run of the round."""
         self._number += 1
         self._running[run] = 0.0
         labels = [run.name for run in self._running]  # several in worker processes
@@ -93,7 +93,7 @@ class Terminal:
         self._show(f"{place} {several}{', '.join(labels)}", self._done(), self._left)
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """The run in progress measured something."""
+        """Show the progress and losses of a run."""
         self._running[run] = point.progress
         if self._progress is not None and time.monotonic() - self._drawn > REFRESH_SECONDS:
             losses = (
@@ -102,11 +102,11 @@ class Terminal:
             self._show(None, self._done(), ", ".join(filter(None, (losses, self._left))))
 
     def _done(self) -> float:
-        """Return the progress of what is running."""
+        """Return the mean progress of the runs in progress."""
         return sum(self._running.values()) / len(self._running)
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """A run ended; it is worth a line only if it did not finish."""
+        """Print a line for a run that did not finish."""
         self._running.pop(outcome.run, None)
         self._states.append(outcome.state)
         if outcome.state != "finished":
@@ -114,7 +114,7 @@ class Terminal:
             self._line(f"  {outcome.state}", f"{outcome.run.name}: {reason}", "yellow")
 
     def decided(self, decision: Decision, left: Range | None = None) -> None:
-        """A stage decided: its sentence, what its runs cost, how long the study still takes."""
+        """Print a stage's decision, the cost of its runs, and the time left."""
         self._hide()
         spent = "no new runs"
         if self._states:
@@ -124,7 +124,7 @@ class Terminal:
         self._line(decision.stage, f"{decision.reason}{remarks(decision)} ({spent})", style)
 
     def finished(self, record: StudyRecord, folder: Path) -> None:
-        """The study ended: the answer, what it is worth, and where everything is."""
+        """Print the closing lines of a study that ended."""
         self._hide()
         self.ending(record.summary(), folder)
 
@@ -134,27 +134,27 @@ class Terminal:
             self._print(name, text, style)
 
     def note(self, text: str) -> None:
-        """Say something that belongs to no stage."""
+        """Print a note."""
         self._line("note", text, "dim")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the live line and the handler of warnings."""
         self._hide()
         logging.getLogger("orchestrator").removeHandler(self._handler)
 
     def _line(self, name: str, text: str, style: str = "") -> None:
-        """Print a line of the way to the answer."""
+        """Print a line before the closing lines, unless `quiet`."""
         if not self._quiet:
             self._print(name, text, style)
 
     def _print(self, name: str, text: str, style: str = "") -> None:
-        """Print a line that stays; on a terminal it wraps within its column."""
+        """Print a permanent line; on a terminal it wraps within its column."""
         if not self._fancy:
             line = f"{name:<{WIDTH}}  {text}".rstrip()
             coding = getattr(self._stream, "encoding", None) or "utf-8"
             try:
                 print(line.encode(coding, "replace").decode(coding), file=self._stream, flush=True)
-            except BrokenPipeError:  # as in `... | head -1`: the study goes on all the same
+            except BrokenPipeError:  # as in `... | head -1`: the study continues
                 silence(self._stream)
             return
         from rich.console import Console
@@ -169,7 +169,7 @@ class Terminal:
         console.print(grid)
 
     def _show(self, run: str | None, progress: float, losses: str) -> None:
-        """Draw the live line; `run` None: that of the run before."""
+        """Draw the live line; `run` None: the same run as before."""
         if not self._fancy:
             return
         if self._progress is None:
@@ -189,7 +189,7 @@ class Terminal:
 
 
 class _Notes(logging.Handler):
-    """Shows the program's warnings, from whichever thread, among the other lines."""
+    """Prints the program's warnings, from any thread, between the other lines."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.WARNING)
@@ -200,7 +200,7 @@ class _Notes(logging.Handler):
 
 
 def _live_line(stream: TextIO) -> Progress:
-    """Return a progress line without a thread of its own: it may not disturb a timed run."""
+    """Return a progress line without a thread, which would disturb a timed run."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -216,7 +216,7 @@ def _live_line(stream: TextIO) -> Progress:
 
 
 def remarks(decision: Decision) -> str:
-    """Return what the sentence of a decision does not say by itself: tie, kept."""
+    """Return what the decision's reason does not contain: a tie, or that the value was kept."""
     said = decision.reason.lower()
     tied = ", ".join(rate(v) for v in decision.tied_with)
     found = [f"a tie with {tied}"] if tied and "tie" not in said else []

@@ -1,4 +1,4 @@
-"""Numbers and sentences for people, the same in the terminal and in the report."""
+"""Sentences on results, cost and plans, the same in the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.audit import MARGIN
 from orchestrator.curve import State
-from orchestrator.numbers import DASH, duration, number, rate
+from orchestrator.figures.numbers import DASH, duration, number, rate
 from orchestrator.stages import comparison
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ KINDS = {"train": "cycles", "ramp": "ramps", "probe": "memory probe", "calibrate
 
 
 def spread(stat: Mapping[str, Any] | None) -> str:
-    """Return "mean ± std (n = ...)", the mean with the decimals that the spread allows."""
+    """Return "mean ± std (n = ...)"; the spread decides the decimals of the mean."""
     mean = (stat or {}).get("mean")
     if stat is None or mean is None or not math.isfinite(mean):
         return DASH
@@ -34,7 +34,7 @@ def spread(stat: Mapping[str, Any] | None) -> str:
 
 
 def between(seconds: Range) -> str:
-    """Return a range of times as "40 s to 1 min", one time where both ends read the same."""
+    """Return a range of times as "40 s to 1 min", or one time if both ends are equal as text."""
     low, high = duration(seconds.low), duration(seconds.high)
     return low if low == high else f"{low} to {high}"
 
@@ -47,7 +47,7 @@ def planned(plan: StudyPlan) -> list[tuple[str, str]]:
         lines.append((stage.name, f"{kinds or 'not known'}; {between(stage.seconds)}"))
     how_long = between(plan.seconds)
     if how_long != between(plan.extremes):
-        how_long += f" in {100 * plan.likely:.0f} % of the courses it may take,"
+        how_long += f" in {100 * plan.likely:.0f} % of the simulated studies,"
         how_long += f" {between(plan.extremes)} in all of them"
     total = f"{_many(plan.runs)} runs, {how_long}, with start and report"
     total += f" (this plan took {duration(plan.spent)})"
@@ -72,9 +72,9 @@ def _many(count: Range) -> str:
 def against(
     answer: Mapping[str, Any] | None, other: Mapping[str, Any] | None, larger_is_better: bool
 ) -> str:
-    """Say whether `answer` is better than `other` beyond noise: two standard errors of the means.
+    """Return "better by ...", "worse by ..." or "tie": within two standard errors of the means.
 
-    Both are {mean, std, n} over seeds. One seed says nothing of noise, and then so do we.
+    Both are {mean, std, n} over seeds. With one seed the noise is not known.
     """
     a, b = (answer or {}).get("mean"), (other or {}).get("mean")
     if answer is None or other is None or a is None or b is None:
@@ -135,11 +135,11 @@ _OF_THE_SEARCH = ("fresh", "quiet", "--quiet", "dry_run", "budget")
 def command(summary: Mapping[str, Any]) -> str:
     """Return the command that trains and tests the recipe alone.
 
-    Where the study's own command is not known (made in Python from a config): what to add to it.
+    If the study's own command is not known (made in Python from a config), what to add to it.
     """
     fixed = overrides(summary["recipe"])
     again = [f"study_name={summary['study']}-again", "plan=[final]", *fixed]
-    # Those of the search alone, and those that the recipe says better.
+    # Left out: overrides of the search, and those that the recipe replaces.
     replaced = {*_OF_THE_SEARCH, *(text.partition("=")[0] for text in again)}
     typed = summary.get("overrides") or ()
     keys = [text.lstrip("+").partition("=")[0] for text in typed]
@@ -153,7 +153,7 @@ def command(summary: Mapping[str, Any]) -> str:
 
 
 def dropout(summary: Mapping[str, Any]) -> str:
-    """Return the dropout that was trained with, and whether it is the model's own."""
+    """Return the dropout of the recipe, and whether it is the model's own."""
     if (chosen := summary["recipe"].get("dropout")) is not None:
         return rate(chosen)
     own = summary.get("model_dropout")
@@ -163,8 +163,8 @@ def dropout(summary: Mapping[str, Any]) -> str:
 def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, "larger" or "smaller") of all that regularises, and of its products.
 
-    The last is the direction in which it regularises more: raise one, and the others must give way
-    (Smith 2018, section 3). Empty while there is no max_lr.
+    The last is the direction in which it regularises more: if one increases, the others must
+    decrease (Smith 2018, section 3). Empty without a max_lr.
     """
     r = summary["recipe"]
     lr, momentum, decay = r["max_lr"], r["max_momentum"], r["weight_decay"]
@@ -183,7 +183,7 @@ def balance(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def status(summary: Mapping[str, Any]) -> str:
-    """Return a study's status, with how many of its stages the budget let it decide."""
+    """Return a study's status, with the number of stages that the budget allowed."""
     cuts: Mapping[str, str] = (summary.get("budget") or {}).get("cuts") or {}
     left_out = sum(how == "left out" for how in cuts.values())
     if summary["status"] != "complete" or not left_out:
@@ -193,7 +193,7 @@ def status(summary: Mapping[str, Any]) -> str:
 
 
 def counts(states: Iterable[State] | Mapping[State, int]) -> str:
-    """Return "12 runs, 2 pruned, 1 failed": what did not end well is named, the rest counted."""
+    """Return "12 runs, 2 pruned, 1 failed": the total, and those that did not finish."""
     count = Counter(states)
     total = count.total()
     parts = [f"{total} run{'s' if total != 1 else ''}"]
@@ -201,7 +201,7 @@ def counts(states: Iterable[State] | Mapping[State, int]) -> str:
 
 
 def spent(summary: Mapping[str, Any]) -> str:
-    """Return the seconds of training, of evaluation and of all else, and all of them."""
+    """Return the seconds of training, of evaluation and of all else, and their total."""
     cost = summary["cost"]
     parts = {"training": "training", "evaluation": "evaluation", "other": "all else"}
     told = [
@@ -213,14 +213,15 @@ def spent(summary: Mapping[str, Any]) -> str:
 
 
 def audited(summary: Mapping[str, Any]) -> str:
-    """Say what audits found of the pruned runs, "" without an audit."""
+    """Return the result of the audits, "" without an audit."""
     found = summary["cost"].get("audit")
     if not found or not found["audited"]:
         return ""
     wrong = f"{found['wrong']} of them pruned wrongly" if found["wrong"] else "none pruned wrongly"
     near = found["within_margin"] - found["wrong"]
     close = f", {near} within {100 * MARGIN:.0f} % of the best" if near else ""
-    return f"{found['audited']} of {found['pruned']} pruned runs let to their end: {wrong}{close}"
+    audits = f"{found['audited']} of {found['pruned']} pruned runs trained to their end"
+    return f"{audits}: {wrong}{close}"
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from orchestrator.stages.batch_size import BatchSize
 from orchestrator.stages.dropout import Dropout
+from orchestrator.stages.expected.first_run import FirstRun
 from orchestrator.stages.final import Final
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.lr_range import LRRange
@@ -11,5 +12,5 @@ from orchestrator.stages.weight_decay import WeightDecay
 
 STAGES: dict[str, type[Stage]] = {
     stage.kind: stage
-    for stage in (LRRange, Momentum, WeightDecay, Dropout, BatchSize, LRCheck, Final)
+    for stage in (LRRange, FirstRun, Momentum, WeightDecay, Dropout, BatchSize, LRCheck, Final)
 }

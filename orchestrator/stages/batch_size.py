@@ -60,7 +60,7 @@ class BatchSize(Stage):
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Memory probe, calibration, a range test per size, timed trials, repeats where needed."""
         known = {o.run for o in outcomes}
-        probe = measure("probe", recipe, self._sizes(recipe))
+        probe = measure("probe", recipe, self.sizes(recipe))
         if probe not in known:
             return [probe]
         timed, sizes = self._read(outcomes), self._fitting(recipe, outcomes)
@@ -178,7 +178,7 @@ class BatchSize(Stage):
             return ""
         return f" (by loss {timed.best:g} leads, by {self.facts.metric} {by_metric})"
 
-    def _sizes(self, recipe: Recipe) -> list[int]:
+    def sizes(self, recipe: Recipe) -> list[int]:
         """Return the sizes to try: the candidates and the incumbent, at most the training data."""
         n = self.facts.train_examples
         sizes = [s for s in self.candidates if s <= n]
@@ -192,7 +192,7 @@ class BatchSize(Stage):
         end = self._read(outcomes).too_large
         own = recipe.batch_size  # it has trained before, whatever an estimate says
         known = bool(fits)  # else the probe failed: then the runs will tell
-        return [s for s in self._sizes(recipe) if s == own or (fits.get(s, not known) and s < end)]
+        return [s for s in self.sizes(recipe) if s == own or (fits.get(s, not known) and s < end)]
 
     def _screened(self, recipe: Recipe, timed: TimedTrials) -> list[int]:
         """Return the sizes that are trained: of the default ones the `max_sizes` that gain speed.

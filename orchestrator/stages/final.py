@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import mean, stdev
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
-from orchestrator.stages.comparison import spread
+from orchestrator.stages import tested as sealed
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import Difference, differences
 from orchestrator.stages.stage import Stage, cycle, option
 
 # Replicates that no other stage uses: the first round chooses, the second one reports.
 CONFIRM, SEALED = 1000, 2000
-UNTUNED = Recipe(max_momentum=0.9, min_momentum=0.85, weight_decay=5e-4, batch_size=128)
-UNTUNED_LR = 0.1
-UNTUNED_ADAM = (1e-3, 0.01)  # lr and weight decay: the defaults of torch.optim.AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +56,11 @@ class Final(Stage):
             name: [o for o in outcomes if o.run in self._cycles(recipe, name, r, SEALED, outcomes)]
             for name, r in self._named(recipe, answer).items()
         }
-        own = tested["answer"]
-        evidence = {
-            "answer": answer.values(),
-            "test_metric": _spread([o.result.test_metric for o in own]),
-            "test_loss": _spread([o.result.test_loss for o in own]),
-            "epochs": round(own[0].run.examples / self.facts.train_examples, 2) if own else None,
-            "seconds": round(mean(o.result.seconds for o in own), 3) if own else None,
-            "baselines": [
-                {
-                    "name": name,
-                    "recipe": self._recipes(recipe)[name].values(),
-                    "steps": tested[name][0].run.steps if tested[name] else None,
-                    "test_metric": _spread([o.result.test_metric for o in tested[name]]),
-                    "test_loss": _spread([o.result.test_loss for o in tested[name]]),
-                }
-                for name in tested
-                if name != "answer"
-            ],
-            "model": next((o.key for o in own if math.isfinite(o.result.test_loss)), None),
-            "rows": self._rows(recipe, answer, outcomes),
-        }
-        good = [o for o in own if math.isfinite(o.result.test_loss)]
-        if not good:
+        recipes = self._named(recipe, answer)
+        evidence = sealed.evidence(
+            self.facts, recipes, tested, self._rows(recipe, answer, outcomes)
+        )
+        if evidence["model"] is None:
             reason = f"no answer: no final run of the recipe trained to the end ({why})"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
@@ -91,7 +69,7 @@ class Final(Stage):
             kind=self.kind,
             values=changed,
             incumbent_kept=not changed,
-            reason=self._reason(why, evidence),
+            reason=sealed.sentence(self.facts, evidence, why),
             evidence=evidence,
         )
 
@@ -102,18 +80,7 @@ class Final(Stage):
         if self.baselines and first is not None:
             recipes["range_test_only"] = first
         if self.baselines:
-            size = min(UNTUNED.batch_size, self.facts.train_examples)
-            adam = recipe.adaptive
-            lr, decay = UNTUNED_ADAM if adam else (UNTUNED_LR, UNTUNED.weight_decay)
-            recipes["untuned"] = replace(
-                UNTUNED.at_lr(lr),
-                weight_decay=decay,
-                batch_size=size,
-                schedule=recipe.schedule,
-                optimizer=recipe.optimizer,
-                nesterov=recipe.nesterov,
-                optimizer_options=recipe.optimizer_options,
-            )
+            recipes["untuned"] = sealed.untuned(recipe, self.facts)
         return recipes
 
     def _named(self, recipe: Recipe, answer: Recipe) -> dict[str, Recipe]:
@@ -183,14 +150,6 @@ class Final(Stage):
             return recipe, "the range test's recipe alone did not train"
         return simple, "neither recipe trained on fresh seeds"
 
-    def _reason(self, why: str, evidence: dict[str, Any]) -> str:
-        name, score = self.facts.metric, evidence["test_metric"]
-        if not name or not score["n"]:  # a metric of the user's own may be NaN on every seed
-            name, score = "loss", evidence["test_loss"]
-        std, n = score["std"], score["n"]
-        told = f"{score['mean']:.4g}" if std is None else spread(score["mean"], std)
-        return f"test {name} {told} over {n} seed{'s' * (n > 1)}; {why}"
-
     def _rows(
         self, recipe: Recipe, answer: Recipe, outcomes: Sequence[Outcome]
     ) -> list[dict[str, Any]]:
@@ -202,25 +161,8 @@ class Final(Stage):
                 done = [o for o in outcomes if o.run in runs]
                 if not done:
                     continue
-                losses = [o.held_out_loss for o in done if math.isfinite(o.held_out_loss)]
-                row: dict[str, Any] = {
-                    "recipe": name,
-                    "round": "confirm" if first == CONFIRM else "sealed test",
-                    "max_lr": own.max_lr,
-                    "max_momentum": own.max_momentum,
-                    "weight_decay": own.weight_decay,
-                    "batch_size": own.batch_size,
-                    "steps": runs[0].steps,
-                    "seconds": mean(o.result.seconds for o in done),
-                    "seeds": len(done),
-                    "held_out_loss": mean(losses) if losses else None,
-                }
-                if first == SEALED:
-                    row["test_loss"] = _spread([o.result.test_loss for o in done])["mean"]
-                    if self.facts.metric:
-                        metric = _spread([o.result.test_metric for o in done])["mean"]
-                        row[f"test_{self.facts.metric}"] = metric
-                rows.append(row)
+                which = "confirm" if first == CONFIRM else "sealed test"
+                rows.append(sealed.row(self.facts, name, which, own, done))
         return rows
 
 
@@ -242,13 +184,3 @@ def _verdict(tuned: Difference) -> tuple[bool, str]:
         f"no stage beat range test and defaults on fresh seeds (held-out loss {change},"
         f" {noise or 'noise not measured'}), so the simpler recipe stands"
     )
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, standard deviation (over seeds) and count of the finite values."""
-    finite = [v for v in values if math.isfinite(v)]
-    return {
-        "mean": mean(finite) if finite else None,
-        "std": stdev(finite) if len(finite) > 1 else None,
-        "n": len(finite),
-    }

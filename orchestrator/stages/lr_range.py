@@ -235,6 +235,15 @@ class LRRange(Stage):
             return "broke nowhere"
         return "fell too little" if reading.drop < self.min_drop else ""
 
+    def by_bracket(self, ramps: Sequence[Outcome], reading: Reading) -> Decision:
+        """Return the exponential ramp's answer; `reading`: what it says."""
+        linear = [o for o in ramps if o.run.schedule.name == "range_test"]
+        end = linear[0].run.schedule.max_lr
+        max_lr = round_to(self.lr_factor * reading.max_lr)
+        said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
+        evidence = self._evidence(ramps, [r for r in self._readings(linear) if r is not None])
+        return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
+
     def _by_bracket(
         self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
     ) -> Decision:
@@ -248,9 +257,7 @@ class LRRange(Stage):
         reading, end = read(bracket, self.facts.start_loss), linear[0].run.schedule.max_lr
         if reading is None or reading.at_end or not self._has_learnt(bracket):
             return self._none(f"{nothing_broke(end)}: {self.way_out}", evidence)
-        max_lr = round_to(self.lr_factor * reading.max_lr)
-        said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
-        return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
+        return self.by_bracket(ramps, reading)
 
     def _found(
         self, max_lr: float, interval: tuple[float, float], said: str, evidence: dict[str, Any]

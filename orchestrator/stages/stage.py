@@ -14,6 +14,7 @@ from orchestrator.schedules import Schedule
 
 T = TypeVar("T")
 LEAST = 1e-12
+CYCLE = 20, 0.2  # reports of a cycle, and what they may cost (see `held_out_share`)
 MOST_ROUNDS = 50  # of one stage: one that asks for more does not converge
 
 
@@ -31,9 +32,17 @@ def option(default: T, doc: str, **limits: Any) -> T:
 class Stage(ABC):
     """One part of the method: proposes runs, reads their curves, decides one part of the recipe.
 
-    A stage is pure and stateless: the same recipe and outcomes give the same answer, which makes
-    decisions testable with made-up curves and lets a study resume by replay. `needs` names recipe
-    fields that must be set before it can run, `gives` those that it sets.
+    A stage must be pure and stateless: the same recipe and outcomes give the same result. So
+    decisions can be tested with made-up curves, and a study resumes by replay.
+
+    Args:
+        name: Name of the stage in the plan.
+        facts: What is known of the task before any run.
+
+    Attributes:
+        kind: Name of the kind of stage.
+        needs: Recipe fields that must be set before the stage can run.
+        gives: Recipe fields that its decision may set.
     """
 
     kind: ClassVar[str]
@@ -45,25 +54,60 @@ class Stage(ABC):
 
     @abstractmethod
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        """Return the next round of runs, [] once there is enough evidence.
+        """Return the next round of runs.
 
-        `outcomes` are those of all earlier rounds, in the order proposed, failed and pruned ones
-        included. Never returns a run that is already among them.
+        Args:
+            recipe: The recipe that the stage starts from.
+            outcomes: The outcomes of all earlier rounds, in the order proposed, with failed and
+                pruned ones.
+
+        Returns:
+            The runs of the next round, none of them among `outcomes`; [] once there is enough
+            evidence to decide.
         """
 
     def end_loss(self, outcome: Outcome) -> float:
-        """Return the held-out loss at the end, inf for a run that ended no better than chance.
+        """Return the held-out loss at the end of a run, as stages compare it.
 
-        Losses are compared as logarithms, so 0 becomes next to nothing (`LEAST` of chance).
+        Losses are compared as logarithms, so 0 becomes `LEAST` x the chance loss.
+
+        Args:
+            outcome: The run's outcome.
+
+        Returns:
+            The loss; inf for a run that ended no better than chance.
         """
         loss, chance = outcome.held_out_loss, self.facts.chance_loss
         if not loss < chance:
             return math.inf
         return max(loss, LEAST * chance) if loss >= 0 else loss
 
+    def guessing(self, outcome: Outcome) -> str:
+        """Return how a run is no better than the best constant prediction, "" if it is better.
+
+        Args:
+            outcome: The run's outcome.
+        """
+        chance, share = self.facts.chance_loss, self.facts.chance_metric
+        if not math.isfinite(self.end_loss(outcome)):
+            loss = f"held-out loss {outcome.held_out_loss:.4g}"
+            return f"{loss} is no better than guessing ({chance:.4g})"
+        metric = outcome.metric
+        if share is not None and metric <= share:
+            return f"{self.facts.metric} {metric:.4g} is no better than guessing ({share:.4g})"
+        return ""
+
     @abstractmethod
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
-        """Return the decision; `recipe` is the one that came in, the incumbent."""
+        """Return the decision.
+
+        Args:
+            recipe: The recipe that the stage started from, the incumbent.
+            outcomes: The outcomes of all rounds, in the order proposed.
+
+        Returns:
+            The decision. It sets only fields that are in `gives`.
+        """
 
 
 def walk(
@@ -120,9 +164,10 @@ def held_out_share(examples: int, points: int, cost: float) -> tuple[int, int]:
 
 def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
     """Return a complete cycle of the recipe's own schedule in `steps` steps."""
-    points = changes.pop("points", 20)
+    points, cost = CYCLE
+    points = changes.pop("points", points)
     schedule = schedule_of(recipe)
-    return run_of(recipe, schedule, steps, replicate, label, points=points, cost=0.2, **changes)
+    return run_of(recipe, schedule, steps, replicate, label, points=points, cost=cost, **changes)
 
 
 def run_of(

@@ -1,1 +1,1 @@
-"""What is known of runs, and where it is kept: with pruners/ the only rooms that know Optuna."""
+"""Trials and their results in Optuna, and the names of a study's files."""

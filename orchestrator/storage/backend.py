@@ -1,4 +1,4 @@
-"""Optuna's storage: opened, locked, repaired, set aside. What it holds is the ledger's affair."""
+"""Optuna's storage: opens, locks and repairs it. `ledger.py` reads and writes its content."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from orchestrator.errors import storing
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system.files import try_lock, write_atomically
 
 log = logging.getLogger(__name__)
-Storage = BaseStorage  # for those who only hand it on
-SET_STATE = 6  # the journal's code for it, SET_TRIAL_STATE_VALUES: part of its file format
-LOCK_SECONDS = 60.0  # a write takes milliseconds: who holds the lock longer has stopped or hangs
+Storage = BaseStorage  # for modules that must not import optuna
+SET_STATE = 6  # SET_TRIAL_STATE_VALUES in the journal's file format
+LOCK_SECONDS = 60.0  # a write takes milliseconds: a process that holds the lock longer hangs
 
 
 def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
@@ -32,23 +32,23 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
     if name == "url":
         with storing("storage.url"):
             database = optuna.storages.get_storage(url)
-            optuna.get_all_study_names(database)  # opening asks little: a locked one says so here
+            optuna.get_all_study_names(database)  # a locked database fails here, not on opening
             return database
     with storing():
         return journal(StudyPaths(folder).journal)
 
 
 def disconnect(database: BaseStorage) -> None:
-    """Give a database's connections back now, not when Python happens to collect them."""
+    """Close a database's connections now, not when Python collects them."""
     engine = getattr(getattr(database, "_backend", database), "engine", None)
     if engine is not None:
-        with suppress(Exception):  # a server that has gone takes nothing back
+        with suppress(Exception):  # the server may be gone
             database.remove_session()
         engine.dispose()
 
 
 def set_aside(storage: BaseStorage, study: str, suffix: str) -> None:
-    """Rename the Optuna studies of `study` by `suffix`; nothing is deleted but the old names."""
+    """Rename the Optuna studies of `study` by `suffix`; no trial is deleted."""
     for name in optuna.get_all_study_names(storage):
         if name.startswith(f"{study}/"):
             stage = name.removeprefix(f"{study}/")
@@ -69,10 +69,11 @@ def journal(path: Path) -> BaseStorage:
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal file, which waits for the disk (fsync) only when a trial's state is set.
+    """Optuna's journal file, with fsync only when a trial's state is set.
 
-    All other lines are with the system at once: other processes see them, and a killed process
-    loses none. A power loss costs what came after the last trial's end: that run starts again.
+    All other lines are written to the operating system at once: other processes see them, and a
+    killed process loses none. After a power loss, what came after the last trial's end is missing,
+    and that run starts again.
     """
 
     def __init__(self, path: str) -> None:
@@ -95,10 +96,10 @@ class JournalFile(JournalFileBackend):
 
 
 class FlockLock:
-    """A lock for Optuna's journal that ends with its process.
+    """A lock for Optuna's journal that the kernel releases when its process ends.
 
-    Optuna's own leaves a symlink behind when killed, and the next writer then waits 30 seconds.
-    filelock takes ten times as long (.2 to .4 ms), and every report takes the lock.
+    Optuna's own lock leaves a symlink when its process is killed, and the next writer waits 30
+    seconds. filelock is ten times slower (.2 to .4 ms), and every report takes the lock.
     """
 
     def __init__(self, path: str) -> None:
@@ -106,7 +107,7 @@ class FlockLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock, waiting for it. Raises TimeoutError after `LOCK_SECONDS`."""
+        """Wait for the lock. Raises TimeoutError after `LOCK_SECONDS`."""
         file, end = open(self._path, "a"), time.monotonic() + LOCK_SECONDS  # noqa: SIM115
         while True:
             if try_lock(file.fileno()):
@@ -118,31 +119,31 @@ class FlockLock:
             time.sleep(0.002)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
 
 def _repair(path: Path) -> None:
-    """Take damaged lines out of a journal; the file as it was is kept beside it.
+    """Remove damaged lines from a journal; a copy of the damaged file stays beside it.
 
-    One torn line (full disk, power loss) is glued to the next write, and Optuna then reads nothing.
-    What the lost lines said of a trial is missing, so that it is trained again; outcomes are sealed
-    with their key, so none can end up with another trial.
+    One torn line (full disk, power loss) joins the next write, and Optuna then cannot read the
+    file. A trial with missing lines is trained again. Outcomes have a checksum with their key, so
+    none can be assigned to another trial.
     """
     lines = path.read_bytes().splitlines(keepends=True)
     good = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
     if len(good) == len(lines):
         return
     if len(good) == len(lines) - 1 and not lines[-1].endswith(b"\n"):
-        os.truncate(path, sum(map(len, good)))  # the last write was cut off: nothing else is lost
+        os.truncate(path, sum(map(len, good)))  # only the last write was cut off
         return
     aside = path.with_name(f"{path.name}.broken")
     shutil.copyfile(path, aside)
     write_atomically(path, b"".join(good))
     log.warning(
-        "%d of %d lines of %s are damaged and left out; as it was it is kept as %s",
+        "%d of %d lines of %s are damaged and left out; the damaged file is kept as %s",
         len(lines) - len(good), len(lines), path, aside.name,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""The ledger: runs in, outcomes out, kept in Optuna's studies.
+"""The ledger: finds and stores the outcomes of runs in Optuna's studies.
 
-One Optuna study per stage, one trial per run. A trial is kept by its key, which is the run's (but
-for audits, see `Job.trial_key`), so a run that any stage has trained before is not trained again.
+One Optuna study per stage, one trial per run. A trial has the key of its run (except audits, see
+`Job.trial_key`), so a run that any stage has trained before is not trained again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from orchestrator.recipe import Run
 from orchestrator.system.host import lives
 
 log = logging.getLogger(__name__)
-FORMAT = 1  # of what is kept with a trial: raise it when older outcomes can no longer be read
+FORMAT = 1  # of the data stored with a trial: increase it when older outcomes cannot be read
 
-# Optuna refuses a parameter whose kind of distribution changes within a study, but its limits may:
-# where values usually are, which is what a dashboard's plots show, and wherever they can be.
+# Optuna refuses a parameter whose type of distribution changes within a study, but its limits may
+# change. Usual limits, which a dashboard's plots show, and the widest ones.
 USUAL: dict[str, FloatDistribution | IntDistribution] = {
     "max_lr": FloatDistribution(1e-6, 100, log=True),
     "min_lr": FloatDistribution(1e-8, 100, log=True),
@@ -59,16 +59,18 @@ STATES: dict[State, TrialState] = {
 
 
 class Ledger:
-    """Runs and outcomes of one study, in one Optuna storage.
+    """The outcomes of one study, in one Optuna storage.
 
-    `pruner` names the pruner and its settings: a pruned outcome is known only to the same pruner
-    that saw the same (`seen`, a name of what it compared the run with). `context` is the
-    objective's, kept with each outcome so that `why` can tell what changed. `formats`: versions of
-    what else writes results; a study written by others is refused. `sole`: no other process works
-    on this study, so trials that are still running were left by a dead one.
+    A pruned outcome is found only for the same pruner and the same comparison (`seen`, a name of
+    what the pruner compared the run with). Every method raises StorageError if the storage cannot
+    be read or written.
 
-    Raises ConfigError for a study of other formats; StorageError, here and in every method, where
-    the storage cannot be read or written.
+    Args:
+        pruner: Name of the pruner with its settings.
+        context: The objective's context, stored with each outcome, so that `why` can return what
+            changed.
+        formats: Versions of what determines results. A study with others raises ConfigError.
+        sole: No other process works on this study: trials in state RUNNING are from a dead one.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class Ledger:
         self._study = study
         self._pruner = pruner
         self._studies: dict[str, optuna.Study] = {}
-        # Outcomes by trial key, then by pruner, "" if not pruned: strings that Optuna holds anyway.
+        # Outcomes by trial key, then by pruner, "" if not pruned: strings that Optuna keeps anyway.
         self._known: dict[str, dict[str, str]] = defaultdict(dict)
-        self._before: dict[str, list[dict[str, Any]]] = {}  # stage: what earlier commands kept
+        self._before: dict[str, list[dict[str, Any]]] = {}  # stage: outcomes of earlier commands
         self._context, self._sole, self._damaged = context, sole, 0
         self._formats = {"ledger": FORMAT, **(formats or {})}
         self.id = ""
@@ -101,10 +103,10 @@ class Ledger:
                 self._load(name.removeprefix(f"{study}/"), found)
         if self._damaged:
             log.warning(
-                "%d damaged outcomes in the journal are not used: they are trained again",
+                "%d damaged outcomes in the journal are not used: their runs are trained again",
                 self._damaged,
             )
-        self.id = self.id or uuid.uuid4().hex  # kept with every Optuna study that is made
+        self.id = self.id or uuid.uuid4().hex  # stored with every Optuna study
 
     def _refuse_others(self, found: Mapping[str, int]) -> None:
         ours = self._formats
@@ -112,7 +114,7 @@ class Ledger:
             what = ", ".join(f"{k} version {found[k]}, now {ours[k]}" for k in other)
             raise ConfigError(
                 f"study {self._study} was written by another version of this program ({what}): its"
-                " results do not compare; fresh=true sets them aside and starts over,"
+                " results cannot be compared; fresh=true renames them and starts over,"
                 " study_name=... starts another study"
             )
 
@@ -127,7 +129,7 @@ class Ledger:
                 self._before.setdefault(stage, []).append(kept)
 
     def _remember(self, trial: FrozenTrial) -> dict[str, Any] | None:
-        """Take a trial that has an outcome; return that, None without one or if it is damaged."""
+        """Add a trial that has an outcome; return it, None without one or if it is damaged."""
         attrs = trial.user_attrs
         if "outcome" not in attrs or trial.state == TrialState.FAIL:
             return None
@@ -144,12 +146,12 @@ class Ledger:
         self._known[attrs["key"]][pruner] = attrs["outcome"]
 
     def why(self, stage: str, runs: Sequence[Run], settings: Sequence[str] = ()) -> str:
-        """Return why nothing is known of `runs`, the first round of a stage that ran before.
+        """Return why the first round of a stage, `runs`, must be trained again.
 
-        What differs from the nearest run that the stage had then: in what surrounds the run (model,
-        data...), else in the run itself (a setting of the stages, or an earlier stage came out
-        differently); `settings`, what the user changed, are then told instead. "" if one of `runs`
-        is what the stage had before, or if the stage is new.
+        That is how it differs from the most similar run that the stage had before: in the context
+        (model, data...), or else in the run itself (a setting of the stages, or another decision of
+        an earlier stage); then `settings`, what the user changed, are returned instead. "" if the
+        stage had one of `runs` before, or is new.
         """
         before = self._before.get(stage, [])
         if not before or self._context is None:
@@ -167,9 +169,9 @@ class Ledger:
         return ", ".join(nearest)
 
     def surroundings(self, run: Run) -> list[str]:
-        """Return how what surrounds a run differs from what the nearest known run had.
+        """Return how the run's context differs from that of the most similar stored run.
 
-        [] if there is no difference, or nothing is known.
+        [] without a difference or without stored runs.
         """
         if self._context is None:
             return []
@@ -188,7 +190,7 @@ class Ledger:
             study = optuna.create_study(
                 study_name=f"{self._study}/{stage}",
                 storage=self._storage,
-                sampler=optuna.samplers.RandomSampler(seed=0),  # draws nothing: all are given
+                sampler=optuna.samplers.RandomSampler(seed=0),  # not used: all values are given
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
@@ -203,9 +205,9 @@ class Ledger:
     ) -> Outcome | None:
         """Return the outcome of the trial with this key, None if it has to be trained.
 
-        Failed runs are never found: the next command tries them again. Of a run that was pruned and
-        has finished elsewhere since, the pruned outcome is found, so that a study repeats what it
-        did; unless the run may not be pruned.
+        Failed runs are never found, so the next command retries them. If a run was pruned and
+        finished later in another stage, the pruned outcome is found, so that a study replays
+        exactly; except where the run must not be pruned.
         """
         texts, text = self._known.get(trial_key, {}), None
         if prunable and run.prunable:
@@ -224,7 +226,7 @@ class Ledger:
         )
 
     def known(self, run_key: str, run: Run) -> Outcome | None:
-        """Return the outcome of the run with this key, whatever its pruner saw; None without."""
+        """Return the outcome of the run with this key under any pruner, None without one."""
         names = self._known.get(run_key, {})
         seen = (name.removeprefix(self._pruner).strip() for name in names)
         return next((found for s in seen if (found := self.find(run_key, run, s))), None)
@@ -251,7 +253,7 @@ class Ledger:
                 "owner": _owner(),
             },
         )
-        # One write; Study.enqueue_trial and ask take one for each parameter and attribute.
+        # One write; Study.enqueue_trial and ask write once for each parameter and attribute.
         number = self._storage.get_study_id_from_name(study.study_name)
         return optuna.Trial(study, self._storage.create_new_trial(number, opened))
 
@@ -279,12 +281,12 @@ class Ledger:
     def abandon(self, stage: str, trial: optuna.Trial) -> None:
         """Close a trial whose run was interrupted; the next command trains it again.
 
-        Where the storage is gone it stays open, and the next command closes it.
+        If the storage cannot be written it stays open, and the next command closes it.
         """
         try:
             with storing(f"trial {trial.number} stays open"):
                 self.study(stage).tell(trial, state=TrialState.FAIL)
-        except StorageError as error:  # the study is ending anyway: its reason must come through
+        except StorageError as error:  # the study ends anyway, for another reason to be reported
             log.warning("%s", error)
 
 
@@ -294,13 +296,13 @@ def _distribution(name: str, value: float) -> BaseDistribution:
 
 
 def _sealed(trial_key: str, stored: dict[str, Any]) -> str:
-    """Return an outcome as JSON, with a checksum of itself and of the key of its trial."""
+    """Return an outcome as JSON, with a checksum of itself and of its trial's key."""
     text = json.dumps(stored, default=str)
     return f'{text[:-1]}, "seal": "{_digest(trial_key, text)}"}}'
 
 
 def _unsealed(trial_key: str, text: str) -> dict[str, Any] | None:
-    """Return what `_sealed` made, None if it is not that. What was kept before seals is taken."""
+    """Return what `_sealed` was given, None if the checksum is wrong; old outcomes have none."""
     try:
         stored: dict[str, Any] = json.loads(text)
         seal = stored.pop("seal", None)
@@ -314,7 +316,7 @@ def _digest(trial_key: str, text: str) -> str:
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value as it comes back from JSON."""
+    """Return the value as it is after a round trip through JSON."""
     found: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return found
 
@@ -324,7 +326,7 @@ def _owner() -> str:
 
 
 def _alive(owner: str) -> bool:
-    """Whether the process that owns a trial lives; a process on another host is taken to live."""
+    """Whether the process that owns a trial is alive; assumed so for one on another host."""
     pid, _, host = owner.partition("@")
     if not pid.isdigit():
         return False

@@ -1,1 +1,1 @@
-"""One study's life: the walk, its folder, and what is kept there."""
+"""Runs one study: the loop over its stages, its folder, and the files in it."""

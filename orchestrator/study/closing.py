@@ -1,4 +1,4 @@
-"""The end of a command on a study: its record, what is written of it, who is told."""
+"""The end of a command on a study: makes its record, writes the results, informs the tracker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def record_of(
     recipe: Recipe,
     overrides: tuple[str, ...],
 ) -> StudyRecord:
-    """Return the record of a study that ends with these `stages`, in this `status`."""
+    """Return the record of a study that ends with these `stages` and this `status`."""
     facts = parts.objective.facts
     seconds = time.monotonic() - parts.started if parts.trained.any else 0.0
     return StudyRecord(
@@ -53,22 +53,23 @@ def record_of(
         inputs=parts.description.inputs,
         task=parts.description.task,
         final_epochs=parts.config.final_epochs,
+        final_runs=_final_runs(parts, stages),
     )
 
 
 def close(parts: Parts, record: StudyRecord) -> StudyRecord:
-    """Write what came of the study and tell everybody; return it as it is then."""
+    """Write the results, send them to tracker and terminal; return the final record."""
     files: list[Path] = []
     try:
         try:
             files = results.write(record, parts.paths)
             if old := model_files.set_aside(record, parts.paths):
-                parts.terminal.note(f"of an earlier answer, not of this one: {', '.join(old)}")
-        except OSError as error:  # a full disk: the trials are kept, the answer comes again
+                parts.terminal.note(f"of an earlier result, not of this one: {', '.join(old)}")
+        except OSError as error:  # a full disk: the trials are kept, so a replay gives the result
             log.exception("the results cannot be written")
             why = (
-                f"the results cannot be written: {error}; make room, then the same command"
-                " writes them"
+                f"the results cannot be written: {error}; free some disk space, then run the same"
+                " command to write them"
             )
             record = replace(record, status="failed", reason=record.reason or why)
         parts.terminal.finished(record, parts.paths.folder)
@@ -77,27 +78,38 @@ def close(parts: Parts, record: StudyRecord) -> StudyRecord:
             model = _served(parts, record)
             parts.tracker.finish(record.status, record.summary(), files, model)
         finally:
-            parts.terminal.close()  # now only: the tracker may have something to say
+            parts.terminal.close()  # only now: the tracker may log a warning
     return record
 
 
+def _final_runs(parts: Parts, stages: Sequence[StageRecord]) -> dict[str, float]:
+    """Return what each stage's runs cost in final runs; a shared run counts for the first stage."""
+    price = parts.price([o for stage in stages for o in stage.outcomes])
+    spent, seen = {}, set[str]()
+    for stage in stages:
+        new = [o for o in stage.outcomes if o.key not in seen]
+        seen.update(o.key for o in new)
+        spent[stage.decision.stage] = round(price.spent(new), 3)
+    return spent
+
+
 def _first_test(parts: Parts, stages: Sequence[StageRecord]) -> float | None:
-    """Return the study's seconds until its first sealed result, None before that."""
+    """Return the study's seconds until its first test result, None before that."""
     tested = parts.trained.tested
     if any(o.key not in tested for stage in stages for o in stage.tested):
-        return parts.earlier.first_test_seconds  # an earlier command had it
+        return parts.earlier.first_test_seconds  # it was in an earlier command
     first = min(tested.values(), default=None)
     return None if first is None else parts.earlier.total_seconds + first - parts.started
 
 
 def _served(parts: Parts, record: StudyRecord) -> Mapping[str, Any] | None:
-    """Return the network of an answer, ready for MLflow; made only where somebody takes it."""
+    """Return the trained network for MLflow; made only where the tracker records it."""
     tracking = parts.config.tracking
     wanted = record.status == "complete" and record.final is not None
     if not wanted or tracking.name == "none" or not tracking.model:
         return None
     if not parts.trained.any and model_files.is_served(parts.paths):
-        return None  # an answer told again: it was sent
+        return None  # a replay: it was sent before
     return model_files.served(parts.description, parts.paths)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a study, `runs/<study_name>/`: whose it is, what is set aside, and its log."""
+"""The folder of a study, `runs/<study_name>/`: locks it, starts it over, and writes its log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.study import lock
 
 @contextmanager
 def owned(config: Config, folder: Path, database: backend.Storage | None) -> Iterator[None]:
-    """Hold the study in `folder`, made if missing; fresh=true sets aside what is there."""
+    """Return a context that holds the study's lock; fresh=true first renames an existing folder."""
     with ExitStack() as stack:
         with writable(folder):
             old = folder.exists()
@@ -32,18 +32,18 @@ def owned(config: Config, folder: Path, database: backend.Storage | None) -> Ite
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Within it, what the system refuses becomes a ConfigError."""
+    """Return a context that turns an OSError into a ConfigError."""
     try:
         yield
     except OSError as error:
         problem = error.strerror or str(error)
         raise ConfigError(
-            f"{folder} cannot be written ({problem}): set runs=... to a folder that can"
+            f"{folder} cannot be written ({problem}): set runs=... to a folder that can be written"
         ) from error
 
 
 def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | None) -> None:
-    """Rename what an earlier study of this name left, so that this one starts over."""
+    """Rename folder and trials of an earlier study of this name, so that this one starts over."""
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
     while folder.with_name(folder.name + suffix).exists():  # twice in a second
         suffix += "+"
@@ -55,7 +55,7 @@ def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Within it, what the program logs goes to `path` and nowhere else."""
+    """Return a context in which the program's log goes to `path` and nowhere else."""
     handler = _LogFile(path)
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("orchestrator")
@@ -73,12 +73,12 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written (a full disk) is no reason for lines on the terminal."""
+    """A log file that prints nothing on the terminal if it cannot be written (a full disk)."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Close the file; what a full disk left unwritten is lost."""
+        """Close the file; lines that a full disk did not take are dropped."""
         with suppress(OSError):
             super().close()

@@ -1,6 +1,7 @@
-"""One owner a study: a lock on a file in the study's folder, which the kernel drops with its owner.
+"""The lock of a study: one process at a time, by flock on a file in the study's folder.
 
-The file says who holds it. It stays behind when the owner ends, and then means nothing.
+The kernel releases the lock when its process ends. The file names the process; without the lock its
+content has no meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system.files import try_lock
 from orchestrator.system.host import lives
 
@@ -24,7 +25,7 @@ _held: set[int] = set()  # file descriptors
 
 
 def _let_go() -> None:
-    """Close in a forked child what it inherited: else it would hold the lock for its parent."""
+    """Close the inherited lock file in a forked child, which would otherwise keep the lock."""
     while _held:
         with suppress(OSError):
             os.close(_held.pop())
@@ -36,11 +37,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the study in `folder` (it must exist) within the context.
+    """Return a context that holds the lock of the study in `folder`, which must exist.
 
-    Raises ConfigError, which says who holds it, where and since when, if another process does;
-    OSError if the folder cannot be written. A lock that is not said to be held by a living process
-    is waited for, 10 s at most. On a network disk this needs a file system with flock (NFS 4 has).
+    Raises ConfigError, with the process that holds it, its host and since when, if another process
+    has the lock; OSError if the folder cannot be written. If the named process is dead, its workers
+    may still hold the lock: this waits for them, 10 s at most. On a network disk it needs a file
+    system with flock (NFS 4 has it).
     """
     handle = _locked(StudyPaths(folder).lock)
     _held.add(handle)
@@ -52,7 +54,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _locked(file: Path) -> int:
-    """Return the descriptor of the locked file, with our name in it."""
+    """Lock the file, write our name into it, and return its descriptor."""
     end = time.monotonic() + ORPHANS_SECONDS
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -87,7 +89,7 @@ def _sign(handle: int) -> None:
 
 
 def _read(handle: int) -> dict[str, Any]:
-    """Return what the holder wrote; nothing while it is just writing."""
+    """Return what the holder wrote; {} while it is writing."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         found = json.loads(os.read(handle, 1000))
@@ -97,7 +99,7 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process named in the lock lives; one on another host is taken to live."""
+    """Whether the process named in the lock is alive; assumed so for one on another host."""
     if holder.get("host") != socket.gethostname():
         return bool(holder)
     return lives(int(holder["pid"]))

@@ -1,4 +1,4 @@
-"""model.pt2: the answer's network as a program that runs alone, for MLflow to load and serve."""
+"""model.pt2: the trained network as a torch.export program, for MLflow to load and serve."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.objectives import Description
-from orchestrator.paths import StudyPaths
 from orchestrator.record import StudyRecord
+from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
 
 
 def is_served(paths: StudyPaths) -> bool:
-    """Whether model.pt2 is there and no older than model.pt."""
+    """Whether model.pt2 exists and is not older than model.pt."""
     weights, program = paths.weights, paths.program
     if not (weights.is_file() and program.is_file()):
         return False
@@ -23,12 +23,12 @@ def is_served(paths: StudyPaths) -> bool:
 
 
 def set_aside(record: StudyRecord, paths: StudyPaths) -> list[str]:
-    """Rename model files that are not of `record`'s answer to *.old; return their new names.
+    """Rename model files of an earlier result to *.old; return their new names.
 
-    Nothing is lost: `checkpoints/` has each answer's network under its key, from where the command
-    that gives that answer again copies it.
+    `checkpoints/` keeps each network under its key, from which it is copied if a later command has
+    that result again.
     """
-    answered = record.status == "complete" and record.final is not None
+    answered = record.status in ("complete", "interrupted") and record.final is not None
     if answered and is_served(paths):
         return []
     wrong = [paths.program] if answered else [paths.weights, paths.program]
@@ -39,9 +39,9 @@ def set_aside(record: StudyRecord, paths: StudyPaths) -> list[str]:
 def served(description: Description, paths: StudyPaths) -> Mapping[str, Any] | None:
     """Write model.pt2 beside model.pt; return what a server needs.
 
-    That is its `file`, a `digest` of the weights, and of one example `input_shape`, `input_type`
-    and `output_shape`. None without a model, or where the objective has no `export` or it cannot be
-    done, which is logged: the weights are in model.pt all the same.
+    That is its `file`, a `digest` of the weights, and `input_shape`, `input_type` and
+    `output_shape` of one example. None without a model, without `export` in the objective, or if
+    the export fails, which is logged; model.pt still has the weights.
     """
     weights, program = paths.weights, paths.program
     if description.export is None or not weights.is_file():

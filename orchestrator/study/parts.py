@@ -1,4 +1,4 @@
-"""The parts of a study, wired together for one command."""
+"""Makes and connects the parts of a study for one command: ledger, executor, tracker, budget."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from orchestrator import build
 from orchestrator.config.schema import Config
+from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.objectives import Objective, describe
-from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import Budget
+from orchestrator.plan.final_runs import FinalRuns
 from orchestrator.plan.pace import Pace, clock_of
 from orchestrator.record import SCHEMA
 from orchestrator.redact import hidden
@@ -20,15 +21,16 @@ from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import Stage
 from orchestrator.storage.backend import Storage, disconnect, open_storage
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study import results
 from orchestrator.study.watch import Trained, Watch
 
 
 class Parts:
-    """What one command works on one study with.
+    """The objects that one command needs to run one study.
 
-    `database`: the config's, None where it names none. `started`: when the command began
-    (`time.monotonic`), before torch and the data were loaded: a budget counts that too.
+    `database`: the config's, None if it names none. `started`: when the command started
+    (`time.monotonic`), before torch and the data were loaded, since the budget includes that time.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Parts:
         self.started = started
         self.earlier = results.earlier(paths)
         facts = objective.facts
+        self.recipe = build.recipe(config, facts)  # that the first stage gets
         pruner = build.pruner(config, facts.start_loss)
         self.ledger = Ledger(
             database or open_storage(config.storage.name, None, paths.folder),
@@ -81,15 +84,27 @@ class Parts:
         )
 
     def _budget(self) -> Budget:
-        """Return what earlier commands left of the budget."""
+        """Return the budget that earlier commands have left."""
         limit, earlier = self.config.budget.max_seconds, self.earlier
         shut = limit is not None and earlier.used_up == limit
-        return Budget(self.pace, limit, earlier.budget_seconds, shut)
+        return Budget(
+            self.pace,
+            limit,
+            self.config.budget.final_runs,
+            self.price,
+            earlier.budget_seconds,
+            shut,
+        )
+
+    def price(self, outcomes: Sequence[Outcome]) -> FinalRuns:
+        """Return the prices of runs in final runs."""
+        tested = self.description.test_examples or 0
+        return FinalRuns(self.objective.facts, self.config.recipe.batch_size, tested, outcomes)
 
 
 @contextmanager
 def database(config: Config, folder: Path) -> Iterator[Storage | None]:
-    """Yield the config's database; ConfigError if it cannot be opened, before a folder is made."""
+    """Yield the config's database; raise ConfigError if it cannot be opened."""
     if config.storage.name != "url":
         yield None
         return

@@ -1,4 +1,4 @@
-"""What a study leaves in its folder when it ends, and what it finds there of earlier commands."""
+"""The result files in a study's folder: writes them, and reads those of earlier commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.system.files import UNFINISHED, write_atomically
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier commands spent on a study, in seconds; zeros if there were none.
+    """The seconds that earlier commands spent on a study; zeros if there were none.
 
     `first_test_seconds`: see `StudyRecord`. `budget_seconds` are by the budget's own clock;
-    `used_up` is the `max_seconds` that they have come to the end of.
+    `used_up` is the `max_seconds` that they used up.
     """
 
     total_seconds: float = 0.0
@@ -29,7 +29,7 @@ class Earlier:
 
 
 def earlier(paths: StudyPaths) -> Earlier:
-    """Read what earlier commands spent from summary.json; a damaged one counts as none."""
+    """Read what earlier commands spent from summary.json; zeros if it is missing or damaged."""
     try:
         found = json.loads(paths.summary.read_text())
         cost, budget = found["cost"], found.get("budget") or {}
@@ -45,9 +45,9 @@ def earlier(paths: StudyPaths) -> Earlier:
 
 
 def write(record: StudyRecord, paths: StudyPaths) -> list[Path]:
-    """Write all that `record` says, for programs and for people; return the files.
+    """Write the results, for programs and for people; return the files.
 
-    Raises OSError if the disk does not take it.
+    Raises OSError if they cannot be written.
     """
     from orchestrator.report import html
 
@@ -59,7 +59,7 @@ def write(record: StudyRecord, paths: StudyPaths) -> list[Path]:
 
 
 def recipe_file(record: StudyRecord) -> str:
-    """Return recipe.yaml: the answer as a Hydra override file."""
+    """Return recipe.yaml: the recipe as a Hydra config."""
     import yaml  # comes with Hydra
 
     values = record.recipe.values()
@@ -81,28 +81,35 @@ def recipe_file(record: StudyRecord) -> str:
         "optimizer": {**kind, **sgd, **options},
     }
     if record.final_epochs and (record.final is None or record.final.decision.stage == "final"):
-        epochs = record.final_epochs  # what the recipe is for; of a stage that every study has
+        epochs = record.final_epochs  # the length that the recipe was found for
         sections["stages"] = {"final": {"epochs": int(epochs) if epochs % 1 == 0 else epochs}}
-    if name == "adamw":  # its keys are not those of the default, which must not be merged in
+    if name == "adamw":  # its keys must not be merged with those of the default optimiser
         sections = {"defaults": [{"override /optimizer": name}, "_self_"], **sections}
     text: str = yaml.safe_dump(sections, sort_keys=False)
     return head + text
 
 
 def _keep_model(record: StudyRecord, paths: StudyPaths) -> None:
-    """Copy the answer's first model to model.pt, and drop the other models and checkpoints."""
-    if record.status != "complete" or record.final is None:
+    """Copy the answer's first network to model.pt; delete other networks and checkpoints.
+
+    An interrupted study may have an answer too; its checkpoints stay.
+    """
+    if record.status not in ("complete", "interrupted") or record.final is None:
         return
     answer = record.final.decision.evidence.get("model")  # the run key
+    if record.status == "interrupted":
+        if answer and paths.model(answer).is_file():
+            _write_if_new(paths.weights, paths.model(answer).read_bytes())
+        return
     others = {paths.model(o.key) for o in record.outcomes if o.key != answer}
     for file in paths.checkpoints.glob("*"):
-        if answer and file == paths.model(answer):  # it stays there: another config may come
+        if answer and file == paths.model(answer):  # kept: a later command may have this result
             _write_if_new(paths.weights, file.read_bytes())
         elif file in others or file == paths.checkpoint(file.stem) or file.suffix == UNFINISHED:
             file.unlink()
 
 
 def _write_if_new(path: Path, data: bytes) -> None:
-    """Leave a file alone that holds `data`: what is made of it stays newer than it."""
+    """Write `data` unless the file contains it: files made from it then stay newer."""
     if not (path.is_file() and path.read_bytes() == data):
         write_atomically(path, data)

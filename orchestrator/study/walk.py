@@ -1,4 +1,4 @@
-"""The study: the walk from a config to an answer, stage by stage.
+"""The main loop of a study: from a config to a recipe, stage by stage.
 
     for stage in plan:
         while runs := stage.propose(recipe, outcomes):
@@ -6,9 +6,9 @@
         decision = stage.decide(recipe, outcomes)
         recipe = recipe.with_(decision)
 
-The outer loop is `_Study._walk`, the inner one `stages.stage.walk`, which `Budget.walk` ends early
-where a budget does not suffice.
-Resume is replay: the loop starts from nothing each time, and known runs are not trained again.
+The outer loop is `_Study._walk`. The inner one is `stages.stage.walk`, which `Budget.walk` ends
+early if the budget is too small. Resuming is a replay: the loop starts from the beginning each
+time, and runs in the ledger are not trained again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from orchestrator import audit, build, changes
 from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError, one_line
-from orchestrator.paths import StudyPaths
 from orchestrator.plan.budget import OutOfTime
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
+from orchestrator.stages.expected.answer import Answer
+from orchestrator.stages.expected.first_run import full_run
 from orchestrator.stages.stage import Stage
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.study.closing import close, record_of
 from orchestrator.study.folder import logged, owned, writable
 from orchestrator.study.parts import Parts, database
@@ -40,20 +42,21 @@ from orchestrator.system import signals
 from orchestrator.system.files import write_atomically
 
 log = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def run_study(
     config: Config, terminal: Terminal | None = None, overrides: Sequence[str] = ()
 ) -> StudyRecord:
-    """Run the study that `config` describes, or go on with it, and return what came out.
+    """Run the study of `config`, or resume it, and return its record.
 
-    Writes `runs/<study_name>/` (see the README). Raises ConfigError where the request turns out to
-    be wrong before anything trains, or if another process runs this study; StorageError if what it
-    keeps cannot be opened. Ctrl-C gives a record with status "interrupted". `overrides`, as typed,
-    are kept with it.
+    Writes `runs/<study_name>/` (see the README). Raises ConfigError if the config is wrong or
+    another process runs this study, before anything trains; StorageError if the storage cannot be
+    opened. Ctrl-C returns a record with status "interrupted". `overrides`, as typed, are stored
+    with the study.
     """
     if config.dry_run:
-        raise ConfigError("dry_run: run_study trains; orchestrator.plan.plan_study makes the plan")
+        raise ConfigError("dry_run: run_study trains; call orchestrator.plan.plan_study for a plan")
     started = time.monotonic()
     objective = build.objective(config)
     stages = build.stages(config, objective.facts)
@@ -69,23 +72,23 @@ def run_study(
 
 
 class _Study:
-    """One command's work on one study."""
+    """One command on one study."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._records: list[StageRecord] = []
         self._at = ""  # name of the stage
-        self._changed: list[str] = []  # settings, since the command before
+        self._changed: list[str] = []  # settings, since the last command
 
     @property
     def _recipe(self) -> Recipe:
-        """The recipe as the stages so far have decided it."""
-        return self._records[-1].recipe if self._records else build.recipe(self._parts.config)
+        """The recipe after the stages so far."""
+        return self._records[-1].recipe if self._records else self._parts.recipe
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
-        """Walk the stages; write and tell whatever came of it.
+        """Run the stages, write the results, and return the record.
 
-        Raises ConfigError, before anything is written, for data that are others at every call.
+        Raises ConfigError, before anything is written, for data that differ at every call.
         """
         self._refuse_moving_data()
         self._open()
@@ -94,12 +97,13 @@ class _Study:
             with signals.patiently():
                 status, reason = self._walk()
         except KeyboardInterrupt:
+            self._test_what_is_there()
             again = "the same command" + (" without fresh=true" if self._parts.config.fresh else "")
-            status, reason = "interrupted", f"interrupted; {again} goes on"
+            status, reason = "interrupted", f"interrupted; run {again} to resume"
         except (StorageError, ConfigError) as error:
             log.exception("the study stopped")
             status, reason = "failed", str(error)
-        except Exception as error:  # ours or that of a user's stage: the records must still close
+        except Exception as error:  # ours or of a user's stage: the results must still be written
             log.exception("the study stopped")
             status, reason = "failed", f"stage {self._at}: {one_line(error, named=True)}"
         finally:
@@ -108,7 +112,7 @@ class _Study:
         return close(self._parts, record)
 
     def _open(self) -> None:
-        """Keep the config, and tell everybody that the study begins."""
+        """Write the config, and start terminal and tracker."""
         parts, config = self._parts, self._parts.config.public()
         changed = changes.since(parts.paths.config, config)
         self._changed = changes.of_training(changed)
@@ -123,7 +127,7 @@ class _Study:
         if changed:
             parts.terminal.note(
                 f"settings differ from the study that was here ({changes.some(changed)}):"
-                " what they affect runs again, and its answer replaces the old one"
+                " what they affect runs again, and the new result replaces the old one"
             )
         parts.tracker.start(
             config,
@@ -132,22 +136,25 @@ class _Study:
         )
 
     def _walk(self) -> tuple[Status, str]:
-        """Let one stage after the other decide; return the study's status and its reason."""
+        """Run one stage after the other; return the study's status and its reason."""
         stages, budget = self._parts.stages, self._parts.budget
         for number, stage in enumerate(stages):
             self._at = stage.name
             fitting = budget.final_that_fits(stage, self._recipe)
             decision = self._stage(number, fitting, self._recipe) if fitting else None
+            if decision is None and isinstance(stage, Answer):
+                decision = self._best_so_far(number, stage)
             if decision is None:  # the budget is over before the final runs
                 continue
             needed = {f for s in stages[number + 1 :] for f in getattr(s, "needs", ())}
             last = number + 1 == len(stages)
             if not decision.answered and (last or not self._goes_on(decision, needed)):
                 return self._records[-1].without_answer()
-        return "complete", budget.reason
+        warning = self._records[-1].decision.evidence.get("warning", "") if self._records else ""
+        return "complete", "; ".join(filter(None, (warning, budget.reason)))
 
     def _stage(self, number: int, stage: Stage, recipe: Recipe) -> Decision | None:
-        """Let a stage decide; None if the budget ends it before it has an answer to show."""
+        """Run a stage to its decision; None if the budget ends it before it can decide."""
         parts = self._parts
         parts.terminal.stage_started(stage.name)
         parts.pace.stage_started(number, recipe)
@@ -155,7 +162,9 @@ class _Study:
         parts.pace.stage_ended(number)
         if decision is None:
             return None
-        if decision.kind == "lr_range" and not decision.answered:  # stages cannot train
+        if (
+            decision.kind in ("lr_range", "first_run") and not decision.answered
+        ):  # stages cannot train
             way_out = getattr(stage, "way_out", "")
             decision = decision.explained(parts.description.diagnose(way_out), way_out)
         read = {o.key: clue for o in outcomes if (clue := parts.watch.clue(o))}
@@ -164,8 +173,26 @@ class _Study:
         self._audit(stage.name)
         return decision
 
+    def _best_so_far(self, number: int, stage: Answer) -> Decision | None:
+        """Test the best full run there is, None without one: its network is there too."""
+        smaller = self._parts.budget.tested_as_it_is(stage, self._recipe)
+        return self._stage(number, smaller, self._recipe) if smaller else None
+
+    def _test_what_is_there(self) -> None:
+        """After Ctrl-C: an answer, if some full run has ended; it is only evaluated."""
+        stages, done = self._parts.stages, len(self._records)
+        left = [(n, s) for n, s in enumerate(stages) if n >= done and isinstance(s, Answer)]
+        if not left or signals.exit_code() != INTERRUPTED:  # a machine that is taken away
+            return
+        number, stage = left[0]
+        rivals = [full_run(r, stage.facts) for r in stage.rivals(self._recipe)]
+        if not any(self._parts.executor.is_kept(run) for run in rivals):
+            return
+        with suppress(KeyboardInterrupt, StorageError):
+            self._best_so_far(number, stage)
+
     def _rounds(self, stage: str) -> Callable[[list[Run]], list[Outcome]]:
-        """Return what runs the rounds of a stage; before the first it says why they run again."""
+        """Return the function that runs a round; the first one prints why a stage runs again."""
         parts, first = self._parts, True
 
         def run_round(runs: list[Run]) -> list[Outcome]:
@@ -180,7 +207,7 @@ class _Study:
         return run_round
 
     def _tell(self, record: StageRecord) -> None:
-        """Tell everybody what a stage has decided, and the tracker what it may not know yet."""
+        """Report a decision to terminal and tracker, to the tracker also its runs in the ledger."""
         parts, decision = self._parts, record.decision
         parts.terminal.decided(decision, parts.budget.left())
         for outcome in record.outcomes:
@@ -191,23 +218,23 @@ class _Study:
         log.info("%s: %s", decision.stage, decision.reason)
 
     def _audit(self, stage: str) -> None:
-        """Let some of the stage's pruned runs go on to their ends, now that it has decided."""
+        """Train some of the stage's pruned runs to their ends, after its decision."""
         parts, record = self._parts, self._records[-1]
         if pruned := audit.chosen(record.outcomes, parts.config.audit):
             parts.terminal.round_started(len(pruned), parts.budget.left())
-            with suppress(OutOfTime):  # audits are the first that a budget does without
+            with suppress(OutOfTime):  # audits are the first to be left out of a budget
                 parts.budget.check()
                 audits = parts.executor.audit(stage, pruned)
                 self._records[-1] = replace(record, audits=tuple(audits))
 
     def _goes_on(self, decision: Decision, needed: set[str]) -> bool:
-        """Whether a stage without an answer leaves enough: a range test whose max_lr was given."""
+        """Whether the study can continue without the answer: a range test with a given max_lr."""
         return decision.kind == "lr_range" and all(
             getattr(self._recipe, field) is not None for field in needed
         )
 
     def _refuse_moving_data(self) -> None:
-        """Have data that are not those of the command before checked."""
+        """Raise ConfigError if the data changed since the last command and change at every call."""
         parts = self._parts
         schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
         some_run = Run("train", schedule, 0.0, self._recipe.batch_size, 1, 0)

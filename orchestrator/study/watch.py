@@ -1,4 +1,4 @@
-"""The watch on runs: who listens to those that are really trained, and what the study keeps."""
+"""Events of runs in training: passed to the terminal, the tracker and the budget."""
 
 from __future__ import annotations
 
@@ -13,32 +13,54 @@ from orchestrator.recipe import Run
 
 
 class Listener(Protocol):
-    """What the study's terminal, tracker and budget are told of runs while they train."""
+    """Callbacks for runs in training; the terminal, the tracker and the budget are listeners."""
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A run begins; `trial_key` names its trial in what follows."""
+        """Called when a run starts.
+
+        Args:
+            stage: Name of the stage.
+            run: What is trained.
+            trial_key: The trial's key in later calls.
+        """
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """A run measured something."""
+        """Called for each measurement of a run.
+
+        Args:
+            run: What is trained.
+            trial_key: The trial's key.
+            point: The measurement.
+
+        Raises:
+            StopRun: The run ends here.
+        """
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """A run ended; `clue` is the label of its curve."""
+        """Called when a run ended.
+
+        Args:
+            stage: Name of the stage.
+            outcome: The result of the run.
+            clue: The label of its curve, "" without one.
+        """
 
 
 class Watch:
-    """An executor's watcher that passes on what it is told to `listeners`, in their order.
+    """A watcher that calls each listener, in their order, and reads the clues of curves.
 
-    A listener that may raise, to end a run, comes last. `start_loss`: the held-out loss where runs
-    start (`Facts.start_loss`), which clues are read by.
+    Args:
+        start_loss: Held-out loss where runs start (`Facts.start_loss`), needed to read clues.
+        listeners: A listener that may raise, to end a run, must be the last.
     """
 
     def __init__(self, start_loss: float, listeners: Sequence[Listener]) -> None:
         self._start_loss = start_loss
         self._listeners = listeners
-        self._clues: dict[tuple[str, State], Clue] = {}  # a pruned run may go on and finish
+        self._clues: dict[tuple[str, State], Clue] = {}  # a pruned run may be continued and finish
 
     def clue(self, outcome: Outcome) -> Clue | None:
-        """Return the clue of an outcome's curve, None for a ramp, which is meant to break."""
+        """Return the clue of an outcome's curve, None for a ramp, which is meant to diverge."""
         if outcome.run.kind != "train":
             return None
         which = outcome.key, outcome.state
@@ -47,27 +69,29 @@ class Watch:
         return self._clues[which]
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A run begins."""
+        """Call all listeners."""
         for listener in self._listeners:
             listener.run_started(stage, run, trial_key)
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """A run measured something."""
+        """Call all listeners."""
         for listener in self._listeners:
             listener.point(run, trial_key, point)
 
     def run_ended(self, stage: str, outcome: Outcome) -> None:
-        """A run ended."""
+        """Call all listeners, with the clue of the curve."""
         clue = self.clue(outcome)
         for listener in self._listeners:
             listener.run_ended(stage, outcome, clue.label if clue else "")
 
 
 class Trained:
-    """What this command trained. A listener.
+    """A listener that keeps what this command trained.
 
-    `any`: whether a run began. `ended`: trial keys of those that ended. `tested`: when a sealed
-    result was there (`time.monotonic`), by trial key.
+    Attributes:
+        any: Whether a run started.
+        ended: Trial keys of the runs that ended.
+        tested: Time of each result on the test data (`time.monotonic`), by trial key.
     """
 
     def __init__(self) -> None:
@@ -81,15 +105,15 @@ class Trained:
         return sum(self._seconds.values())
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A run begins."""
+        """Note that a run started."""
         self.any = True
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """A run measured something."""
+        """Keep the run's training time."""
         self._seconds[trial_key] = point.seconds
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """A run ended."""
+        """Keep the key, and the time of a test result."""
         self.ended.add(outcome.key)
         if outcome.run.opens_test and outcome.state == "finished":
             self.tested[outcome.key] = time.monotonic()

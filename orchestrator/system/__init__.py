@@ -1,1 +1,1 @@
-"""The machine: signals, files, processors and GPUs."""
+"""The operating system: signals, files, processors, memory and GPUs."""

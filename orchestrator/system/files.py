@@ -1,4 +1,4 @@
-"""Files: written in one piece or not at all, sealed against changed bytes, locked."""
+"""Writes files atomically, with a checksum if wanted, and locks them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import BinaryIO
 log = logging.getLogger(__name__)
 MAGIC = b"orchestrator\x01\n"
 HEAD = len(MAGIC) + hashlib.sha256().digest_size
-UNFINISHED = ".tmp"  # the suffix of a file that is being written, or whose writer was killed
+UNFINISHED = ".tmp"  # suffix of a file that is being written, or whose writer was killed
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` at the end: in one piece, and on the disk.
+    """Yield a file that replaces `path` at the end, atomically and with fsync.
 
     Several processes may write the same `path` at once: the last one wins. After an exception
-    `path` is as it was, and nothing is left of the new file.
+    `path` is unchanged, and the new file is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by `tempfile`, whose files only their owner may read.
+    # Not with `tempfile`, whose files only their owner can read.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
     try:
         with open(temporary, "xb") as file:
@@ -33,26 +33,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:  # a full disk: what was written takes room that is needed
+    except BaseException:  # on a full disk the new file takes space that is needed
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one piece or not at all, and onto the disk."""
+    """Write `data` to `path` atomically, with fsync."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_sealed(path: Path, data: bytes) -> None:
-    """Write `data` atomically behind its SHA-256."""
+    """Write the SHA-256 of `data` and `data`, atomically."""
     write_atomically(path, MAGIC + hashlib.sha256(data).digest() + data)
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """Return what `write_sealed` wrote, None if there is none.
+    """Return what `write_sealed` wrote, None without a file.
 
-    A file that is torn, corrupted or of another format is set aside, with a warning: None too.
+    A file that is damaged or of another format is renamed, with a warning; None too.
     """
     try:
         found = path.read_bytes()
@@ -61,13 +61,13 @@ def read_sealed(path: Path) -> bytes | None:
     seal, data = found[:HEAD], found[HEAD:]
     if seal != MAGIC + hashlib.sha256(data).digest():
         aside = set_aside(path)
-        log.warning("%s is damaged; it is set aside as %s and not used", path, aside.name)
+        log.warning("%s is damaged; it is renamed to %s and not used", path, aside.name)
         return None
     return data
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be used, so that nothing is lost; return its new path."""
+    """Rename a file that cannot be used, instead of deleting it; return its new path."""
     aside = path.with_name(f"{path.name}.broken")
     with suppress(FileNotFoundError):  # another process was first
         os.replace(path, aside)
@@ -75,10 +75,10 @@ def set_aside(path: Path) -> Path:
 
 
 def try_lock(handle: int) -> bool:
-    """Lock the open file for this process alone; False if another one holds it.
+    """Lock the open file for this process; return False if another process holds the lock.
 
-    The kernel drops the lock with the last descriptor. Windows has no flock: always True there, so
-    nothing keeps two commands on one study apart.
+    The kernel releases the lock with the last descriptor. Windows has no flock: always True there,
+    so two commands on one study are possible.
     """
     try:
         import fcntl

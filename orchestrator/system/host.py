@@ -1,6 +1,6 @@
-"""The machine: its processors, its memory, and whether a process lives.
+"""The machine: its processors, its memory, and whether a process is alive.
 
-psutil reads what it can on every system; a comment says so where our own code stays.
+psutil is used where it can; a comment gives the reason where it cannot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_LIMIT = 2**62  # bytes
 
 
 class ProcessorTimes(NamedTuple):
-    """Processor time so far, in seconds, over all processors; `ours` of it by this process."""
+    """Processor time so far, in seconds, over all processors; `ours`: that of this process."""
 
     busy: float
     total: float
@@ -29,7 +29,7 @@ class ProcessorTimes(NamedTuple):
 def processor_times() -> ProcessorTimes | None:
     """Return the processor time since boot, None where the system hides it.
 
-    Time that a hypervisor took away (steal) is busy time: it disturbs as much.
+    Time that a hypervisor takes (steal) counts as busy: it disturbs a timed run as much.
     """
     try:
         times = psutil.cpu_times()._asdict()
@@ -49,8 +49,8 @@ def load_average() -> float:
 def cores(folder: Path = Path("/sys")) -> int:
     """Return the number of physical cores that this process may use, at least 1.
 
-    Two threads of one core share what does the arithmetic. `folder` is where Linux describes its
-    processors. Own code: psutil counts the cores of the machine, not those that are ours.
+    Two threads of one core share its arithmetic units. `folder`: where Linux describes its
+    processors. Not psutil: it counts the cores of the machine, not those that this process may use.
     """
     try:
         mine = os.sched_getaffinity(0)
@@ -66,13 +66,13 @@ def cores(folder: Path = Path("/sys")) -> int:
 
 
 def processor() -> str:
-    """Return the name of the processor. Own code: psutil does not know it."""
+    """Return the name of the processor, which psutil does not have."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # not Linux, or a processor without a name: what platform knows must do
+        pass  # not Linux, or a processor without a name: use the platform module
     return name
 
 
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 class Memory(NamedTuple):
-    """Memory of the machine, in bytes; `available` without swapping."""
+    """Memory of the machine in bytes; `available`: without swapping."""
 
     total: int
     available: int
@@ -95,9 +95,9 @@ def memory() -> Memory:
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that this process may still take: of the machine, and of its container.
+    """Return the bytes that this process may still use, of the machine and of its container.
 
-    Own code for the container: psutil knows no control groups (`group`, version 2).
+    `group`: the control group of the container (version 2), which psutil does not read.
     """
     left = NO_LIMIT
     with suppress(OSError, ValueError):  # no control group, or "max": no limit
@@ -107,9 +107,9 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def peak_memory() -> int | None:
-    """Return the most bytes that this process has had in memory, None on Windows.
+    """Return the peak memory of this process in bytes, None on Windows.
 
-    Own code: psutil knows the present size only.
+    Not psutil: it has the current size only.
     """
     try:
         import resource
@@ -125,7 +125,7 @@ def lives(pid: int) -> bool:
 
 
 def silence(stream: TextIO) -> None:
-    """Let a stream whose reader has gone lead nowhere, so that no later write or flush fails."""
+    """Redirect a stream whose reader has gone to nowhere, so that no later write or flush fails."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

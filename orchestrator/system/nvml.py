@@ -1,6 +1,6 @@
-"""NVIDIA GPUs, by the management library of their driver: how busy, and how full.
+"""NVIDIA GPUs: utilisation and memory, from the management library of the driver (NVML).
 
-It needs no CUDA context. Where there is no driver there are no GPUs.
+It needs no CUDA context. Without a driver the list of GPUs is empty.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `index`: its number in the machine, whatever CUDA_VISIBLE_DEVICES calls it."""
+    """One GPU. `index`: its number in the machine, not in CUDA_VISIBLE_DEVICES."""
 
     index: int
     handle: Any  # of the library
@@ -27,7 +27,7 @@ class Gpu:
         return None
 
     def memory(self) -> tuple[float, float] | None:
-        """Return the bytes in use, by all programs, and all there are."""
+        """Return the bytes in use by all programs, and the total."""
         import pynvml
 
         with suppress(pynvml.NVMLError):
@@ -44,7 +44,7 @@ def gpus() -> list[Gpu]:
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         for index in _visible(pynvml.nvmlDeviceGetCount()):
-            with suppress(pynvml.NVMLError):  # one that this user or container may not open
+            with suppress(pynvml.NVMLError):  # a GPU that this user or container may not open
                 found.append(Gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
     return found
 

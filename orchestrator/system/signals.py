@@ -1,8 +1,8 @@
-"""Ctrl-C (SIGINT) and pre-emption (SIGTERM): the work is brought to a good end, then stopped.
+"""Ctrl-C (SIGINT) and pre-emption (SIGTERM): the run writes a checkpoint, then the program stops.
 
-The first signal is only noted: the run in progress keeps a checkpoint at its next step and then
-calls `check`, which raises. Where nothing calls it within `GRACE_SECONDS`, an alarm raises wherever
-the program is. Further signals change nothing, so two in a row do no harm.
+The first signal is only noted: the run in progress writes a checkpoint at its next step and then
+calls `check`, which raises. If nothing calls it within `GRACE_SECONDS`, an alarm raises wherever
+the program is. Further signals have no effect.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-GRACE_SECONDS = 5.0  # of the 10 s that a cluster is sure to leave us
-HAS_ALARM = hasattr(signal, "SIGALRM")  # not on Windows: a signal waits there for `check`
+GRACE_SECONDS = 5.0  # of the 10 s that a cluster leaves at least
+HAS_ALARM = hasattr(signal, "SIGALRM")  # not on Windows, where a signal waits for `check`
 _noted = 0  # the first signal
-_patient = False  # whether somebody is going to call `check`
+_patient = False  # whether the program is in code that calls `check`
 _raised = False
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the machine wants the program to end."""
+    """The program was asked to end by a signal."""
 
 
 def noted() -> bool:
-    """Whether a signal has come, and a checkpoint is wanted now. Costs nothing to ask."""
+    """Whether a signal has arrived, so that a checkpoint is due now; cheap to call."""
     return bool(_noted) and not _raised
 
 
 def check() -> None:
-    """Raise Interrupted if a signal has come: to be called where nothing is lost by it."""
+    """Raise Interrupted if a signal has arrived; call it where the state has been saved."""
     if noted():
         _raise()
 
@@ -43,7 +43,7 @@ def exit_code() -> int:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Handle both signals within the context; elsewhere than in the main thread do nothing."""
+    """Return a context that handles both signals; it does nothing outside the main thread."""
     global _noted, _raised
     _noted, _raised = 0, False
     if threading.current_thread() is not threading.main_thread():
@@ -63,7 +63,7 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def patiently() -> Iterator[None]:
-    """Within the context somebody calls `check` now and then: signals wait for that."""
+    """Return a context in which signals wait for the next call of `check`."""
     global _patient
     before, _patient = _patient, True
     try:

@@ -1,4 +1,4 @@
-"""Trackers: who is told what happens. A tracker never stops or slows a study."""
+"""Trackers record what a study does. A tracker never stops or slows a study."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from orchestrator.recipe import Decision, Run
 
 
 class Tracker:
-    """What the study tells; this one passes it on to nobody (`tracking=none`).
+    """Records the events of a study; this base class records nothing (`tracking=none`).
 
-    Every call returns at once and none raises.
+    Every method returns at once and raises nothing.
     """
 
     def start(
@@ -22,28 +22,59 @@ class Tracker:
         tags: Mapping[str, str],
         datasets: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """A study run begins (or goes on): open or reopen its parent run.
+        """Open or reopen the parent run of the study.
 
-        `datasets`: {name, context, digest, source, examples} of each part of the data that is open.
+        Args:
+            config: The config without passwords.
+            tags: Tags of the parent run; a parent run with all of them is reopened.
+            datasets: {name, context, digest, source, examples} for each part of the data, without
+                the sealed test data.
         """
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A trial begins to train; `trial_key` names it in what follows.
+        """Record that a trial starts to train.
 
-        While a timed one runs nothing may be done in the background: the clock matters.
+        While a timed run trains, nothing may run in the background.
+
+        Args:
+            stage: Name of the stage.
+            run: What is trained.
+            trial_key: The trial's key in later calls.
         """
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
-        """A trial measured something."""
+        """Record a measurement of a trial.
+
+        Args:
+            run: What is trained.
+            trial_key: The trial's key.
+            point: The measurement.
+        """
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """A trial ended (finished, pruned or failed); `clue` is the label of its curve."""
+        """Record that a trial ended: finished, pruned or failed.
+
+        Args:
+            stage: Name of the stage.
+            outcome: The result of the trial.
+            clue: The label of its curve, "" without one.
+        """
 
     def known(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """A trial was trained by an earlier command, which may have been killed before it told."""
+        """Record a trial of an earlier command, which may have been killed before it recorded it.
+
+        Args:
+            stage: Name of the stage.
+            outcome: The result of the trial.
+            clue: The label of its curve, "" without one.
+        """
 
     def decided(self, decision: Decision) -> None:
-        """A stage decided."""
+        """Record the decision of a stage.
+
+        Args:
+            decision: The decision.
+        """
 
     def finish(
         self,
@@ -52,7 +83,11 @@ class Tracker:
         files: Sequence[Path],
         model: Mapping[str, Any] | None = None,
     ) -> None:
-        """The study ended; `status` as in summary.json. Flushes everything, then returns.
+        """Record the end of the study, and write everything that is still queued.
 
-        `model`: what a server needs of the trained network, see `study.model_files.served`.
+        Args:
+            status: As in summary.json.
+            summary: The content of summary.json.
+            files: The files to keep with the study.
+            model: The trained network (see `study.model_files.served`), None without one.
         """

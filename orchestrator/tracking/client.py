@@ -1,6 +1,6 @@
-"""MLflow, as far as we use it: connected, its runs found and made, what is logged gathered.
+"""The MLflow client: connects, finds and creates runs, and logs in batches.
 
-This is the only file that imports mlflow.
+The only file that imports mlflow.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from orchestrator.tracking.outbox import Unavailable
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Without it the user interface opens on its pages for language models.
+# Without this tag the user interface opens on its pages for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-# What the server answers when it is well and the request is not: skip it and go on.
+# Errors of a working server about one request: the request is skipped.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 log = logging.getLogger("orchestrator.tracking")
 
@@ -34,9 +34,9 @@ def name_of(key: str) -> str:
 
 
 class Client:
-    """The runs of one experiment. Measurements and tags are gathered until `flush`.
+    """The runs of one experiment. Metrics and tags are buffered until `flush`.
 
-    Times are in milliseconds since 1970, as MLflow has them.
+    Times are in milliseconds since 1970, as in MLflow.
     """
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
@@ -47,13 +47,13 @@ class Client:
 
     @classmethod
     def open(cls, experiment: str, uri: str, artifacts: Path) -> Client:
-        """Connect, and make database and experiment where they are missing (1-2 s).
+        """Connect, and create database and experiment if they are missing (1-2 s).
 
-        Raises Unavailable if mlflow cannot be imported, anything else if the server is away.
+        Raises Unavailable if mlflow cannot be imported, any other exception if the server fails.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a line a run
-        # The defaults (7 tries of 120 s) hold one call for minutes, longer than `finish` waits.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # one line per run
+        # With the defaults (7 retries of 120 s) one call blocks longer than `finish` waits.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         try:
@@ -77,7 +77,7 @@ class Client:
 
     @contextmanager
     def if_refused(self, what: str) -> Iterator[None]:
-        """Within it a refusal of the server's is passed over."""
+        """Return a context in which a refused request is logged and skipped."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -87,10 +87,10 @@ class Client:
                 raise
             log.debug("mlflow refused %s: %s", what, error)
 
-    # --- gathered
+    # --- buffered
 
     def log(self, run_id: str, values: Mapping[str, float], step: int, at: int) -> None:
-        """Gather finite values; MLflow would turn inf into 1.8e308 without a word."""
+        """Buffer finite values; MLflow would silently store inf as 1.8e308."""
         rows = self._metrics.setdefault(run_id, [])
         for name, value in values.items():
             if math.isfinite(value):
@@ -99,12 +99,12 @@ class Client:
                 self.tag(run_id, {"diverged": "true"})
 
     def tag(self, run_id: str, tags: Mapping[str, Any]) -> None:
-        """Gather tags, without passwords."""
+        """Buffer tags, without passwords."""
         shown = {name_of(k): hidden(str(v)) for k, v in tags.items()}
         self._tags.setdefault(run_id, {}).update(shown)
 
     def flush(self) -> None:
-        """Write what was gathered since the last time, one call per run."""
+        """Write the buffered values, one call per run."""
         from mlflow.entities import Metric, RunTag
 
         metrics, tags = self._metrics, self._tags
@@ -120,7 +120,7 @@ class Client:
     # --- written at once
 
     def create(self, name: str, tags: Mapping[str, str], at: int) -> str:
-        """Make a run, return its id."""
+        """Create a run, return its id."""
         made = self.mlflow.create_run(
             self._experiment, start_time=at, run_name=name, tags=dict(tags)
         )
@@ -151,14 +151,14 @@ class Client:
         self.mlflow.log_batch(run_id, params=rows)
 
     def datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
-        """Name the data of a run: {name, context, digest, source, examples} each."""
+        """Log the datasets of a run: {name, context, digest, source, examples} each."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
                 Dataset(
                     name=data["name"],
-                    digest=data["digest"][:36],  # MLflow takes no more
+                    digest=data["digest"][:36],  # MLflow's limit
                     source_type="orchestrator",
                     source=json.dumps({"source": hidden(data["source"])}),
                     profile=json.dumps({"examples": data["examples"]}),
@@ -172,7 +172,7 @@ class Client:
 
 
 def _client(uri: str) -> MlflowClient:
-    """Return MLflow's client. Raises ValueError, with the cure, for a folder that it refuses."""
+    """Return MLflow's client. Raises ValueError, with what to do, for a folder that it refuses."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -182,13 +182,13 @@ def _client(uri: str) -> MlflowClient:
         if "://" in uri and not uri.startswith("file:"):
             raise
         raise ValueError(
-            f"the tracking address {uri} is a folder, and this MLflow keeps its runs in databases:"
-            " tracking.uri=sqlite:///mlflow.db, or MLFLOW_ALLOW_FILE_STORE=true to have the folder"
+            f"the tracking address {uri} is a folder, and this version of MLflow needs a database:"
+            " tracking.uri=sqlite:///mlflow.db, or MLFLOW_ALLOW_FILE_STORE=true to use the folder"
         ) from error
 
 
 def _locked(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other processes out of the folder, made if missing."""
+    """Return a lock on the folder, which is made if missing."""
     from filelock import FileLock  # only here, in the background: .1 s
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What the machine is doing: processor, memory and GPUs.
+"""System metrics for MLflow: load of processor, memory and GPUs.
 
-The names are those of MLflow's own system metrics, so that its user interface shows them in the
-"System metrics" tab. MLflow's own monitor is a thread that a timed run could not pause.
+They have the names of MLflow's own system metrics, so its user interface shows them in the "System
+metrics" tab. MLflow's own monitor is a thread that cannot be paused during a timed run.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ MEGABYTE = 1e6
 
 
 class Machine:
-    """Samples the machine. What a system does not offer, such as a GPU driver, is left out."""
+    """Samples the machine. Metrics that a system does not have, such as a GPU's, are left out."""
 
     def __init__(self) -> None:
         self._processor = host.processor_times()
         self._gpus = nvml.gpus()
 
     def sample(self) -> dict[str, float]:
-        """Return metrics by name; percentages are those since the last sample."""
+        """Return metrics by name; percentages are averages since the last sample."""
         return self._cpu() | _memory() | self._gpu()
 
     def _cpu(self) -> dict[str, float]:

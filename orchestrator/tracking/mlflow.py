@@ -1,7 +1,7 @@
 """MLflow: one experiment per study name, a parent run per study run, a child run per trial.
 
-`MlflowTracker` turns calls into events and is back at once; the `Outbox` hands them to a `Store`
-(`store.py`) in a thread of its own, and that speaks to MLflow through a `Client` (`client.py`).
+`MlflowTracker` turns calls into events and returns at once. A thread of the `Outbox` passes them to
+a `Store` (`store.py`), which uses MLflow through a `Client` (`client.py`).
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.curve import Outcome, Point
-from orchestrator.paths import StudyPaths
 from orchestrator.recipe import Decision, Run
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.client import Client
 from orchestrator.tracking.outbox import Event, Outbox
-from orchestrator.tracking.steady import Steady
 from orchestrator.tracking.store import BY_PROGRESS, Store, flat
+from orchestrator.tracking.timestamps import SteadyClock
 
 FLUSH_SECONDS = 30.0  # how long `finish` waits for the server
-LEAVING_SECONDS = 2.0  # the same where the process has to go: the rest is sent the next time
+LEAVING_SECONDS = 2.0  # the same after an interruption; the rest is sent by the next command
 log = logging.getLogger("orchestrator.tracking")
 
 
 class MlflowTracker(Tracker):
     """Records a study in MLflow, without ever stopping or slowing it.
 
-    `folder` holds mlflow.db unless `uri` or MLFLOW_TRACKING_URI names another store; artifacts of
-    such a local store are under `runs`/.mlartifacts. `metric` names the measure shown beside the
-    losses, None if there is none. A study run goes on in the parent run that has all the tags given
-    to `start`; they should tell the study's storage and config, so that a changed config or a fresh
+    `folder` contains mlflow.db unless `uri` or MLFLOW_TRACKING_URI names another store; artifacts
+    of a local store are under `runs`/.mlartifacts. `metric`: name of the metric beside the loss,
+    None without one. A study resumes in the parent run that has all the tags given to `start`.
+    These tags should identify the study's storage and config, so that a changed config or a fresh
     start opens a new parent.
     """
 
@@ -49,7 +49,7 @@ class MlflowTracker(Tracker):
         if not chosen:
             chosen = f"sqlite:///{folder / 'mlflow.db'}"
             _warn_of_old_store(folder)
-        self._metric, self._now = metric, (now := Steady())
+        self._metric, self._now = metric, (now := SteadyClock())
         self._outbox = Outbox(
             lambda: Store(Client.open(study, chosen, runs / ".mlartifacts"), study, now),
             spool=StudyPaths.of(runs, study).spool,
@@ -61,7 +61,7 @@ class MlflowTracker(Tracker):
         tags: Mapping[str, str],
         datasets: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Open or reopen the parent run; its trials that still seem to run were killed."""
+        """Open or reopen the parent run; its trials in state RUNNING were killed."""
         self._put(
             "start",
             config=dict(config),
@@ -72,7 +72,7 @@ class MlflowTracker(Tracker):
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
         """Open the trial's child run, or reopen it where the same trial was stopped.
 
-        Before a timed run it waits for the thread to come to rest, 3 s at most.
+        Before a timed run it waits, 3 s at most, until the thread is idle.
         """
         if run.timed:
             self._outbox.pause()
@@ -94,20 +94,20 @@ class MlflowTracker(Tracker):
         }
         if self._metric:
             values[self._metric] = point.metric
-        # Runs of different lengths are compared at equal progress, on curves of their own.
+        # Runs of different lengths are compared at equal progress, on separate curves.
         compared = ("train_loss", "held_out_loss", self._metric)
         values |= {BY_PROGRESS + k: v for k, v in values.items() if k in compared}
         return {"step": point.step, "progress": point.progress, "values": values}
 
     def run_ended(self, stage: str, outcome: Outcome, clue: str) -> None:
-        """End the trial's child run with its state, clue, reason and final measures."""
+        """End the trial's child run with its state, clue, reason and final metrics."""
         self._outbox.resume()
         self._put("run_ended", **self._ended(stage, outcome, clue))
 
     def known(self, stage: str, outcome: Outcome, clue: str) -> None:
         """Send what is missing of a trial that an earlier command trained.
 
-        Not kept for a server that is away: the next command knows the trial as well.
+        Not kept in the spool if the server is down: the next command sends it too.
         """
         points = [self._measured(point) for point in outcome.curve.points()]
         ended = self._ended(stage, outcome, clue)
@@ -134,7 +134,7 @@ class MlflowTracker(Tracker):
         }
 
     def decided(self, decision: Decision) -> None:
-        """Add the decision's sentence to the parent's description."""
+        """Add the decision's reason to the parent's description."""
         self._put("decided", stage=decision.stage, reason=decision.reason)
 
     def finish(
@@ -144,7 +144,7 @@ class MlflowTracker(Tracker):
         files: Sequence[Path],
         model: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the answer and the files, end the runs; waits 30 s at most, 2 s if interrupted."""
+        """Write results and files, end the runs; wait 30 s at most, 2 s if interrupted."""
         self._put(
             "finish",
             status=status,
@@ -178,7 +178,7 @@ def _describe(stage: str, run: Run) -> Event:
 
 
 def _numbers(summary: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Return the numbers of summary.json that are worth comparing between studies."""
+    """Return the numbers of summary.json to compare between studies."""
     final = summary.get("final") or {}
     found: dict[str, Any] = dict(
         flat({"answer": summary.get("recipe", {}), "cost": summary.get("cost", {})})

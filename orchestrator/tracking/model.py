@@ -1,8 +1,8 @@
-"""The trained network as an MLflow model, which MLflow loads and serves without our code.
+"""Writes the trained network as an MLflow model, which MLflow loads and serves without our code.
 
-No pickle: the program is torch.export's, and MLflow checks that before it loads one. The folder is
-written by its documented format: `mlflow.pytorch.save_model` would trace the network itself, in the
-tracking thread, and import torch and much else for it.
+It is a torch.export program, not a pickle; MLflow checks this before it loads a model. The folder
+is written in MLflow's documented format: `mlflow.pytorch.save_model` would trace the network in the
+tracking thread, and import torch there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Events on their way to a tracking server: queued by the study, sent by one background thread.
+"""The queue of events for a tracking server, sent by one background thread.
 
-The study never waits for the server. Events that could not be sent are kept as JSON lines, in
-order, and are sent first the next time; but for those with `keep` False.
+The study never waits for the server. Events that could not be sent are written to a spool file as
+JSON lines, except those with `keep` False, and are sent first by the next command.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ log = logging.getLogger("orchestrator.tracking")
 
 
 class Unavailable(Exception):
-    """There is no tracking at all (it is not installed): events are dropped, not kept."""
+    """Tracking is not installed: events are dropped, not written to the spool."""
 
 
 class Delivery(Protocol):
-    """Where events go. Any exception means that the server is gone.
+    """The receiver of events. Any exception means that the server has failed.
 
-    Delivering an event twice must do no harm: after a failure in mid-batch it is sent again.
+    Events must be idempotent: after a failure within a batch they are sent again.
     """
 
     def deliver(self, event: Event) -> None:
-        """Take one event; it may be written later, by `flush`."""
+        """Receive one event; it may be written later, by `flush`."""
 
     def flush(self) -> None:
-        """Write everything taken so far."""
+        """Write all events received so far."""
 
     def tick(self) -> None:
-        """Called every few seconds between batches: room for measurements of its own."""
+        """Called every few seconds between batches, to take measurements."""
 
 
 class Outbox:
-    """Hands events to what `connect` returns, from one daemon thread, about every `period` seconds.
+    """Sends events to what `connect` returns, from one daemon thread, every `period` seconds.
 
-    `connect` runs in that thread. The first event of an outbox opens the session: it heads every
-    spool, so that the lines after it can be understood. `rest_seconds` bounds how long
-    `pause` waits for the thread to come to rest.
+    `connect` is called in that thread. The first event opens the session; every spool file starts
+    with it, since the later events depend on it. `rest_seconds`: the longest time that `pause`
+    waits until the thread is idle.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Outbox:
         self._keep = True
 
     def put(self, event: Event) -> None:
-        """Take an event and return at once; the first one starts the thread."""
+        """Add an event and return at once; the first one starts the thread."""
         with self._changed:
             if self._over:
                 self._write([event])
@@ -79,7 +79,7 @@ class Outbox:
                 self._thread.start()
 
     def pause(self) -> None:
-        """Send nothing until `resume`; returns once the thread is at rest."""
+        """Send nothing until `resume`; return once the thread is idle."""
         with self._changed:
             self._paused = True
             self._changed.notify_all()
@@ -92,7 +92,7 @@ class Outbox:
             self._changed.notify_all()
 
     def close(self, timeout: float) -> None:
-        """Send what is left and end the thread; after `timeout` seconds keep the rest instead."""
+        """Send the rest and end the thread; after `timeout` seconds write the rest to the spool."""
         if self._thread is None:
             return
         with self._changed:
@@ -100,7 +100,7 @@ class Outbox:
             self._changed.notify_all()
         try:
             self._thread.join(timeout)
-        finally:  # also when the user is tired of waiting
+        finally:  # also after Ctrl-C
             if self._thread.is_alive():
                 self._give_up(TimeoutError(f"no answer within {timeout:g} s"))
 
@@ -109,7 +109,7 @@ class Outbox:
             if not self._awake(0):
                 return
             delivery = self._connect()
-            if self._over:  # given up meanwhile: what is kept is the next session's
+            if self._over:  # given up meanwhile: the spool belongs to the next session
                 return
             self._send_spool(delivery)
             while self._send(delivery):
@@ -122,7 +122,7 @@ class Outbox:
             self._set_busy(False)
 
     def _send(self, delivery: Delivery) -> bool:
-        """Send what has come in, then wait for the next time; False when there is no next time."""
+        """Send the queued events, then wait for the next period; return False at the end."""
         with self._changed:
             batch, last = list(self._events), self._closing
         sent = 0
@@ -145,7 +145,7 @@ class Outbox:
         return self._awake(self._period)
 
     def _awake(self, period: float) -> bool:
-        """Wait for `period` seconds and as long as it is paused; False: it is all over."""
+        """Wait for `period` seconds and while it is paused; return False at the end."""
         self._set_busy(False)
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._over, timeout=period)
@@ -159,22 +159,22 @@ class Outbox:
             self._changed.notify_all()
 
     def _send_spool(self, delivery: Delivery) -> None:
-        """Send what an earlier session could not, and remove it."""
+        """Send the spool of an earlier session, and delete it."""
         if not self._spool.is_file():
             return
         for line in self._spool.read_bytes().splitlines():
             try:
                 event = json.loads(line)
-            except ValueError:  # torn by a full disk or a power cut, perhaps no text any more
+            except ValueError:  # damaged by a full disk or a power loss
                 continue
             delivery.deliver(event)
         delivery.flush()
-        with self._changed:  # given up meanwhile: the file holds what came since, too
+        with self._changed:  # given up meanwhile: the file contains later events too
             if not self._over:
                 self._spool.unlink()
 
     def _give_up(self, error: Exception, keep: bool = True) -> None:
-        """Call the server no more: warn once, keep what is unsent."""
+        """Stop calling the server: warn once, write unsent events to the spool."""
         with self._changed:
             if self._over:
                 return
@@ -185,8 +185,8 @@ class Outbox:
                 rest.insert(0, self._opening)
             self._write(rest)
             self._changed.notify_all()
-        fate = f"; what is not sent is kept in {self._spool} for the next run" if keep else ""
-        log.warning("tracking stopped, the study goes on: %s%s", one_line(error), fate)
+        fate = f"; unsent events are in {self._spool}, the next command sends them" if keep else ""
+        log.warning("tracking stopped, the study continues: %s%s", one_line(error), fate)
 
     def _write(self, events: list[Event]) -> None:
         if not self._keep:
@@ -196,7 +196,7 @@ class Outbox:
             with self._spool.open("a+b") as file:
                 kept = (event for event in events if event.get("keep", True))
                 lines = [json.dumps(event, default=str).encode() + b"\n" for event in kept]
-                if file.tell() and not _ends_in_a_line(file):  # torn: it must take no other along
+                if file.tell() and not _ends_in_a_line(file):  # torn: start a new line after it
                     lines.insert(0, b"\n")
                 file.writelines(lines)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""What a study's events become in MLflow: parent run, child runs, curves, artifacts.
+"""Turns a study's events into MLflow runs: parent run, child runs, curves, artifacts.
 
-All of it runs in the one thread of the outbox.
+All of this runs in the outbox's thread.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.paths import StudyPaths
+from orchestrator.storage.paths import StudyPaths
 from orchestrator.tracking import model
 from orchestrator.tracking.client import Client, name_of
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.outbox import Event
 
-SAMPLE_SECONDS = 5.0  # between two looks at the machine
+SAMPLE_SECONDS = 5.0  # between two samples of the machine
 STATUS = {
     "finished": "FINISHED",
-    "pruned": "KILLED",  # as MLflow's own Optuna integration has it
+    "pruned": "KILLED",  # as in MLflow's own Optuna integration
     "failed": "FAILED",
     "complete": "FINISHED",
     "undecided": "FAILED",
@@ -30,7 +30,7 @@ BY_PROGRESS = "by_progress/"  # curves whose step is the progress, in per mille
 
 
 def flat(tree: Mapping[str, Any], path: str = "", mark: str = "/") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings under their joined names."""
+    """Yield the leaves of nested mappings with their joined names."""
     for name, value in tree.items():
         where = f"{path}{mark}{name}" if path else str(name)
         if isinstance(value, Mapping):
@@ -40,11 +40,10 @@ def flat(tree: Mapping[str, Any], path: str = "", mark: str = "/") -> Iterator[t
 
 
 class Store:
-    """Events in, MLflow runs out. All methods run in the outbox's thread and may take their time.
+    """Writes events to MLflow. All methods run in the outbox's thread and may be slow.
 
-    Sending an event twice is harmless: runs are found again by their tags, and MLflow drops a
-    metric that it has with the same time and step. `now` is the clock that the events' times are
-    from, in milliseconds.
+    An event may be sent twice: runs are found by their tags, and MLflow drops a metric with the
+    same time and step. `now`: the clock of the events' times, in milliseconds.
     """
 
     def __init__(self, client: Client, study: str, now: Callable[[], int]) -> None:
@@ -57,35 +56,35 @@ class Store:
         self._parent = parent
         self._children: dict[str, str] = {}  # key -> run id
         self._open: set[str] = set()
-        self._ended: set[str] = set()  # keys of trials that are here as a whole
+        self._ended: set[str] = set()  # keys of trials that are complete in MLflow
         self._sentences: dict[str, str] = {}
 
     def deliver(self, event: Event) -> None:
-        """Take one event."""
-        if event["do"] == "start":  # nothing works without a parent run: let it raise
+        """Write one event."""
+        if event["do"] == "start":  # nothing works without a parent run, so this may raise
             self._on_start(event)
             return
         with self._to.if_refused(event["do"]):
             getattr(self, f"_on_{event['do']}")(event)
 
     def flush(self) -> None:
-        """Write the measurements gathered since the last time."""
+        """Write the buffered metrics."""
         self._to.flush()
 
     def tick(self) -> None:
-        """Log what the machine is doing, every few seconds, on the parent."""
+        """Log system metrics to the parent run, every few seconds."""
         now = self._now() / 1000
         if self._machine is None or not self._parent or now - self._sampled < SAMPLE_SECONDS:
             return
         self._sampled = now
         found = self._machine.sample()
-        since = max(0, int(now - self._began))  # MLflow takes no step below 0
+        since = max(0, int(now - self._began))  # MLflow refuses negative steps
         self._to.log(self._parent, found, since, int(now * 1000))
         self.flush()
 
     def _on_start(self, event: Event) -> None:
         at = event["at"]
-        # The search knows no way to escape a quote.
+        # MLflow's search cannot escape a quote.
         tags = {name_of(k): str(v).replace("'", "`") for k, v in event["tags"].items()}
         tags["kind"] = "study"
         same = " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items())
@@ -185,9 +184,9 @@ class Store:
         self._to.mlflow.set_terminated(self._parent, STATUS.get(event["status"], "FAILED"), at)
 
     def _model(self, served: Mapping[str, Any]) -> None:
-        """Keep the network on the parent, for `mlflow.pyfunc.load_model("runs:/<id>/model")`.
+        """Log the network to the parent run, for `mlflow.pyfunc.load_model("runs:/<id>/model")`.
 
-        A study that is answered again has it already.
+        After a replay it is there already.
         """
         known = self._to.mlflow.get_run(self._parent).data.tags.get("model.sha256")
         if known == served["digest"] or not Path(served["file"]).is_file():

@@ -1,12 +1,12 @@
-"""The torch room: data, networks, the loop, checkpoints, memory and clock.
+"""Training with PyTorch: data, networks, the loop, checkpoints, memory and calibration.
 
-Importing it comes before the first import of torch, for the sake of the line below.
+This module is imported before torch, because the setting below must come first.
 """
 
 import os
 
-# How often OpenMP's threads (GNU's) look for work before they sleep. By default so often that three
-# processes of two threads each, on two cores, trained at .12 thousand images a second; with this
-# limit at 2.6 thousand. A process that has the machine to itself loses about 5 %.
+# How long GNU's OpenMP threads spin before they sleep. With the default, three processes of two
+# threads each on two cores trained .12 thousand images a second; with this limit 2.6 thousand. A
+# process alone on the machine loses about 5 %.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -1,17 +1,17 @@
-"""What a processor's user should know beforehand, measured by a few steps."""
+"""Advice on speed, from a few measured steps: hours on a CPU, and whether one thread is faster."""
 
 from __future__ import annotations
 
-from orchestrator.training.clock import gain_of_one_thread, seconds_per_example
+from orchestrator.training.calibration import gain_of_one_thread, seconds_per_example
 from orchestrator.training.trainer import Setup
 
 LONG_SECONDS = 600  # of one final run
 WORTH_SAYING = 1.2  # x as fast
-RUNS_PER_STUDY = 30  # final runs that a study with all stages costs, roughly
+RUNS_PER_STUDY = 30  # rough cost of a study with all stages, in final runs
 
 
 def on_hours(setup: Setup, final_examples: float, device: str) -> list[str]:
-    """Say if a processor is going to need hours for what is meant for a GPU."""
+    """Return a sentence if a final run takes more than `LONG_SECONDS` on this device."""
     if setup.device.type != "cpu":
         return []
     size = min(16, len(setup.data.train))
@@ -20,13 +20,13 @@ def on_hours(setup: Setup, final_examples: float, device: str) -> list[str]:
         return []
     return [
         f"One final run takes about {seconds / 3600:.2g} hours on {device}, a whole study"
-        f" some {RUNS_PER_STUDY} times that: a smaller network, image_size, train_examples or"
-        " stages.final.epochs (as in +study=cifar_laptop), or a GPU, is what you want."
+        f" some {RUNS_PER_STUDY} times that: reduce the network, image_size, train_examples or"
+        " stages.final.epochs (as in +study=cifar_laptop), or use a GPU."
     ]
 
 
 def on_threads(setup: Setup, batch_size: int, threads: int) -> list[str]:
-    """Say if one thread would be faster than so many."""
+    """Return a sentence if one thread is faster than `threads`."""
     if setup.device.type != "cpu":
         return []
     size = min(batch_size, len(setup.data.train))

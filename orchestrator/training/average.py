@@ -11,9 +11,9 @@ from torch import nn
 class Average:
     """A copy of `model` whose weights are an average of the model's: `update` after each step.
 
-    What is trained and batch norm's running statistics are averaged, all else is the same. In step
-    t (from 0) the decay is min(`decay`, (1 + t) / (10 + t)), so that also in a short run the
-    initial weights are soon forgotten. Source: TensorFlow's `ExponentialMovingAverage`.
+    Trained parameters and batch norm's running statistics are averaged, all else is copied. In step
+    t (from 0) the decay is min(`decay`, (1 + t) / (10 + t)), so the initial weights soon have no
+    influence, even in a short run. Source: TensorFlow's `ExponentialMovingAverage`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the model's weights after `step` (the first is 0)."""
+        """Add the model's weights after `step` (the first is 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._mine, self._its, 1 - decay)
         for mine, its in self._counts:

@@ -1,4 +1,4 @@
-"""Batches on the device: gathered, cropped, flipped and normalised many at a time."""
+"""Batches on the device: examples are gathered, cropped, flipped and normalised in chunks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from orchestrator.recipe import run_seed
 from orchestrator.training.data.parts import Data, Part
 from orchestrator.training.device import send
 
-# Floats gathered at once: few calls per step; on a CPU little enough to stay in the cache, on a GPU
-# so much that waiting for a chunk's indices to come over is rare.
+# Floats gathered at once: few calls per step. On a CPU small enough to stay in the cache, on a GPU
+# so large that waiting for a chunk's indices is rare.
 CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 128 * 2**20}
 
 
 class Chunk(NamedTuple):
     """The training examples of `steps` steps, in their order, gathered at once.
 
-    `seed`: of their crops. `skip`: how many of the steps were made before a resume.
+    `seed`: of their crops. `skip`: how many of the steps were made before the run was resumed.
     """
 
     examples: Tensor
@@ -33,10 +33,10 @@ class Chunk(NamedTuple):
 
 
 class Inputs:
-    """The data on the device, as bytes where they are bytes, and how to normalise them.
+    """The data on the device, uint8 where the source is, and how to normalise them.
 
-    Images lie channels last, the layout in which convolutions are fastest (1.3-2.2 times on a CPU).
-    With augmentation the training images carry a reflected border of an eighth of their height.
+    Images are channels last, the fastest layout for convolutions (1.3-2.2 times on a CPU). With
+    augmentation the training images have a reflected border of an eighth of their height.
     """
 
     def __init__(self, data: Data, device: torch.device) -> None:
@@ -58,23 +58,23 @@ class Inputs:
         self.held_out = self.placed(data.held_out)
 
     def placed(self, part: Part) -> Part:
-        """Return the examples where they are to lie while they are used: on the device."""
+        """Return the examples where they are kept during use: on the device."""
         return self.on_device(part)
 
     def _placed_for_training(self, part: Part) -> Part:
         return self.on_device(part, for_training=True)
 
     def close(self) -> None:
-        """End what works beside the training; it starts again when it is needed."""
+        """End background threads; they start again when needed."""
 
     def bytes_ahead(self, batch_size: int) -> int:
-        """Return how many bytes of examples wait for their turn beside the data themselves."""
+        """Return the bytes of prefetched examples."""
         return 0
 
     def on_device(self, part: Part, for_training: bool = False) -> Part:
         """Return the examples on the device, images (n, c, h, w) as (n, h, w, c).
 
-        For training with the border that crops are cut from, if they are.
+        With `for_training` and augmentation, images have the border for crops.
         """
         x, y = self.sent(part)
         if self.augment and for_training:
@@ -86,7 +86,7 @@ class Inputs:
         return Part(part.x.to(self.device), part.y.to(self.device))
 
     def normalised(self, x: Tensor) -> Tensor:
-        """Return floats, images as (n, c, h, w), of examples as `on_device` made them."""
+        """Return normalised floats, images as (n, c, h, w), of examples from `on_device`."""
         if x.dtype == torch.int64:  # tokens, and a copy: a network may change its inputs
             return x.clone()
         x = (x.float() - self._mean).mul_(self._factor)
@@ -95,7 +95,7 @@ class Inputs:
         return x if self.channels_last else x.contiguous()
 
     def pieces(self, part: Part, count: int) -> Iterator[Part]:
-        """Yield a part as `placed` gave it in about `count` pieces, each on the device."""
+        """Yield a part from `placed` in about `count` pieces, each on the device."""
         yield from map(Part, part.x.chunk(count), part.y.chunk(count))
 
     def gathered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
@@ -127,7 +127,7 @@ class Inputs:
 
 
 def _bordered(x: Tensor, border: int) -> Tensor:
-    """Return images with a reflected border; bytes go through floats, in pieces for the room."""
+    """Return images with a reflected border; uint8 via float, in pieces to save memory."""
     pieces = (x[start : start + 4096] for start in range(0, len(x), 4096))
     return torch.cat([F.pad(p.float(), (border,) * 4, mode="reflect").to(x.dtype) for p in pieces])
 
@@ -137,8 +137,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the batches of steps `first`, `first` + 1, ... without end, epoch after epoch.
 
-    Each is a pure function of `seed` and its step: an epoch's order of (seed, epoch), its crops of
-    (seed, first step of the chunk that is gathered at once). An incomplete last batch is dropped.
+    Each batch is a pure function of `seed` and its step: an epoch's order depends on (seed, epoch),
+    crops on (seed, first step of the chunk). An incomplete last batch is dropped.
     """
     return chain.from_iterable(gathered(inputs, batch_size, seed, first))
 
@@ -146,14 +146,14 @@ def batches(
 def gathered(
     inputs: Inputs, batch_size: int, seed: int, first: int = 0
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yield the same batches in lists of those that were gathered at once."""
+    """Yield the same batches in lists, one list per chunk."""
     for chunk, x, y in inputs.gathered(_chunks(inputs, batch_size, seed, first)):
         parts = zip(x.chunk(chunk.steps), y.chunk(chunk.steps), strict=True)
         yield list(parts)[chunk.skip :]
 
 
 def chunk_steps(inputs: Inputs, batch_size: int) -> int:
-    """Return of how many steps the examples are gathered at once."""
+    """Return the number of steps in a chunk."""
     floats = 4 * batch_size * inputs.values
     most = max(1, CHUNK_BYTES.get(inputs.device.type, 2**24) // floats)
     return min(len(inputs.train) // batch_size, most)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: all of its state as bytes, bit for bit, and when to keep one."""
+"""Checkpoints of a run: its whole state as bytes, and when to write one."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ INTERVAL_SECONDS = 5.0
 
 
 class Keeper:
-    """Hands checkpoints to the session, seldom enough to cost little."""
+    """Passes checkpoints to the session, rarely enough to cost little."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._due = time.monotonic() + INTERVAL_SECONDS
 
     def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another one, or a signal wants one now."""
+        """Whether a checkpoint is due: the last one is old enough, or a signal has arrived."""
         return time.monotonic() >= self._due or signals.noted()
 
     def save(self, state: Mapping[str, Any], points: Sequence[Point]) -> None:
-        """Hand over the state of a run between two steps, and its curve so far."""
+        """Save the state of a run between two steps, and its curve so far."""
         start = time.monotonic()
         self._session.save(write(state, points))
         end = time.monotonic()
-        # A large network on a slow disk: never spend more than a twentieth of the time on this.
+        # For a large network on a slow disk: at most a twentieth of the time.
         self._due = end + max(INTERVAL_SECONDS, 20 * (end - start))
 
 
@@ -44,16 +44,16 @@ def write(state: Mapping[str, Any], points: Sequence[Point]) -> bytes:
 
 
 def read(saved: bytes) -> tuple[dict[str, Any], list[Point]]:
-    """Return what `write` was given, on the CPU. Runs no code from the bytes.
+    """Return what `write` was given, on the CPU, without unpickling code.
 
-    Raises all kinds of exceptions for bytes that `write` did not make.
+    Raises various exceptions for other bytes.
     """
     state = torch.load(BytesIO(saved), map_location="cpu", weights_only=True)
     return state, [Point(*row) for row in state["points"]]
 
 
 def model_bytes(model: nn.Module) -> bytes:
-    """Return a state_dict file, as `torch.load(..., weights_only=True)` reads it anywhere."""
+    """Return a state_dict file for `torch.load(..., weights_only=True)` on any device."""
     return _saved({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
 
 

@@ -1,4 +1,4 @@
-"""`torch.compile` where it pays: one compiled forward pass for all runs of a study."""
+"""`torch.compile`, if it saves time: one compiled forward pass for all runs of a study."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor
 
 from orchestrator.errors import one_line
 from orchestrator.system.files import read_sealed, write_sealed
-from orchestrator.training.clock import idle, per_step
+from orchestrator.training.calibration import idle, per_step
 from orchestrator.training.trainer import Forward, Setup, Trainer, eager
 
-SIZES = 6  # batch sizes that a study trains with, each compiled anew
-MOST = 2 / 3  # of a step's time is what compiling can be hoped to save, ...
-LEAST_SECONDS = 60.0  # ... and about what it costs: shorter studies are not probed
+SIZES = 6  # batch sizes that a study trains with, each compiled separately
+MOST = 2 / 3  # the largest share of a step's time that compiling may save, ...
+LEAST_SECONDS = 60.0  # ... and about its cost: shorter studies are not probed
 ROUNDS = 5
 ROUND_SECONDS = 0.1
-AGREE = 1e-2  # relative distance of loss and gradient, above what kernels differ by
+AGREE = 1e-2  # relative difference of loss and gradient, above that between kernels
 
 
 def compiled() -> Forward:
     """Return `eager`, compiled once for each shape of a batch and structure of a network.
 
-    The network is an argument: the weights of another run are then inputs of the same code, and
-    nothing is compiled again between runs.
+    The network is an argument of the compiled function, so it is not compiled again for the
+    weights of another run.
     """
     import torch._dynamo
 
-    torch._dynamo.config.recompile_limit = 64  # 8 are fewer than sizes times choices of dropout
+    torch._dynamo.config.recompile_limit = 64  # 8 is less than batch sizes x values of dropout
     return torch.compile(eager, dynamic=False)
 
 
@@ -46,11 +46,11 @@ class Choice:
 
 
 def choose(setup: Setup, batch_size: int, examples: float, cache: Path, key: Any) -> Choice:
-    """Return whether compiling pays for a study that trains on `examples` examples in all.
+    """Return whether to compile in a study that trains on `examples` examples in all.
 
-    It must agree with the eager pass, save more than it costs, and not fail; whatever it raises
-    means no. Kept in `cache` under `key` (JSON-able: what the answer depends on), so that the same
-    command decides the same again: the two differ in the last bits.
+    Only if the compiled pass agrees with the eager one, saves more time than it costs, and raises
+    nothing. The choice is stored in `cache` under `key` (JSON values that it depends on), so that
+    the same command chooses the same again: the two passes differ in the last bits.
     """
     text = json.dumps([key, batch_size, round(examples), torch.__version__], sort_keys=True)
     file = cache / f"compile-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -69,7 +69,7 @@ def _tried(setup: Setup, batch_size: int, examples: float) -> Choice:
         return Choice(False, f"not compiled: the study takes some {whole:.0f} s")
     try:
         return _compared(setup, plain, batch_size, whole)
-    except Exception as error:  # whatever the compiler raises: the eager pass always works
+    except Exception as error:  # any error of the compiler: the eager pass always works
         return Choice(False, f"not compiled: the compiler fails ({one_line(error)})")
 
 
@@ -89,11 +89,11 @@ def _compared(setup: Setup, plain: Trainer, batch_size: int, whole: float) -> Ch
 
 
 def _distance(setup: Setup, batch_size: int) -> float:
-    """Return how much further loss and gradient of the compiled pass are from float32's.
+    """Return by how much the compiled pass's error in loss and gradient exceeds the eager pass's.
 
-    Than half as far again as those of the eager pass, on the same weights and batch: in bfloat16
-    both are some percent off. Where two eager passes differ (dropout draws anew, and the compiled
-    one draws its own), networks are compared as in evaluation.
+    The error is the relative difference from float32, on the same weights and batch; 1.5 times the
+    eager error is allowed, since in bfloat16 both are off by some per cent. If two eager passes
+    differ (dropout), networks are compared in eval mode.
     """
     plain = replace(setup, forward=eager)
     exact = replace(plain, precision="float32")

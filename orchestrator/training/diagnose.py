@@ -1,4 +1,4 @@
-"""Why a network does not learn: what one would look at before giving it more steps."""
+"""Diagnoses why a network does not learn, by checks of inputs, targets, gradients and outputs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from orchestrator.training.batches import batches
 from orchestrator.training.data.parts import Part
 from orchestrator.training.evaluate import evaluating
+from orchestrator.training.nested import Batch, fresh, size_of, tensors_of
 from orchestrator.training.trainer import Setup
-from orchestrator.training.trees import Batch, fresh, size_of, tensors_of
 
 STEPS = 50
 RATES = (1e-3, 1e-2)  # of Adam, whose steps do not depend on the scale of the loss
-SAME = 1e-6  # of the largest of the numbers that are compared
+SAME = 1e-6  # relative to the largest of the numbers that are compared
 FAR = 10.0  # standard deviations of the targets
-FALL = 0.1  # share of the loss on a batch: with less it was not learnt
-CARRIES = 0.02  # share of the held-out loss that learning a batch takes off, if it means anything
+FALL = 0.1  # share of a batch's loss: with a smaller fall it was not learnt
+CARRIES = 0.02  # share of the held-out loss that must fall when a batch is learnt
 SOME = 64  # examples of a batch; held out four times as many
 SHUFFLES = 3  # of the batch's targets, to compare with
 
 
 @dataclass(frozen=True)
 class Patient:
-    """What is looked at: a network, its loss of outputs and targets, a batch, held-out batches.
+    """What is examined: a network, its loss of outputs and targets, a batch, held-out batches.
 
-    The network is trained; `restart` brings back the weights that it began with.
+    The network is trained; `restart` restores its first weights.
     """
 
     network: nn.Module
@@ -43,7 +43,7 @@ class Patient:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
 
@@ -66,7 +66,7 @@ def patient_of(setup: Setup) -> Patient:
 class Learnt:
     """What training on a batch did: shares by which losses fell, and whether outputs differ.
 
-    `gradient`: whether any came back to the weights.
+    `gradient`: whether the weights got one.
     """
 
     fell: float
@@ -76,14 +76,13 @@ class Learnt:
 
 
 def finding(patient: Patient, way_out: str = "") -> str:
-    """Return what keeps a network from learning, "" if that is not clear.
+    """Return why a network does not learn, "" if that is not clear.
 
-    With `way_out` where that may be right all the same.
+    `way_out`: general advice, included where it may still help.
 
-    Asked in turn: do inputs differ, are targets near what the network gives, does a gradient come
-    back, do outputs depend on inputs, can one batch be learnt by heart in 50 steps of Adam, does
-    any of that carry over to held-out examples? "" also where any of it raises: then the network
-    has another problem.
+    Checks in this order: inputs differ; targets are near the network's outputs; weights get a
+    gradient; outputs depend on inputs; one batch can be overfitted in 50 steps of Adam; this lowers
+    the held-out loss. "" also if a check raises: then the network has another problem.
     """
     try:
         return _seen(patient, way_out)
@@ -94,31 +93,31 @@ def finding(patient: Patient, way_out: str = "") -> str:
 def _seen(patient: Patient, way_out: str) -> str:
     x, y = patient.batch
     if all(map(_is_constant, tensors_of(x))):
-        return "all inputs of a batch are the same: look at how they are made"
+        return "all inputs of a batch are the same: check how they are made"
     if far := _far(patient):
         return far
     tries = [_learnt(patient, y, rate) for rate in RATES]
     if not all(learnt.gradient for learnt in tries):
-        return "no gradient comes back to the weights: look for detach, argmax or rounding"
+        return "the weights get no gradient: look for detach, argmax or rounding"
     if not any(learnt.differs for learnt in tries):
         return (
-            "the model gives the same outputs for all inputs: look at its activations (units that"
-            " are always 0) and for a softmax or a mean over the wrong dimension"
+            "the model gives the same outputs for all inputs: check its activations (units that"
+            " are always 0), and look for a softmax or a mean over the wrong dimension"
         )
     fell = max(learnt.fell for learnt in tries)
     what = f"in {STEPS} steps on {size_of(patient.batch)} examples the loss fell by {fell:.0%}"
     if fell < FALL:
-        return f"{what} at most: the model hardly learns even these by heart"
+        return f"{what} at most: the model cannot even overfit these"
     carried = max(learnt.carried for learnt in tries)
     if carried < max(CARRIES, _by_chance(patient)):
-        doubt = "do inputs and targets belong together, in the same order?"
+        doubt = "are inputs and targets in the same order?"
         less = f"{what}, the held-out loss no more than with shuffled targets"
         return f"{less}: {doubt}" + (f" If so, {way_out}" if way_out else "")
     return ""
 
 
 def _far(patient: Patient) -> str:
-    """Return how far targets of a regression are from what the network gives, "" if near."""
+    """Return how far targets of a regression are from the network's outputs, "" if near."""
     x, y = patient.batch
     patient.restart()
     with torch.no_grad(), evaluating(patient.network) as outputs_of:
@@ -129,13 +128,13 @@ def _far(patient: Patient) -> str:
     if abs(mean - given) <= FAR * spread:
         return ""
     return (
-        f"the targets lie around {mean:.3g} (standard deviation {spread:.2g}), the model's outputs"
+        f"the targets are around {mean:.3g} (standard deviation {spread:.2g}), the model's outputs"
         f" around {given:.2g}: subtract the targets' mean and divide by their standard deviation"
     )
 
 
 def _learnt(patient: Patient, targets: Any, rate: float) -> Learnt:
-    """Train on the batch, with these targets, from the start."""
+    """Train on the batch, with these targets, from the first weights."""
     patient.restart()
     network, (x, _) = patient.network, patient.batch
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -158,7 +157,7 @@ def _learnt(patient: Patient, targets: Any, rate: float) -> Learnt:
 
 
 def _by_chance(patient: Patient) -> float:
-    """Return what share the held-out loss falls by where a batch's targets are shuffled."""
+    """Return the share by which the held-out loss falls if a batch's targets are shuffled."""
     y, generator = patient.batch[1], torch.Generator().manual_seed(0)
     if not isinstance(y, Tensor):
         return -math.inf

@@ -1,4 +1,4 @@
-"""What a network may do wrong without an error: sentences for the report."""
+"""Notes on faults of a network that raise no error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.training.data.parts import Part
+from orchestrator.training.nested import tensors_of
 from orchestrator.training.trainer import Setup
-from orchestrator.training.trees import tensors_of
 
 EXAMPLES = 2
-CLOSE = 1e-3  # relative: what a GPU's order of sums may change
+CLOSE = 1e-3  # relative: the order of sums on a GPU may change this much
 
 
 @torch.no_grad()
 def doubts(setup: Setup) -> list[str]:
-    """Return sentences on a network that is random in eval mode, or hides weights from torch."""
+    """Return notes on a network that is random in eval mode, or has weights unknown to torch."""
     network, told = setup.network(0).eval(), list[str]()
     part = Part(*(values[:EXAMPLES] for values in setup.inputs.held_out))
     (x,) = (setup.inputs.normalised(x) for x, _ in setup.inputs.pieces(part, 1))
@@ -27,21 +27,21 @@ def doubts(setup: Setup) -> list[str]:
         first, again = network(x.clone()), network(x.clone())
     if hidden := sorted(_hidden(network)):
         told.append(
-            f"Weights in {', '.join(hidden)} are not trained, since torch does not see them there:"
-            " nn.ModuleList, nn.ModuleDict and nn.Parameter are seen."
+            f"Weights in {', '.join(hidden)} are not trained, since torch does not find them there:"
+            " use nn.ModuleList, nn.ModuleDict or nn.Parameter."
         )
     if not _alike(first, again):
         told.append(
-            "The network gives other scores for the same inputs in eval mode: something in it is"
-            " random there (F.dropout needs training=self.training), or kept from earlier inputs."
+            "The network returns different scores for the same inputs in eval mode: it is random"
+            " there (F.dropout needs training=self.training), or depends on earlier inputs."
         )
-    del network  # not two of them in the memory of a GPU
+    del network  # to keep only one of them in the memory of a GPU
     with setup.autocast():
         made_again = setup.network(0).eval()(x)
     if not _alike(first, made_again):
         told.append(
-            "The network is another one each time it is made, so that runs are not compared by the"
-            " same weights: what is random in it must come from torch's or NumPy's global state."
+            "The network differs each time it is made, so runs do not start from the same weights:"
+            " use only the global random state of torch or NumPy in it."
         )
     return told
 
@@ -54,7 +54,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _hidden(network: nn.Module) -> Iterator[str]:
-    """Yield the names of attributes with weights to be trained that are not the network's."""
+    """Yield the names of attributes with weights that are not parameters of the network."""
     known = {id(p) for p in network.parameters()}
     for module in network.modules():
         for name, value in vars(module).items():
@@ -63,7 +63,7 @@ def _hidden(network: nn.Module) -> Iterator[str]:
 
 
 def _weights(value: Any) -> Iterator[Tensor]:
-    """Yield what an attribute holds of weights that can be trained."""
+    """Yield the weights in an attribute that can be trained."""
     items = value.values() if isinstance(value, dict) else value
     parts = [*items] if isinstance(value, dict | list | tuple) else [value]
     modules = (part.parameters() for part in parts if isinstance(part, nn.Module))

@@ -1,4 +1,4 @@
-"""Loss and metric on data that are not trained on."""
+"""Evaluation: loss and metric on held-out or test data."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from orchestrator.training.batches import Inputs
 from orchestrator.training.data.parts import Part
 from orchestrator.training.task import CLASSIFY, Task
 
+BLOCKS = 64  # of examples, to estimate a standard error by
 PIECE = 512  # examples at once
-RESOLUTION = 1e-7  # of a loss, as a share of that of a guess: float32 tells nothing smaller apart
-ONE_VALUE = "Expected more than 1 value per channel"  # torch's words for a batch of one
+RESOLUTION = 1e-7  # of a loss, as a share of the chance loss: float32 resolves nothing smaller
+ONE_VALUE = "Expected more than 1 value per channel"  # torch's message for a batch of one
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def evaluate(
     batch_statistics: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> tuple[float, float]:
-    """Return mean loss and metric (NaN: there is none) on `part`, as `inputs.placed` gave it.
+    """Return mean loss and metric (NaN without one) on `part`, which is from `inputs.placed`.
 
     `batch_statistics`: see `evaluating`. Raises ValueError for a loss below 0.
     """
@@ -50,23 +51,49 @@ def evaluate(
                 total[1] += task.hits(scores, y)
     loss, right = (value / int(task.count(part.y)) for value in total.tolist())
     if loss < 0:
-        raise ValueError(f"loss {task.name} is {loss:.3g}: it must not fall below 0")
+        raise ValueError(f"loss {task.name} is {loss:.3g}: it must not be negative")
     return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right
+
+
+@torch.no_grad()
+def standard_error(
+    model: nn.Module,
+    inputs: Inputs,
+    part: Part,
+    *,
+    task: Task = CLASSIFY,
+    autocast: AbstractContextManager[object] | None = None,
+) -> float:
+    """Return the standard error of the mean loss on `part`, NaN for fewer than two blocks of it.
+
+    Estimated from the mean losses of up to `BLOCKS` blocks of examples, for a user's own loss may
+    give no other than means. In the loss's own unit.
+    """
+    size = max(1, len(part) // BLOCKS)
+    means: list[Tensor] = []
+    with autocast or nullcontext(), evaluating(model) as outputs_of:
+        for x, y in inputs.pieces(part, -(-len(part) // PIECE)):
+            scores = outputs_of(partial(inputs.normalised, x)).float()
+            for block, targets in zip(torch.split(scores, size), torch.split(y, size), strict=True):
+                means.append(task.total(block, targets) / task.count(targets))
+    known = torch.stack(means)
+    known = known[known.isfinite()]  # a block may hold ignored labels alone
+    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan
 
 
 @contextmanager
 def evaluating(
     model: nn.Module, batch_statistics: bool = False
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Return a context with the model in eval mode; each module has its own mode back afterwards.
+    """Return a context with the model in eval mode; each module's mode is restored at its end.
 
-    So have buffers their values: what is evaluated has no part in what is trained or saved, also
-    where a module counts or averages in eval mode.
+    Buffers are restored too, so evaluation never changes what is trained or saved, even if a module
+    counts or averages in eval mode.
 
-    Yields what gives the outputs for the inputs that a function makes. `batch_statistics`: batch
-    norm uses the statistics of what it sees, as the running ones lag behind a fast ramp; but for
-    layers that are frozen (in eval mode while the model trains), and for a batch that has one value
-    per channel and so none.
+    Yields a function that returns the outputs for the inputs that its argument makes.
+    `batch_statistics`: batch norm uses the statistics of the batch, since running ones lag behind
+    in a fast ramp; except in frozen layers (in eval mode while the model trains), and for a batch
+    with one value per channel, which has no variance.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [kept for module, _ in modes for kept in _kept(module)]
@@ -87,7 +114,7 @@ def evaluating(
     try:
         yield outputs_of
     finally:
-        model.train(modes[0][1])  # a module may do more at this than set its flag
+        model.train(modes[0][1])  # a module's train() may do more than set its flag
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, version, value in buffers:
@@ -105,7 +132,7 @@ def _kept(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor, int, Tens
 
 @contextmanager
 def _without_running_statistics(layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Take the running statistics away: batch norm then uses the batch's even in eval mode."""
+    """Remove the running statistics: batch norm then uses the batch's even in eval mode."""
     kept = [(m.running_mean, m.running_var) for m in layers]
     for layer in layers:
         layer.running_mean = layer.running_var = None

@@ -1,4 +1,4 @@
-"""The trained network as a program of its own: it runs without our code and without the user's."""
+"""Exports the trained network by torch.export: a program that needs neither our nor user code."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.data.frame import of_columns
 from orchestrator.training.data.parts import Data
+from orchestrator.training.data.rescale import of_columns
 
 
 class Served(nn.Module):
-    """The network with its normalisation in front: float32 inputs as the data source gives them.
+    """The network with its normalisation: takes inputs as the data source gives them, float32.
 
-    Inputs (n, *input_shape), outputs the network's scores. Tokens go in as they are, int64; inputs
-    that float32 cannot hold as float64.
+    Inputs (n, *input_shape), outputs the network's scores. Tokens are int64; inputs that float32
+    cannot represent are float64.
     """
 
     mean: Tensor
@@ -45,16 +45,16 @@ class Served(nn.Module):
 
 
 def export(network: nn.Module, data: Data, weights: Path, to: Path) -> tuple[int, ...]:
-    """Write `network` with the `weights` of a state_dict file to `to`, as torch.export saves it.
+    """Write `network` with the `weights` of a state_dict file to `to`, by torch.export.
 
-    Returns the shape of the scores of one example. The batch size stays free where the network
-    leaves it so. Raises whatever torch.export does for a network that it cannot trace.
+    Returns the shape of the scores of one example. The batch size is dynamic if the network allows
+    it. Raises the errors of torch.export for a network that it cannot trace.
     """
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     served = Served(network, data).eval()
     example = torch.zeros(2, *data.input_shape, dtype=data.source_type)
     with torch.no_grad(), warnings.catch_warnings():
-        # torch's recurrent layers do that in each pass, and the program is right all the same
+        # torch's recurrent layers do this in each pass; the program is right
         warnings.filterwarnings("ignore", r"(?s).*_flat_weights.* assigned during export")
         shape = tuple(served(example).shape[1:])
         program = torch.export.export(

@@ -1,4 +1,4 @@
-"""What parts of the config, and the data, are to keys of runs, to records and to readers."""
+"""Describes config and data: for run keys (with hashes of user code), for records and for notes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from orchestrator.config.sections import AnyData, ModelConfig, OwnDataConfig
 from orchestrator.config.user_modules import code_of
 from orchestrator.training.data.parts import Data
 
-# Of the data: content hashes say it better, and say it of the test only where that is opened.
+# Settings of the data that are left out: content hashes replace them, and cover the test data only
+# where it is opened.
 LEFT_OUT = {"path", "folder", "download", "dataset", "test_examples"}
 LEFT_OUT_OF_OWN = {"test_examples"}
 
 
 def described(config: BaseModel) -> dict[str, Any]:
-    """Return a part of the config as JSON-able values, the user's callables with their code."""
+    """Return a section of the config as JSON values, with hashes of the user's code."""
     if isinstance(config, Fitting):
         values = config.described()
     elif isinstance(config, OwnDataConfig):
@@ -32,26 +33,26 @@ def described(config: BaseModel) -> dict[str, Any]:
 
 
 def _code(config: OwnConfig) -> dict[str, Any]:
-    """Return the hashes of a callable's code, under names that none of its arguments has."""
+    """Return the hashes of a callable's code, under keys that no argument has."""
     code = code_of(config.target)
     source = "_source_" if "source" in config.arguments else "source"
     return {source: code.source, **({"_modules_": code.modules} if code.modules else {})}
 
 
 def edited(configs: Iterable[BaseModel]) -> list[str]:
-    """Return a sentence for the report if files of the user's code changed after their import."""
+    """Return a note if files of the user's code changed after their import."""
     own = [config for config in configs if isinstance(config, OwnConfig)]
     files = sorted({file for config in own for file in code_of(config.target).edited})
     if not files:
         return []
     return [
-        f"{', '.join(files)} changed after this process had imported it: this study trains the code"
-        " as it was; start the process (the notebook's kernel) again for the new one."
+        f"{', '.join(files)} changed after this process had imported it: this study trains the old"
+        " code; restart the process (the notebook's kernel) for the new one."
     ]
 
 
 def named(data: AnyData, found: Data) -> list[dict[str, Any]]:
-    """Return what is trained on and decided by (see `Tracker.start`), not the sealed test."""
+    """Return the datasets of training and decisions (see `Tracker.start`), not the sealed test."""
     name = data.target if isinstance(data, OwnConfig) else data.name
     parts = (
         ("training", found.train, found.train_hash),
@@ -69,15 +70,15 @@ def named(data: AnyData, found: Data) -> list[dict[str, Any]]:
     ]
 
 
-FEW = 4  # channels or features whose mean and std are told one by one
+FEW = 4  # channels or features whose mean and std are listed
 
 
 def preprocessing(found: Data) -> dict[str, Any] | None:
-    """Return what is done to inputs before the network gets them, None of tokens.
+    """Return how inputs are normalised and augmented, None for tokens.
 
-    `dims`: of one example; `type`: as the source gives them; `mean`, `std`: per channel or feature,
-    None where they are more than a few; `scale`: multiplies what comes out; `augmented`: what is
-    done to training images at random, "" if nothing.
+    `dims`: of one example; `type`: that of the source; `mean`, `std`: per channel or feature, None
+    if there are more than `FEW`; `scale`: factor after normalising; `augmented`: random changes of
+    training images, "" without any.
     """
     if found.tokens:
         return None
@@ -97,7 +98,7 @@ def preprocessing(found: Data) -> dict[str, Any] | None:
 
 
 def asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
-    """Return sentences for the report on what is done to inputs, and the network's name."""
+    """Return notes for the report on the processing of inputs, and the network's name."""
     sentences = []
     if found.scale != 1:
         sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")

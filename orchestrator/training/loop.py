@@ -1,4 +1,4 @@
-"""The training loop: a run from its start, or its checkpoint, to its result."""
+"""The training loop: trains a run from its start, or its checkpoint, to its result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 def train(setup: Setup, run: Run, session: Session) -> Result:
     """Do a run of kind "train" or "ramp", from its checkpoint if the session has one.
 
-    A resumed run reports the points it had again, then goes on as if undisturbed. A run whose loss
-    is no longer finite ends with that report: it never recovers. After a signal it keeps its state
-    at the next step and raises Interrupted. Raises StopRun from the session, ValueError for too
-    large a batch.
+    A resumed run reports its earlier points again, then continues as if uninterrupted. A run whose
+    loss is not finite ends with that report, since it never recovers. After a signal it writes a
+    checkpoint at the next step and raises Interrupted. Raises StopRun from the session, ValueError
+    for too large a batch.
     """
     setup.warm_up(run)
     trainer, points = _resumed(setup, run, session)
@@ -42,16 +42,18 @@ def train(setup: Setup, run: Run, session: Session) -> Result:
         try:
             session.report(points[-1])
         except (StopRun, KeyboardInterrupt) as end:
-            if getattr(end, "pruned", True):  # whoever wants the rest of the curve goes on here
+            if getattr(end, "pruned", True):  # an audit, or a resumed study, continues from here
                 keeper.save(trainer.state_dict(), points)
             raise
         if stop < run.steps and keeper.is_due():
             keep()
+    if run.kept and not run.opens_test:
+        keeper.save(trainer.state_dict(), points)
     return _result(trainer, session)
 
 
 def _resumed(setup: Setup, run: Run, session: Session) -> tuple[Trainer, list[Point]]:
-    """Return the trainer and its points where the checkpoint left them, or at the start."""
+    """Return the trainer and its points as in the checkpoint, or at the start without one."""
     trainer = Trainer(setup, run)
     saved = session.load()
     if saved is None:
@@ -60,9 +62,9 @@ def _resumed(setup: Setup, run: Run, session: Session) -> tuple[Trainer, list[Po
         state, points = checkpoint.read(saved)
         trainer.load_state_dict(state)
         return trainer, points
-    except Exception as error:  # torn, foreign or older bytes raise anything
+    except Exception as error:  # damaged, foreign or older bytes may raise anything
         log.warning("%s: its checkpoint cannot be used, it starts over (%s)", run.label, error)
-        return Trainer(setup, run), []  # a new one: this one may be half restored
+        return Trainer(setup, run), []  # a new one: this one may be partly restored
 
 
 def _finite(point: Point) -> bool:
@@ -79,5 +81,6 @@ def _result(trainer: Trainer, session: Session) -> Result:
         trainer.seconds,
         trainer.step * trainer.run.batch_size,
         *tested,
+        measured={"held_out_error": trainer.held_out_error()} if trainer.run.kept else {},
         evaluation_seconds=trainer.evaluation_seconds,
     )

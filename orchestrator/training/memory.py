@@ -1,4 +1,4 @@
-"""What fits into memory: the data, by size; batches, tried out on CUDA, estimated elsewhere."""
+"""Memory: whether data fit on the device, and batches (measured on CUDA, estimated elsewhere)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from orchestrator.training.data.parts import Data
 from orchestrator.training.stream import Streamed
 from orchestrator.training.trainer import Setup, Trainer
 
-HEAD_ROOM = 1.1  # evaluation, fragmentation and whatever else is on the machine
-RESIDENT_SHARE = 0.5  # of free memory that data may take; the rest is for the network
-SAMPLE = 8  # examples in the batch that the estimate is made from
+HEAD_ROOM = 1.1  # for evaluation, fragmentation and other programs
+RESIDENT_SHARE = 0.5  # of free memory for the data; the rest is for the network
+SAMPLE = 8  # examples in the batch from which memory is estimated
 
 log = logging.getLogger(__name__)
 
 
 def place(data: Data, device: torch.device, resident: bool | Literal["auto"]) -> Inputs:
-    """Return the data on the device, or streamed; "auto": on it if they fit into half of it.
+    """Return the data on the device, or streamed; "auto": on it if they fit into half its memory.
 
-    Says in the log which it is.
+    Logs which of the two it is.
     """
     need, have = data.bytes_in_use, _available(device)
     if resident == "auto":
@@ -45,10 +45,10 @@ def place(data: Data, device: torch.device, resident: bool | Literal["auto"]) ->
 
 
 def probe(setup: Setup, run: Run) -> Result:
-    """Return for each of `run.batch_sizes` whether it fits, and the bytes that training takes.
+    """Return for each of `run.batch_sizes` whether it fits, and the bytes that training needs.
 
-    A batch larger than the training data never fits. `estimated`: whether the bytes were not
-    measured but worked out.
+    A batch larger than the training data never fits. `estimated`: whether the bytes were estimated
+    and not measured.
     """
     have, cuda = _available(setup.device), setup.device.type == "cuda"
     fits, sizes = {}, {}
@@ -59,9 +59,9 @@ def probe(setup: Setup, run: Run) -> Result:
 
 
 def _needed(setup: Setup, run: Run, size: int, have: int) -> int:
-    """Return the bytes that training takes: 0 without enough data, more than `have` without memory.
+    """Return the bytes that training needs: 0 if data are too few, more than `have` if too large.
 
-    On CUDA nothing of what was tried is left on the device.
+    On CUDA everything is freed afterwards.
     """
     if size > len(setup.data.train):
         return 0
@@ -71,30 +71,30 @@ def _needed(setup: Setup, run: Run, size: int, have: int) -> int:
     except Exception as error:
         if not out_of_memory(error):
             raise
-    # Only now is the error gone, and with its traceback the frames that hold the step's tensors.
+    # Only here is the error deleted, and with its traceback the frames with the step's tensors.
     if cuda:
-        gc.collect()  # of what hangs in cycles
+        gc.collect()  # tensors in reference cycles
         torch.cuda.empty_cache()
     return need
 
 
 def _allocated(setup: Setup, run: Run, size: int) -> int:
-    """Return the peak of real training steps on CUDA. Raises what torch does without memory."""
+    """Return the peak memory of real training steps on CUDA. Raises torch's out-of-memory error."""
     before = torch.cuda.memory_allocated(setup.device)
     torch.cuda.reset_peak_memory_stats(setup.device)
     trainer = Trainer(setup, replace(run, kind="train", batch_size=size, steps=10**9))
-    trainer.advance(2)  # the second has the momentum buffers too
+    trainer.advance(2)  # the second step has the momentum buffers too
     return torch.cuda.max_memory_allocated(setup.device) - before
 
 
 def _estimated(setup: Setup, run: Run, size: int) -> int:
-    """Return parameters, gradients, optimiser state, and activations scaled up from a small batch.
+    """Estimate parameters, gradients, optimiser state, and activations from a small batch.
 
-    What autograd keeps for the backward pass is counted as it is kept; the backward pass holds at
-    most about as much again in gradients of activations.
+    Counts the tensors that autograd saves for the backward pass, which itself needs at most about
+    as much again for gradients of activations.
     """
     waiting = setup.inputs.bytes_ahead(size)
-    size = min(size, setup.micro_batch_size or size)  # what goes through the network at once
+    size = min(size, setup.micro_batch_size or size)  # examples in one forward pass
     sample = min(SAMPLE, size)
     trainer = Trainer(setup, replace(run, kind="train", batch_size=sample, steps=10**9))
     parameters = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}

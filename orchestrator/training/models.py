@@ -1,4 +1,4 @@
-"""Networks, ours and the user's own: made for the data, and tried."""
+"""Builds networks, ours and the user's own, tries them, and sets their dropout."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import ModelConfig
 from orchestrator.config.user_code import build as build_own
 from orchestrator.config.user_code import raised
-from orchestrator.training import fit
+from orchestrator.training import compatibility
+from orchestrator.training.compatibility import ModelError
 from orchestrator.training.data.parts import Data
-from orchestrator.training.fit import ModelError
 from orchestrator.training.networks import NETWORKS
 from orchestrator.training.task import CLASSIFY, Task
 
-SOME = 64  # targets that a loss of the user's own is tried on
+SOME = 64  # targets on which the user's own loss is tried
 
 
 def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
@@ -29,24 +29,26 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
         count, shape = data.classes, data.input_shape
         made = build_own(config, num_classes=count, num_outputs=count, input_shape=shape)
         if not isinstance(made, nn.Module):
-            raise ModelError(f"model {config.target}: gives a {type(made).__name__}, no nn.Module")
+            raise ModelError(
+                f"model {config.target}: returns a {type(made).__name__}, not an nn.Module"
+            )
         return _materialised(made, data)
     if data.tokens:
         raise ModelError(
-            f"model.name={config.name}: whole-number inputs {data.input_shape} are tokens, for a"
-            " network of your own with an embedding; if they are features, give them as floats"
+            f"model.name={config.name}: whole-number inputs {data.input_shape} are tokens, which"
+            " need a network of your own with an embedding; if they are features, give floats"
         )
     if config.name != "mlp" and len(data.input_shape) != 3:
         what, cure = {4: "volumes"}.get(len(data.input_shape), "features"), ""
         if len(data.input_shape) == 2:
             sides = ", ".join(map(str, data.input_shape))
-            what, cure = f"signals (n, {sides})", f"; grey images are to come as (n, 1, {sides})"
+            what, cure = f"signals (n, {sides})", f"; give grey images as (n, 1, {sides})"
         raise ModelError(f"model.name={config.name}: needs images, these are {what}: use mlp{cure}")
     return NETWORKS[config.name](config, data.input_shape, data.classes)
 
 
 def _materialised(made: nn.Module, data: Data) -> nn.Module:
-    """Return the network with the weights of lazy layers made, by two examples."""
+    """Return the network after a forward pass with two examples, which makes lazy weights."""
     if any(isinstance(p, UninitializedParameter) for p in made.parameters()):
         training = made.training
         with torch.no_grad():
@@ -56,10 +58,10 @@ def _materialised(made: nn.Module, data: Data) -> nn.Module:
 
 
 def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
-    """Try the network on two examples, return whether it also takes images laid out channels last.
+    """Try the network on two examples; return whether it also takes channels-last images.
 
     Raises ModelError or TaskError, one line, if it cannot learn these targets. (`view` in a user's
-    forward may refuse the other layout.)
+    forward may fail with channels last.)
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("model: it has no parameters that can be trained (requires_grad)")
@@ -67,13 +69,13 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
     if data.tokens:
         x = data.extreme_tokens()
     scores = _scores(model.eval(), x.clone(), data)
-    fit.check_shape(task, scores, y, data.classes)
+    compatibility.check_shape(task, scores, y, data.classes)
     assert isinstance(scores, Tensor)
-    if not scores.requires_grad:  # detached, whole numbers, or parameters that are not used
+    if not scores.requires_grad:  # detached, whole numbers, or unused parameters
         raise ModelError("model: its scores do not depend on parameters that can be trained")
     if not torch.isfinite(scores).all():
-        raise ModelError("model: it gives NaN or infinite scores before any training")
-    fit.try_out(task, scores, y, data.train.y[:SOME])
+        raise ModelError("model: it returns NaN or infinite scores before training")
+    compatibility.try_out(task, scores, y, data.train.y[:SOME])
     if x.dim() != 4:
         return False
     try:
@@ -84,7 +86,7 @@ def check(model: nn.Module, data: Data, task: Task = CLASSIFY) -> bool:
 
 
 def _scores(model: nn.Module, x: Tensor, data: Data) -> object:
-    """Return what the network gives. Raises ModelError, one line, for whatever it raises."""
+    """Return the network's outputs. Raises ModelError, one line, for any error of the network."""
     try:
         return model(x)
     except (Exception, SystemExit) as error:
@@ -114,7 +116,7 @@ def _tried(model: nn.Module, x: Tensor) -> object:
 def _dropouts(model: nn.Module) -> list[nn.modules.dropout._DropoutNd]:
     """Return the dropout modules (nn.Dropout, Dropout2d, AlphaDropout, ...), also a user's own.
 
-    Dropout that is an argument of another module (of attention, of an LSTM) is not among them.
+    Dropout that is an argument of another module (attention, LSTM) is not included.
     """
     return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
 
@@ -124,8 +126,13 @@ def dropout_of(model: nn.Module) -> float | None:
     return max((float(m.p) for m in _dropouts(model)), default=None)
 
 
+def is_normalised(model: nn.Module) -> bool:
+    """Return whether some layer normalises: batch, layer, group or RMS norm, or one named so."""
+    return any(type(m).__name__.rstrip("123d").endswith("Norm") for m in model.modules())
+
+
 def set_dropout(model: nn.Module, p: float | None) -> None:
-    """Set the probability of all dropout modules to `p`; None leaves them as they are."""
+    """Set the probability of all dropout modules to `p`; None changes nothing."""
     if p is not None:
         for module in _dropouts(model):
             module.p = p

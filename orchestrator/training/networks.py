@@ -1,4 +1,4 @@
-"""The named networks: for small images of any number of channels, or features."""
+"""The built-in networks, for small images with any number of channels, or features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.config.sections import ModelConfig
-from orchestrator.training.fit import ModelError
+from orchestrator.training.compatibility import ModelError
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -34,8 +34,8 @@ def mlp(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
 def conv3(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Return the paper's 3-layer net: 5x5 convolutions of 32, 32 and 64 channels, no batch norm.
 
-    Source: Caffe's `cifar10_full`, without its response normalisation; pools of 2 for its 3 with
-    overlap, rounding up so that images of any size work.
+    Source: Caffe's `cifar10_full`, without its response normalisation; pooling of size 2 instead of
+    3 with overlap, rounding up so that images of any size work.
     """
     low, high = _scaled(32, config.width), _scaled(64, config.width)
     side = [-(-size // 8) for size in shape[1:]]
@@ -61,7 +61,7 @@ def _conv_bn(inputs: int, outputs: int, *more: nn.Module) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """Adds what `body` makes of the input to the input."""
+    """A residual connection: x + body(x)."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def resnet18(config: ModelConfig, shape: tuple[int, ...], classes: int) -> nn.Mo
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut has no weights: every second pixel, zeros for channels."""
+    """Two 3x3 convolutions; the shortcut has no weights: strided, with zero-padded channels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The training objective: runs are trained with PyTorch."""
+"""The training objective: trains runs with PyTorch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from orchestrator.config.sections import (
 from orchestrator.curve import Result
 from orchestrator.objectives import Description, Session
 from orchestrator.recipe import Facts, Run, RunKind
-from orchestrator.training import advice, compiled, diagnose, first_step, fit, models
+from orchestrator.training import advice, compatibility, compiled, diagnose, first_step, models
 from orchestrator.training import device as torch_device
-from orchestrator.training.chance import chance_loss, remarks
-from orchestrator.training.clock import calibrate
+from orchestrator.training.calibration import calibrate
+from orchestrator.training.chance import chance_loss, largest_share, remarks
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
 from orchestrator.training.doubts import doubts
@@ -41,13 +41,13 @@ from orchestrator.training.identity import asides, described, edited, named, pre
 from orchestrator.training.loop import train
 from orchestrator.training.memory import place, probe
 from orchestrator.training.optimizer import freeze
-from orchestrator.training.randomness import randomness_as_found
+from orchestrator.training.randomness import restoring_randomness
 from orchestrator.training.task import Task
 from orchestrator.training.trainer import Setup
 from orchestrator.training.untrained import untrained_loss
 
-# Raise it with every change to training that changes losses: results of older versions are then not
-# taken for new ones. tests/test_training.py fails when the losses move.
+# Increase it with every change to training that changes losses, so that older results are not
+# reused. tests/test_training.py fails when the losses change.
 TRAINING_VERSION = 2
 DO: dict[RunKind, Callable[[Setup, Run, Session], Result]] = {
     "train": train,
@@ -62,10 +62,10 @@ DEFAULTS = (LossConfig(), MetricConfig())
 class TrainingSettings:
     """The sections of the config that training needs, under their names there.
 
-    `objective`: how to compute what the others say. `device`: "auto" takes CUDA if there is one,
-    else the CPU. `threads` None: torch's default. `precision`: "float32", or "bfloat16" by
-    autocast. `seed`: the study's; with a run's replicate it decides weights, data order, crops and
-    dropout. `final_epochs`: length of a final run. `batch_size`: to probe torch.compile with.
+    `objective`: how to compute. `device`: "auto" is CUDA if there is one, else the CPU. `threads`
+    None: torch's default. `precision`: "float32", or "bfloat16" by autocast. `seed`: the study's
+    seed; with a run's replicate it determines weights, data order, crops and dropout.
+    `final_epochs`: length of a final run. `batch_size`: for the probe of torch.compile.
     """
 
     data: AnyData
@@ -82,9 +82,8 @@ class TrainingSettings:
     batch_size: int = 64
 
     def determining(self) -> dict[str, BaseModel]:
-        """Return the sections that determine results, by their names in keys of runs."""
-        # Loss and metric are left out at their defaults: keys are those of before there was a
-        # choice.
+        """Return the sections that determine results, by their names in run keys."""
+        # Loss and metric are left out at their defaults, so that older run keys stay valid.
         chosen = {"loss": self.loss, "metric": self.metric}
         more = {name: section for name, section in chosen.items() if section not in DEFAULTS}
         return {"data": self.data, "model": self.model, "optimizer": self.optimizer, **more}
@@ -93,15 +92,15 @@ class TrainingSettings:
 class TrainingObjective:
     """Trains a model on data (see `objectives.Objective`), in this process.
 
-    `cache`: the folder where decoded images may be kept. Cross-entropies are in nats, accuracy is a
-    fraction. Raises ConfigError (DataError, ModelError), one line, before any training.
+    `cache`: the folder for decoded images. Cross-entropies are in nats, accuracy is a fraction.
+    Raises ConfigError (DataError, ModelError), one line, before any training.
     """
 
     def __init__(self, settings: TrainingSettings, cache: Path) -> None:
         how, optimizer = settings.objective, settings.optimizer
         where = torch_device.find(settings.device, how.deterministic)
         sections = settings.determining()
-        # Now, and not at each run: a file may be edited while the code that was imported trains.
+        # Now, and not at each run: a file may be edited while the imported code trains.
         self._how, self._sections = how, {k: described(part) for k, part in sections.items()}
         self._threads_given = settings.threads is not None
         self._threads = torch_device.use_threads(settings.threads)
@@ -110,11 +109,11 @@ class TrainingObjective:
         found = load(settings.data, cache, task)
         make_model = partial(_network, settings.model, found, optimizer.frozen)
         inputs = place(found, where, how.resident)
-        with randomness_as_found(where):
+        with restoring_randomness(where):
             tried = make_model()
             inputs.channels_last &= models.check(tried, found, task)
             scores = _scores(tried, found)
-        classes, counted = fit.classes_of(task, scores, found.sample().y, found.classes)
+        classes, counted = compatibility.classes_of(task, scores, found.sample().y, found.classes)
         chance = chance_loss(task, found.train.y, classes, scores)
         code = {**task.as_code(scores, found.sample().y), "examples": len(found.train)}
         task.to(where)
@@ -132,8 +131,8 @@ class TrainingObjective:
         with self._at_work():
             first_step.check(self._setup)
             doubted = doubts(self._setup)
-        self.facts = self._facts(chance, settings.final_epochs, models.dropout_of(tried))
-        with self._at_work():  # first: its batch size would be compiled for nothing
+        self.facts = self._facts(chance, settings.final_epochs, tried)
+        with self._at_work():  # first, to avoid compiling for its batch size
             warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
         compiling = self._compile(settings.batch_size, cache)
         said = remarks(task, found.train.y, chance, scores)
@@ -157,13 +156,14 @@ class TrainingObjective:
         )
 
     def describe(self) -> Description:
-        """Return what a study says of it."""
+        """Return its description."""
         return self._description
 
-    def _facts(self, chance: float, final_epochs: float, dropout: float | None) -> Facts:
+    def _facts(self, chance: float, final_epochs: float, model: nn.Module) -> Facts:
         data, task = self._setup.data, self._setup.task
         with self._at_work():
             untrained = untrained_loss(self._setup, chance)
+        share = largest_share(task, data.train.y) if task.metric_name == "accuracy" else None
         return Facts(
             train_examples=len(data.train),
             held_out_examples=len(data.held_out),
@@ -171,18 +171,20 @@ class TrainingObjective:
             final_epochs=final_epochs,
             metric=task.metric_name,
             larger_is_better=task.larger_is_better,
-            dropout=dropout,
+            dropout=models.dropout_of(model),
             untrained_loss=untrained,
+            normalised=models.is_normalised(model),
+            chance_metric=share,
         )
 
     def _compile(self, batch_size: int, cache: Path) -> list[str]:
-        """Compile the forward pass if that is asked for or pays; say which and why."""
+        """Compile the forward pass if set or if it saves time; return a note with the reason."""
         changing = self._how.changing
         asked = changing.pop("compile", False)
         self._changing = changing
         if not asked:
             return []
-        choice = compiled.Choice(True, "compiled, as asked for")
+        choice = compiled.Choice(True, "compiled, as set")
         if asked == "auto":
             size = min(batch_size, self.facts.train_examples)
             examples = self.facts.final_examples * advice.RUNS_PER_STUDY
@@ -195,14 +197,14 @@ class TrainingObjective:
         return [f"The network is {choice.reason}."]
 
     def _advice(self, batch_size: int) -> list[str]:
-        """Return what would make training faster here, from a few steps; nothing is changed."""
+        """Return advice on how to train faster here, measured by a few steps."""
         if self._threads_given or self._threads == 1:
             return []
         with self._at_work():
             return advice.on_threads(self._setup, batch_size, self._threads)
 
     def context(self, run: Run) -> Mapping[str, Any]:
-        """Return everything but the run that determines its result."""
+        """Return all that determines a result besides the run."""
         found = self._setup.data
         context = {
             "objective": "training",
@@ -219,15 +221,14 @@ class TrainingObjective:
         return {**context, "test_hash": found.test_hash()} if run.opens_test else context
 
     def _export(self, weights: Path, to: Path) -> dict[str, Any]:
-        """Write the network with `weights` (model.pt) to `to` as a program of torch.export's.
+        """Write the network with `weights` (model.pt) to `to` as a torch.export program.
 
-        It takes inputs as the data source gives them. Returns what one example is made of and what
-        it becomes.
+        It takes inputs as the data source gives them. Returns shapes and type of one example.
         """
         from orchestrator.training.export import export
 
         data = self._setup.data
-        with randomness_as_found(self._setup.device):
+        with restoring_randomness(self._setup.device):
             network = self._setup.make_model()
         shape = export(network, data, weights, to)
         return {
@@ -243,39 +244,39 @@ class TrainingObjective:
 
     def __call__(self, run: Run, session: Session) -> Result:
         """Do the run. Raises ValueError if its batch is larger than the training data."""
-        torch_device.use_threads(self._threads)  # another objective may have changed it since
+        torch_device.use_threads(self._threads)  # another objective may have changed it
         with self._at_work():
             return DO[run.kind](self._setup, run, session)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Leave random states as they were, and no thread behind, however the work ends."""
-        with randomness_as_found(self._setup.device), closing(self._setup.inputs):
+        """Return a context that restores random states and ends background threads."""
+        with restoring_randomness(self._setup.device), closing(self._setup.inputs):
             yield
 
 
 def _recheck(settings: TrainingSettings, cache: Path, found: Data) -> str:
-    """Load the data again; return why they are others this time, "" if they are the same."""
+    """Load the data again; return why they differ this time, "" if they are the same."""
     if not isinstance(settings.data, OwnDataConfig):
         return ""
     again = load(settings.data, cache, Task(settings.loss, settings.metric))
     if (again.train_hash, again.held_out_hash) == (found.train_hash, found.held_out_hash):
         return ""
     return (
-        f"data {settings.data.target}: gives other examples at every call, so that no run could be"
-        " compared with another: seed what is random in it, as numpy.random.default_rng(0) does"
+        f"data {settings.data.target}: returns other examples at every call, so that runs could not"
+        " be compared: seed what is random in it, as numpy.random.default_rng(0) does"
     )
 
 
 @torch.no_grad()
 def _scores(model: nn.Module, data: Data) -> Tensor:
-    """Return scores of two examples, on the CPU."""
+    """Return the scores of two examples, on the CPU."""
     scores: Tensor = model.eval()(data.sample().x)
     return scores
 
 
 def _network(model: ModelConfig | OwnConfig, data: Data, frozen: Sequence[str]) -> nn.Module:
-    """Return the network with fresh weights, some of them perhaps frozen. Raises ModelError."""
+    """Return the network with fresh weights, those of `frozen` frozen. Raises ModelError."""
     made = models.build(model, data)
     freeze(made, frozen)
     return made

@@ -1,4 +1,4 @@
-"""The optimiser of a run, and what may be frozen in its network."""
+"""Makes the optimiser of a run, sets its rates, and freezes parameters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.optim import Optimizer
 from orchestrator.config import user_code
 from orchestrator.config.optimizer import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
 from orchestrator.schedules import Rates
-from orchestrator.training.fit import ModelError
+from orchestrator.training.compatibility import ModelError
 
 
 def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimizer:
-    """Return the optimiser of all parameters that are trained; rates are set before each step.
+    """Return the optimiser of all trained parameters; its rates are set before each step.
 
-    Two groups where norms and biases, the parameters of one dimension or none, do not decay.
-    Raises ModelError for an optimiser of the user's own that is none, or has no weight decay.
+    It has two groups if norms and biases (parameters with at most one dimension) have no weight
+    decay. Raises ModelError if a user's own optimiser is not an Optimizer, or has no weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = _groups(trained, options, weight_decay)
-    # fused is the fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step), of real weights
+    # fused is fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step), for real weights
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     if isinstance(options, OwnOptimizerConfig):
         return _own(options, groups, weight_decay)
@@ -45,16 +45,16 @@ def _own(
 ) -> Optimizer:
     made = user_code.build(options, params=groups, lr=1e-3, weight_decay=weight_decay)
     if not isinstance(made, Optimizer):
-        raise ModelError(f"optimizer {options.target}: gives a {type(made).__name__}, no Optimizer")
-    if missing := [key for key in ("lr", "weight_decay") if key not in made.defaults]:
         raise ModelError(
-            f"optimizer {options.target}: has no {missing[0]}, which the recipe is to set"
+            f"optimizer {options.target}: returns a {type(made).__name__}, not an Optimizer"
         )
+    if missing := [key for key in ("lr", "weight_decay") if key not in made.defaults]:
+        raise ModelError(f"optimizer {options.target}: has no {missing[0]}, which the recipe sets")
     return made
 
 
 def set_rates(groups: list[dict[str, Any]], rates: Rates) -> None:
-    """Set lr and what the optimiser has of momentum: that of SGD, or the first of Adam's betas."""
+    """Set lr and momentum: `momentum` of SGD, or the first of Adam's betas, if there is one."""
     lr, momentum = rates
     for group in groups:
         group["lr"] = lr
@@ -65,16 +65,16 @@ def set_rates(groups: list[dict[str, Any]], rates: Rates) -> None:
 
 
 def momentum_of(group: Mapping[str, Any]) -> float | None:
-    """Return what a param group has of momentum, as `set_rates` sets it; None: nothing."""
+    """Return the momentum of a param group, as `set_rates` sets it, None without one."""
     if "momentum" in group:
         return float(group["momentum"])
     return float(group["betas"][0]) if "betas" in group else None
 
 
 def name_of(optimizer: Optimizer) -> str:
-    """Return what a recipe calls an optimiser: the class of torch that it is, in lower case.
+    """Return the name of an optimiser in a recipe: its torch class in lower case.
 
-    A class of the user's own that inherits from torch's SGD is one; else it goes by its own name.
+    A user's subclass of torch's SGD is "sgd"; other classes have their own name.
     """
     kinds = type(optimizer).__mro__
     known = [k for k in kinds if k.__module__.startswith("torch.optim.") and k is not Optimizer]
@@ -96,10 +96,10 @@ def _groups(
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Take the parameters whose names match one of `patterns` out of the training.
+    """Freeze the parameters whose names match one of `patterns`.
 
-    Batch norm in frozen layers still uses and keeps the statistics of what it sees. Raises
-    ModelError for a pattern that no name matches, and if nothing is left to train.
+    Batch norm in frozen layers still uses batch statistics and updates the running ones. Raises
+    ModelError for a pattern that matches no name, and if nothing is left to train.
     """
     named = dict(model.named_parameters())
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""What a loss or a metric of the user's own may get wrong without a word."""
+"""Detects silent errors of a user's own loss or metric: broadcasting, a sum, state, weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Function = Callable[..., Any]  # of scores and targets
 
 
 def broadcasts(function: Function, outputs: Any, y: Any) -> bool:
-    """Whether a function pairs each output with each target, and not only with its own.
+    """Whether a function broadcasts outputs against targets, pairing each with each.
 
-    As torch does with shapes (n, 1) and (n,). `outputs`: for their shape alone; `y`: float targets,
-    others never broadcast so.
+    torch does so with shapes (n, 1) and (n,). `outputs`: only their shape is used; `y`: float
+    targets (others never broadcast in this way).
     """
     if not (isinstance(outputs, Tensor) and isinstance(y, Tensor) and y.is_floating_point()):
         return False
@@ -31,17 +31,17 @@ def broadcasts(function: Function, outputs: Any, y: Any) -> bool:
 
 
 def _pairs_all(function: Function, right: Tensor, y: Tensor) -> bool:
-    """Whether a function does not care which output belongs to which target.
+    """Whether the value of a function does not depend on the order of the outputs.
 
-    `right`: outputs that are `y` in another shape. In the same shape they give another value: else
-    the function compares distributions, and may do so.
+    `right`: outputs equal to `y`, in another shape. In the shape of `y` the value must differ;
+    otherwise the function compares distributions, which is allowed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own losses warn of just this
+            warnings.simplefilter("ignore")  # torch's own losses warn about this
             given, rolled = float(function(right, y.clone())), float(function(right, y.roll(1, 0)))
             same = float(function(y, y.clone()))
-    except Exception:  # a function that wants one of the shapes: it says so itself, later
+    except Exception:  # a function that refuses one of the shapes: it raises later itself
         return False
     return _close(given, rolled) and not _close(given, same)
 
@@ -58,19 +58,19 @@ def is_sum(function: Function, outputs: Any, y: Any) -> bool:
         with torch.no_grad():
             one = float(function(outputs, y.clone()))
             two = float(function(torch.cat([outputs, outputs]), torch.cat([y, y])))
-    except Exception:  # a loss that wants a batch of another size or kind
+    except Exception:  # a loss that needs a batch of another size or kind
         return False
     return abs(one) > 1e-6 and math.isclose(two, 2 * one, rel_tol=1e-3)
 
 
 def state_of(function: Function) -> dict[str, Tensor]:
-    """Return copies of the tensors that a loss keeps, by name; {} of a plain function."""
+    """Return copies of a loss module's tensors, by name; {} for a function."""
     module = _module(function)
     return {k: v.clone() for k, v in module.state_dict().items()} if module else {}
 
 
 def trained_by(function: Function) -> Iterator[str]:
-    """Yield the names of a loss's own weights that want to be trained."""
+    """Yield the names of a loss's own trainable weights."""
     if module := _module(function):
         yield from (name for name, p in module.named_parameters() if p.requires_grad)
 

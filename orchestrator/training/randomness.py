@@ -1,4 +1,4 @@
-"""The random states of Python, NumPy and torch: seeded, kept, and left as they were found."""
+"""The random states of Python, NumPy and torch: seeds, saves and restores them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 from orchestrator.training.device import private_random, seed_random
 
-# NumPy's global state, which our own code never draws from: a user's code may.
+# NumPy's global state: our own code never uses it, but a user's code may.
 
 
 @contextmanager
-def randomness_as_found(
+def restoring_randomness(
     device: torch.device, generators: Iterable[torch.Generator] = ()
 ) -> Iterator[None]:
-    """Return a context after which all random states are what they were before.
+    """Return a context that restores all random states at its end.
 
     Python's, NumPy's, torch's on the CPU and on `device`, and those of `generators`.
     """
@@ -40,7 +40,7 @@ def seed_all(
     device: torch.device | None = None,
     generators: Iterable[torch.Generator] = (),
 ) -> None:
-    """Seed (31 bits) everything that `randomness_as_found` keeps; `device` None: all of torch's."""
+    """Seed (31 bits) what `restoring_randomness` restores; `device` None: all of torch's."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed) if device is None else seed_random(device, seed)
@@ -60,7 +60,7 @@ def state_dict(device: torch.device) -> dict[str, Any]:
 
 
 def load_state_dict(state: Mapping[str, Any], device: torch.device) -> None:
-    """Bring back what `state_dict` returned; checkpoints of before may lack a part."""
+    """Restore what `state_dict` returned; older checkpoints may lack a part."""
     torch.set_rng_state(state["random"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["random_cuda"], device)

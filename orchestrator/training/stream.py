@@ -1,4 +1,4 @@
-"""Data that stay on the host: gathered and copied to the device a few pieces ahead, by threads."""
+"""Streams data from host memory: threads gather and copy a few chunks ahead to the device."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from orchestrator.training.batches import Chunk, Inputs, chunk_steps
 from orchestrator.training.data.parts import Data, Part
 
-AHEAD = 3  # pieces read before they are asked for: more memory, and a longer stall evened out
+AHEAD = 3  # chunks read in advance: more need more memory, and cover longer delays
 WORKERS = 2
 T = TypeVar("T")
 
 
 class Streamed(Inputs):
-    """The same batches as `Inputs` gives, bit for bit, of data that lie on the host.
+    """The same batches as `Inputs`, bit for bit, from data in host memory.
 
-    Threads pick the examples (in pinned memory for a GPU), the training thread sends them over and
-    draws the crops. What a thread raises is raised where its piece is asked for. Threads start when
-    first needed; `close` ends them.
+    Threads gather the examples (in pinned memory for a GPU); the training thread copies them to the
+    device and draws the crops. An exception in a thread is raised where its chunk is used. Threads
+    start when first needed; `close` ends them.
     """
 
     def __init__(self, data: Data, device: torch.device) -> None:
@@ -36,31 +36,31 @@ class Streamed(Inputs):
         super().__init__(data, device)
 
     def placed(self, part: Part) -> Part:
-        """Return the examples as they are."""
+        """Return the examples, on the host."""
         return part
 
     _placed_for_training = placed
 
     def close(self) -> None:
-        """End the threads; batches that were begun cannot go on."""
+        """End the threads; iterators of batches cannot be continued."""
         if self._threads:
             self._threads.shutdown(cancel_futures=True)
         self._threads = None
 
     def bytes_ahead(self, batch_size: int) -> int:
-        """Return how many bytes of examples wait for their turn, and that of those in use."""
+        """Return the bytes of prefetched examples and of those in use."""
         examples = (AHEAD + 1) * chunk_steps(self, batch_size) * batch_size
         return examples * self.train.x[0].nbytes
 
     def sent(self, part: Part) -> Part:
-        """Return the examples on the device as they are, sent while it still trains on others."""
+        """Return the examples on the device, copied while it trains on others."""
         if self._copies is None:
             return super().sent(part)
         with torch.cuda.stream(self._copies):
             x, y = (values.to(self.device, non_blocking=True) for values in part)
         training = torch.cuda.current_stream(self.device)
         training.wait_stream(self._copies)
-        for values in (x, y):  # else their memory is given away while the training still reads it
+        for values in (x, y):  # otherwise their memory is reused while training still reads it
             values.record_stream(training)
         return Part(x, y)
 
@@ -78,7 +78,7 @@ class Streamed(Inputs):
             yield chunk, *self.gather(part, every, generator.manual_seed(chunk.seed))
 
     def _ahead(self, items: Iterable[T], read: Callable[[T], Part]) -> Iterator[tuple[T, Part]]:
-        """Yield each of the items and what was read of it, the next ones being read meanwhile."""
+        """Yield each item with what was read for it, while threads read the next ones."""
         waiting: deque[tuple[T, Future[Part]]] = deque()
         for item in items:
             if self._threads is None:
@@ -96,7 +96,7 @@ class Streamed(Inputs):
     def _rows(self, values: Tensor, index: Tensor) -> Tensor:
         shape = (len(index), *values.shape[1:])
         rows = torch.empty(shape, dtype=values.dtype, pin_memory=self._pinned)
-        # NumPy picks in this one thread; torch would start more of its own beside the training's.
+        # NumPy gathers in this one thread; torch would start more, which slow down the training.
         np.take(values.numpy(), index.numpy(), axis=0, out=rows.numpy(), mode="clip")
         return rows
 

@@ -1,4 +1,4 @@
-"""What a network is to achieve: its loss, the metric beside it, and what guessing costs."""
+"""The task of a network: its loss and its metric."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FUNCTIONS: dict[str, Function] = {
     "huber": F.huber_loss,
     LABELS: F.binary_cross_entropy_with_logits,
 }
-CLASSES = {  # the same as modules, for readers
+CLASSES = {  # the same losses as modules, for the code in the report
     "cross_entropy": "CrossEntropyLoss",
     "mse": "MSELoss",
     "l1": "L1Loss",
@@ -41,21 +41,21 @@ CLASSES = {  # the same as modules, for readers
 
 
 class TaskError(ConfigError):
-    """The network, the loss, the metric and the targets do not fit together; one line says why."""
+    """Network, loss, metric and targets do not fit together; one line with the reason."""
 
 
 class Task:
-    """A loss and a metric of scores, which are what the network gives for a batch, (n, ...).
+    """A loss and a metric of scores, which are the outputs of the network for a batch, (n, ...).
 
-    Ours: `cross_entropy` takes scores (n, classes) for targets (n,), and (n, ..., classes) or
-    (n, classes, ...) for targets (n, ...). The others take scores of the targets' shape, or of one
-    more dimension, of size 1. A loss or metric of the user's own gets both as they are. Raises
+    `cross_entropy` takes scores (n, classes) for targets (n,), and (n, ..., classes) or
+    (n, classes, ...) for targets (n, ...). The others take scores of the targets' shape, or with
+    one more dimension of size 1. A user's own loss or metric gets both unchanged. Raises
     ConfigError for one that cannot be made.
     """
 
     def __init__(self, loss: AnyLoss | None = None, metric: AnyMetric | None = None) -> None:
         self.loss, self.metric = loss or LossConfig(), metric or MetricConfig()
-        self.own_metric: Function | None = None  # of a whole part at once
+        self.own_metric: Function | None = None  # called once for a whole part
         if isinstance(self.metric, OwnMetricConfig):
             self.own_metric = _made(self.metric)
         if isinstance(self.loss, OwnConfig):
@@ -71,12 +71,12 @@ class Task:
 
     @property
     def ignored(self) -> int | None:
-        """The label of cross-entropy that marks what has none, None without such a mark."""
+        """The label of cross-entropy that marks targets without a label, None if there is none."""
         return self.loss.ignore_index if isinstance(self.loss, LossConfig) else None
 
     @property
     def metric_name(self) -> str | None:
-        """The name of the metric, None if there is none."""
+        """The name of the metric, None without one."""
         if isinstance(self.metric, OwnMetricConfig):
             return self.metric.shown
         return None if self.metric.name == "none" or not self._has_accuracy else "accuracy"
@@ -91,13 +91,13 @@ class Task:
         return self.kind in ("cross_entropy", LABELS)
 
     def to(self, device: torch.device) -> None:
-        """Bring a loss with tensors of its own to the device."""
+        """Move the tensors of a loss to the device."""
         if isinstance(self.loss_function, nn.Module):
             self.loss_function.to(device)
 
     def mean(self, scores: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss over a batch; `smoothing` of labels: cross-entropy only."""
-        if self.ignored is not None:  # torch's own mean is NaN where all are ignored
+        """Return the mean loss over a batch; `smoothing`: of labels, cross-entropy only."""
+        if self.ignored is not None:  # torch's own mean is NaN if all are ignored
             total = F.cross_entropy(
                 self.fitted(scores, y),
                 y,
@@ -111,15 +111,15 @@ class Task:
         return self.loss_function(self.fitted(scores, y), self._lent(y))
 
     def count(self, y: Tensor) -> Tensor:
-        """Return how many of the targets count: of what `total` and `hits` are sums."""
+        """Return the number of targets that count, over which `total` and `hits` are sums."""
         if self.ignored is not None:
             return (y != self.ignored).sum()
         return torch.tensor(len(y))
 
     def total(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return the sum over examples of their losses, each a mean over what its target holds.
+        """Return the sum over examples of their losses, each a mean over its target's values.
 
-        With an ignored label the sum over all targets that have another one.
+        With an ignored label, the sum over all other targets.
         """
         if self.kind == "own":
             return self.loss_function(scores, self._lent(y)) * len(y)
@@ -127,14 +127,14 @@ class Task:
         return total if self._by_target(y) else total / y[0].numel()
 
     def hits(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return the sum over examples of their accuracy: of classes or labels that are right."""
+        """Return the sum over examples of their accuracy: the share of right classes or labels."""
         scores = self.fitted(scores, y)
         guess = scores > 0 if self.kind == LABELS else scores.argmax(1)
         right = (guess == y).sum()
         return right if self._by_target(y) else right / y[0].numel()
 
     def _lent(self, y: Tensor) -> Tensor:
-        """Return targets for a loss of the user's own, which may change what it is given."""
+        """Return targets for a user's own loss: a copy, since it may change them in place."""
         return y.clone() if self.kind == "own" else y
 
     def _by_target(self, y: Tensor) -> bool:
@@ -146,7 +146,7 @@ class Task:
         return float(self.own_metric(scores, y.clone()))
 
     def fitted(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return scores in the layout that torch's function wants."""
+        """Return scores in the layout of torch's function."""
         if self.kind == "own":
             return scores
         if self.kind == "cross_entropy":
@@ -155,9 +155,9 @@ class Task:
         return scores.squeeze(-1) if scores.dim() == y.dim() + 1 else scores
 
     def as_code(self, scores: Tensor, y: Tensor) -> dict[str, str]:
-        """Return what `mean` does as code of torch's: `loss`, and what follows scores and targets.
+        """Return `mean` as torch code: `loss`, and what to append to `scores` and `targets`.
 
-        `loss` of the user's own is a comment: only its name and arguments are known.
+        For a user's own loss `loss` is a comment with its name and arguments.
         """
         if isinstance(self.loss, OwnConfig):
             given = ", ".join(f"{k}={v!r}" for k, v in self.loss.arguments.items())

@@ -1,4 +1,4 @@
-"""One run in training: network, optimiser and batches, fast also where batches are small."""
+"""The trainer of one run: network, optimiser and batches, with fast steps for small networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.evaluate import evaluate
+from orchestrator.training.evaluate import evaluate, standard_error
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -33,11 +33,11 @@ def eager(model: nn.Module, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a study share. `make_model` draws from torch's global random state.
+    """What all runs of a study share. `make_model` uses torch's global random state.
 
-    `micro_batch_size`: larger batches go through the network in pieces of it, gradients summed up.
-    `forward` gives a training batch's scores, perhaps compiled. `min_loss`: what smaller
-    held-out losses, 0 too, are taken for, since losses are compared by factors.
+    `micro_batch_size`: larger batches are split into pieces of this size, with gradients added up.
+    `forward` returns the scores of a training batch, perhaps compiled. `min_loss`: lower bound of
+    reported held-out losses, above 0, since losses are compared by factors.
     """
 
     make_model: Callable[[], nn.Module]
@@ -54,11 +54,11 @@ class Setup:
 
     @property
     def device(self) -> torch.device:
-        """Where the training happens."""
+        """The device that trains."""
         return self.inputs.device
 
     def network(self, replicate: int) -> nn.Module:
-        """Return the network on the device as all runs of a replicate begin with it."""
+        """Return the network on the device, with the initial weights of this replicate."""
         randomness.seed_all(run_seed(self.seed, replicate, "weights"), self.device)
         model = self.make_model().to(self.device)
         if self.inputs.channels_last:
@@ -66,13 +66,13 @@ class Setup:
         return model
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the context of a forward pass."""
+        """Return the autocast context of a forward pass."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def now(self) -> float:
-        """Return the time in seconds, once the device has done all it was given."""
+        """Return the time in seconds, after synchronising the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -80,9 +80,9 @@ class Setup:
         return time.perf_counter()
 
     def warm_up(self, run: Run) -> None:
-        """Make two steps for nothing, once for each batch size: the first are slow.
+        """Make two warm-up steps, once for each batch size, since the first steps are slow.
 
-        A compiled network is compiled anew where dropout changes.
+        A compiled network is also compiled again if dropout changes.
         """
         shape = (run.batch_size, run.dropout)
         if shape not in self._warm:
@@ -91,9 +91,9 @@ class Setup:
 
 
 class Trainer:
-    """Network, optimiser and batches of one run, `step` steps into it.
+    """Network, optimiser and batches of one run after `step` steps.
 
-    All randomness comes from the study's seed and the run's replicate: candidates of one stage have
+    All randomness is from the study's seed and the run's replicate: the candidates of a stage have
     the same initial weights and see the same batches. Raises ValueError for too large a batch.
     """
 
@@ -109,19 +109,19 @@ class Trainer:
         models.set_dropout(self.model, run.dropout)
         noise = run_seed(setup.seed, run.replicate, "noise")  # of dropout
         randomness.seed_all(noise, setup.device)
-        # Looked up once, as in `advance`: a step of a small network feels each call and attribute.
+        # Looked up once, as in `advance`: each call and attribute slows down a step of a small net.
         self._autocast, self._smoothing = setup.autocast(), setup.optimizer.label_smoothing
         self._forward, self._mean, self._count = setup.forward, setup.task.mean, setup.task.count
         self._micro = min(run.batch_size, setup.micro_batch_size or run.batch_size)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make(self.model, setup.optimizer, run.weight_decay)
-        # A ramp asks where the weights themselves break: an average would show it too late.
+        # Not in a ramp: an average of the weights would show too late that they diverge.
         decay = setup.optimizer.ema if run.kind == "train" else None
         self.average = Average(self.model, decay) if decay else None
         self.batches_from(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of the state between two steps, random states too, as torch's classes do."""
+        """Return the whole state between two steps, with random states."""
         return {
             "model": self.model.state_dict(),
             "average": self.average and self.average.model.state_dict(),
@@ -135,7 +135,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was called. Where it raises, this trainer is half restored."""
+        """Restore what `state_dict` returned. If this raises, the trainer is partly restored."""
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
@@ -149,20 +149,20 @@ class Trainer:
 
     @property
     def answer(self) -> nn.Module:
-        """The network to evaluate and to save: its average if there is one."""
+        """The network to evaluate and save: its average if there is one."""
         return self.average.model if self.average else self.model
 
     def batches_from(self, step: int) -> None:
-        """Go to `step`: the next batch is the one of that step, whatever was trained before."""
+        """Set the next batch to that of `step`."""
         order = run_seed(self.setup.seed, self.run.replicate, "order")
         self.batches = batches(self.setup.inputs, self.run.batch_size, order, step)
         self.step = self.reported = step
         self.total = torch.zeros((), device=self.setup.device)  # of losses since that report
 
     def advance(self, count: int, pause: Callable[[], bool] = lambda: False) -> None:
-        """Make `count` steps, fewer where `pause()` says so after one; add their losses to `total`.
+        """Make `count` steps, or until `pause()` is true after one; add their losses to `total`.
 
-        The loss without weight decay and without label smoothing, comparable with a held-out one.
+        Losses are without weight decay and label smoothing, as held-out losses are.
         """
         parameters, longest = self._parameters, self.setup.optimizer.max_grad_norm
         groups, at, steps = self.optimizer.param_groups, self.run.schedule.at, self.run.steps
@@ -170,7 +170,7 @@ class Trainer:
         batches, backward = self.batches, self._backward
         for step in range(self.step, self.step + count):
             set_rates(groups, at(step / steps))
-            for parameter in parameters:  # zero_grad does this too, at ten times the cost
+            for parameter in parameters:  # like zero_grad, which takes ten times as long
                 parameter.grad = None
             total += backward(*next(batches))
             if longest is not None:
@@ -183,7 +183,7 @@ class Trainer:
                 break
 
     def gradient(self) -> Tensor:
-        """Add the gradient of the next batch's mean loss, return that loss, without smoothing."""
+        """Add the gradient of the next batch's mean loss; return this loss without smoothing."""
         return self._backward(*next(self.batches))
 
     @property
@@ -191,7 +191,7 @@ class Trainer:
         return self._backward_whole if self._micro == self.run.batch_size else self._backward_pieces
 
     def _backward_pieces(self, x: Tensor, y: Tensor) -> Tensor:
-        count = -(-len(y) // self._micro)  # of about one size: batch norm wants more than one
+        count = -(-len(y) // self._micro)  # of similar size: batch norm needs more than one example
         pieces = zip(x.chunk(count), y.chunk(count), strict=True)
         whole = self._count(y).clamp(min=1)
         shares = [self._backward_whole(a, b, self._count(b) / whole) for a, b in pieces]
@@ -203,8 +203,8 @@ class Trainer:
             loss = self._mean(scores, y, self._smoothing)
             plain = self._mean(scores.detach(), y) if self._smoothing else loss.detach()
         torch.autograd.backward(loss if share is None else loss * share)
-        # Its graph, empty now, goes with the next one's: taken apart here it costs a small network
-        # 1 % of its speed.
+        # Its graph is freed with the next one: freeing it here costs a small network 1 % of its
+        # speed.
         self._kept = loss
         return plain if share is None else plain * share
 
@@ -214,9 +214,9 @@ class Trainer:
         pause: Callable[[], bool] = lambda: False,
         keep: Callable[[], object] = lambda: None,
     ) -> Point:
-        """Train until `stop` steps are made, evaluate, return the measurement.
+        """Train until step `stop`, evaluate, and return the measurement.
 
-        `keep()` is called, outside the clock, after each step after which `pause()` says so.
+        `keep()` is called, not timed, after each step at which `pause()` is true.
         """
         while self.step < stop:
             start = self.setup.now()
@@ -244,12 +244,25 @@ class Trainer:
         part, ramp = self.setup.inputs.held_out, self.run.kind == "ramp"
         if self.run.held_out_examples and (ramp or not last):
             part = Part(*(t[: self.run.held_out_examples] for t in part))
-        # Running batch-norm statistics lag behind: early in a run, or on a ramp, they make a net
-        # that learns well look as if it had diverged. The end of a run is measured with them.
+        # Running batch-norm statistics lag behind: early in a run, or on a ramp, a network that
+        # learns well seems to diverge with them. The end of a run is measured with them.
         return self.evaluate(part, batch_statistics=ramp or not last)
 
+    def held_out_error(self) -> float:
+        """Return the standard error of the held-out loss of all held-out examples."""
+        setup, start = self.setup, time.perf_counter()
+        error = standard_error(
+            self.answer,
+            setup.inputs,
+            setup.inputs.held_out,
+            task=setup.task,
+            autocast=setup.autocast(),
+        )
+        self.evaluation_seconds += time.perf_counter() - start
+        return error
+
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
-        """Return mean loss and metric on `part`, as `inputs.placed` gave it."""
+        """Return mean loss and metric on `part`, which is from `inputs.placed`."""
         start = time.perf_counter()
         loss, metric = evaluate(
             self.answer,

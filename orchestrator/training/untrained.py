@@ -1,4 +1,4 @@
-"""What a network costs that nobody has trained: in a regression often far more than a constant."""
+"""The held-out loss of an untrained network, which in a regression is often far above chance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from orchestrator.training.trainer import Setup
 
 EXAMPLES = 256
 SEEDS = 3  # replicates: those of the range test's ramps
-NEAR = 1.1  # x chance: a network that starts below that starts at chance
+NEAR = 1.1  # x chance: a network that starts below this is said to start at chance
 
 
 def untrained_loss(setup: Setup, chance_loss: float) -> float:
-    """Return the highest held-out loss of the first seeds before any training, 0 if near chance.
+    """Return the highest held-out loss of the first seeds before training, 0 if near chance.
 
-    0 for cross-entropy as well: an untrained network costs log(classes) there, or its inputs are
-    off. Three digits: it decides where ramps stop, which must not depend on the machine's last bit.
+    Also 0 for cross-entropy: an untrained network starts at log(classes) unless its inputs are
+    wrong. Rounded to three digits, since it decides where ramps stop, which must not depend on the
+    last bits.
     """
     if setup.task.kind == "cross_entropy":
         return 0.0

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the figures with plotly.js, in the colours of the reader's screen; makes copying a click.
-// Without it the page is whole: each figure is then the picture that is also printed.
+// Draws the figures with plotly.js, in the colours of the reader's theme, and copies code on a click.
+// Without scripts the page is complete too: each figure is then its PNG file.
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
@@ -30,7 +30,7 @@
     };
   };
 
-  // Black is the one colour of the curves that a dark page would swallow.
+  // Of the curves' colours only black is invisible on a dark page.
   const seen = (trace) => {
     const black = ["line", "marker"].filter((part) => trace[part]?.color === "#000000");
     const ink = black.map((part) => [part, { ...trace[part], color: colour("ink") }]);

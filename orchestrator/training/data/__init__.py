@@ -1,1 +1,1 @@
-"""Data on their way into training: found, split, checked."""
+"""Data: loaded from their source, checked, and split."""

@@ -1,4 +1,4 @@
-"""Arrays, and the columns of torch Datasets, as checked parts."""
+"""Makes checked data parts from arrays and from torch Datasets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config.problems import one_of, shown
-from orchestrator.training.data import convert, rows
-from orchestrator.training.data.frame import Frame, framed
+from orchestrator.training.data import convert, datasets
 from orchestrator.training.data.parts import DataError, Part, Raw
+from orchestrator.training.data.rescale import Frame, framed
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-MORE = ("x_val", "y_val", "groups")  # held out as they are; which training examples belong together
+MORE = ("x_val", "y_val", "groups")  # the held-out part; groups of training examples
 PARTS = ("train", "test", "val")
 SAID = {"train": "training", "test": "test", "val": "validation"}
 COLOURS = (1, 3, 4)
@@ -27,7 +27,7 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     values = dict(given)
     for name in [n for n in PARTS if n in values]:
         dataset = values.pop(name)
-        values[f"x_{name}"], values[f"y_{name}"] = rows.columns(dataset, name, source)
+        values[f"x_{name}"], values[f"y_{name}"] = datasets.columns(dataset, name, source)
     known = (*ARRAYS, *MORE)
     if unknown := [name for name in values if name not in known]:
         raise DataError(f"data {source}: {shown(unknown[0])}: {one_of(known, unknown[0])}")
@@ -64,16 +64,15 @@ def part(x: Any, y: Any, name: str, frame: Frame | None = None) -> Part:
     """Return checked inputs and targets.
 
     Inputs: volumes (n, c, d, h, w), images (n, c, h, w), signals (n, c, length), features (n, d) or
-    tokens (n, t). Colours of images may come last, as (n, h, w, c). Of three dimensions whole
-    numbers are grey images (n, h, w), which get a channel, and floats are signals, which stay.
-    Bytes stay bytes in images and volumes; whole numbers of two dimensions, but for bytes, are
-    tokens; all else becomes float32, in `frame` if there is one. Raises DataError for what no
-    training can use.
+    tokens (n, t). Images may be channels last, (n, h, w, c). With three dimensions whole numbers
+    are grey images (n, h, w), which get a channel, and floats are signals. uint8 images and volumes
+    stay uint8; whole numbers with two dimensions, except uint8, are tokens; everything else becomes
+    float32, in `frame` if there is one. Raises DataError for what cannot be trained on.
     """
     inputs = convert.tensor(x, f"x_{name}")
     targets = _targets(convert.tensor(y, f"y_{name}"), name)
     if inputs.dim() not in (2, 3, 4, 5):
-        cure = "; a single feature is given as x[:, None]" * (inputs.dim() == 1)
+        cure = "; for a single feature use x[:, None]" * (inputs.dim() == 1)
         raise DataError(
             f"x_{name}: need volumes (n, c, d, h, w), images (n, c, h, w), signals (n, c, length),"
             f" features (n, d) or tokens (n, t), got {tuple(inputs.shape)}{cure}"
@@ -97,22 +96,22 @@ def _check_columns(x: Mapping[str, Any]) -> None:
         wanted = columns.get("train", found)
         if found != wanted and sorted(found) == sorted(wanted):
             raise DataError(
-                f"x_{name}: its columns stand in another order than those of x_train:"
-                f" x_{name}[x_train.columns] has them in the same"
+                f"x_{name}: its columns are in another order than those of x_train:"
+                f" use x_{name}[x_train.columns]"
             )
 
 
 def _check_one(x: Any, y: Any, name: str) -> None:
-    """Raise DataError for a tuple of arrays that are inputs of several kinds, not examples."""
+    """Raise DataError for a tuple of arrays that are several inputs, not examples."""
     count = np.shape(y)[:1]
     if isinstance(x, tuple | list) and x and (len(x),) != count == np.shape(x[0])[:1]:
-        raise DataError(f"x_{name}: must be one array, got {rows.several(x)}")
+        raise DataError(f"x_{name}: must be one array, got {datasets.several(x)}")
 
 
 def _check_alike(x: Mapping[str, Tensor]) -> None:
     """Raise DataError unless all parts hold whole numbers, or all hold floats.
 
-    Bytes beside the same pixels divided by 255 would be normalised by the numbers of the bytes.
+    uint8 pixels and the same pixels divided by 255 cannot share one normalisation.
     """
     train = x["train"]
     for name, other in x.items():
@@ -130,7 +129,7 @@ def _check_shapes(parts: Mapping[str, Part]) -> None:
         if train.shape[1:] != other.x.shape[1:]:
             shapes = f"{tuple(train.shape[1:])} and {tuple(other.x.shape[1:])}"
             raise DataError(f"training and {SAID[name]} inputs differ in shape: {shapes}")
-    if all(torch.equal(row, train[0]) for row in train):  # stops at the first that differs
+    if all(torch.equal(row, train[0]) for row in train):  # stops at the first different one
         raise DataError(
             f"x_train: all {len(train):,} training inputs are the same: there is nothing to learn"
             " from"
@@ -138,11 +137,11 @@ def _check_shapes(parts: Mapping[str, Part]) -> None:
 
 
 def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64] | None:
-    """Return numbers of groups, from names or numbers of shape (n,)."""
+    """Return groups as numbers, from names or numbers of shape (n,)."""
     if given is None:
         return None
     if held_out is not None:
-        raise DataError("groups: are for a split of ours; with x_val, y_val the split is yours")
+        raise DataError("groups: not used with x_val and y_val, which are your own split: give one")
     names = np.asarray(given)
     if names.shape != (len(train),):
         raise DataError(
@@ -150,7 +149,7 @@ def _groups(given: Any, train: Part, held_out: Part | None) -> NDArray[np.int64]
         )
     numbers: NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
     if numbers.max() == 0:
-        raise DataError("groups: there is one group only, none could be held out")
+        raise DataError("groups: there is only one group, so none can be held out: need 2 or more")
     return numbers
 
 
@@ -167,20 +166,20 @@ def _targets(y: Tensor, name: str) -> Tensor:
 
 
 def _told_apart(y: Tensor, name: str) -> Tensor:
-    """Return float32. Raises DataError where that merges targets that differ."""
+    """Return float32. Raises DataError if that makes different targets equal."""
     narrow = y.float()
     if y.dtype == torch.float64 and len(y) > 1:
         spread, lost = y.std(), (narrow.double() - y).abs().max()
         if spread > 0 and not lost <= 1e-3 * spread:
             raise DataError(
-                f"{name}: float32 cannot tell these targets apart (their mean is {y.mean():.4g},"
-                f" their standard deviation {spread:.2g}): subtract the one, divide by the other"
+                f"{name}: these targets are equal in float32 (their mean is {y.mean():.4g}, their"
+                f" standard deviation {spread:.2g}): subtract the mean, divide by the deviation"
             )
     return narrow
 
 
 def _layout(x: Tensor) -> Tensor:
-    """Return inputs with their channels first, and grey images with one."""
+    """Return inputs with channels first; grey images get a channel."""
     if x.dim() == 3 and not x.is_floating_point():
         return x.unsqueeze(1)
     if x.dim() == 4 and x.shape[3] in COLOURS and x.shape[1] not in COLOURS:
@@ -189,7 +188,7 @@ def _layout(x: Tensor) -> Tensor:
 
 
 def _layout_said(x: Tensor) -> str:
-    """Return how the layout of images was understood, where there is another way to take it."""
+    """Return a note on the assumed layout of images, "" if it is not ambiguous."""
     if x.dim() == 3 and not x.is_floating_point():
         return " (grey images, given a dimension for their channel)"
     if x.dim() != 4:

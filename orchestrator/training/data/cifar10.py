@@ -1,4 +1,4 @@
-"""CIFAR-10: found on disk or downloaded, decoded once to uint8, then read from a cache."""
+"""CIFAR-10: finds it on disk or downloads it, decodes it once to uint8, and caches that."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ WAYS = (
 
 
 def load(config: DataConfig, cache: Path) -> Raw:
-    """Return CIFAR-10 from `data.path`; without it from under `data.folder`, or downloaded there.
+    """Return CIFAR-10 from `data.path`, else from a folder in `data.folder`, else a download.
 
-    Raises DataError, which names these ways, when it is in none of these places.
+    Raises DataError, with these possibilities, if it is in none of these places.
     """
     if config.path is not None:
         if found := _in(Path(config.path), cache):
@@ -43,7 +43,7 @@ def load(config: DataConfig, cache: Path) -> Raw:
     if config.download:
         try:
             return _download(Path(config.folder), cache)
-        except Exception as error:  # no network, a bad proxy, a full disk: torchvision raises all
+        except Exception as error:  # no network, a bad proxy, a full disk: various exceptions
             problem = f"the download failed: {error}".splitlines()[0]
     raise DataError(
         f"CIFAR-10 not found ({problem}): put {WAYS}, under data.folder={config.folder},"
@@ -88,13 +88,13 @@ def _from_torchvision(root: Path, download: bool) -> Arrays:
 
 def _download(folder: Path, cache: Path) -> Raw:
     before, existed = socket.getdefaulttimeout(), folder.exists()
-    socket.setdefaulttimeout(10)  # torchvision sets none: a silent server would hang us for ever
+    socket.setdefaulttimeout(10)  # torchvision sets none: a silent server would block forever
     try:
         _from_torchvision(folder, download=True)
     finally:
         socket.setdefaulttimeout(before)
         if not existed and folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()  # torchvision makes it before it knows whether it can download
+            folder.rmdir()  # torchvision makes it before the download
     found = _in(folder, cache)
     assert found is not None
     return found
@@ -116,7 +116,7 @@ def _parquet_files(place: Path) -> tuple[list[Path], list[Path]] | None:
 
 
 def _column(file: Path) -> str | None:
-    """Return the name of the image column, None if this is no file of labelled images."""
+    """Return the name of the image column, None if this is not a file of labelled images."""
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
@@ -145,7 +145,7 @@ def _decoded(files: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64
             blobs = [c["bytes"] if isinstance(c, dict) else c for c in cells]
             try:
                 images.append(np.stack(list(pool.map(_decode, blobs))))
-            except Exception as error:  # PIL raises many kinds for a broken image
+            except Exception as error:  # PIL raises various exceptions for a broken image
                 raise DataError(f"{file}: an image cannot be decoded ({error})") from error
             labels.append(table.column(1).to_numpy().astype(np.int64))
     return np.concatenate(images), np.concatenate(labels)
@@ -161,7 +161,7 @@ def _decode(blob: bytes) -> NDArray[np.uint8]:
 
 
 def _cached(files: Sequence[Path], decode: Callable[[], Arrays], cache: Path) -> Arrays:
-    """Return what `decode` gives, from `cache` if these very files were decoded before."""
+    """Return what `decode` returns, from `cache` if the same files were decoded before."""
     stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
     target = cache / f"cifar10-{key}.npz"
@@ -173,7 +173,7 @@ def _cached(files: Sequence[Path], decode: Callable[[], Arrays], cache: Path) ->
 
 
 def _read(target: Path) -> Arrays | None:
-    """Return the cached arrays; a broken file is set aside. A zip checks its own checksums."""
+    """Return the cached arrays; a damaged file is renamed. A zip file has its own checksums."""
     if not target.exists():
         return None
     try:
@@ -185,6 +185,6 @@ def _read(target: Path) -> Arrays | None:
 
 
 def _write(target: Path, arrays: Arrays) -> None:
-    """Write the cache in one piece; where that cannot be done, go on without."""
+    """Write the cache atomically; if that fails, continue without it."""
     with suppress(OSError), replacing(target) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Numbers from what users keep them in: arrays, tensors, data frames, sparse matrices, texts."""
+"""Converts arrays, data frames, sparse matrices and text labels to tensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.training.data.datasets import several
 from orchestrator.training.data.parts import DataError
-from orchestrator.training.data.rows import several
 
-MOST_DENSE = 2**28  # numbers that a sparse matrix may become
-UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # that torch hardly computes with
-NAMED = 10  # texts of labels, or columns, that a sentence names
+MOST_DENSE = 2**28  # the largest dense size of a sparse matrix
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # types with few operations in torch
+NAMED = 10  # text labels, or columns, that a message lists
 
 
 def tensor(value: Any, name: str) -> Tensor:
@@ -25,18 +25,18 @@ def tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_nested:
             raise DataError(
-                f"{name}: its examples differ in length: torch.nested.to_padded_tensor(x, 0.0)"
+                f"{name}: its examples differ in length: use torch.nested.to_padded_tensor(x, 0.0)"
             )
         sparse = value.layout != torch.strided
         dense = (_dense(value, value.to_dense, name) if sparse else value).detach().cpu()
         dense = dense.dequantize() if dense.is_quantized else dense
         return dense.long() if dense.dtype in UNSIGNED else dense
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise DataError(f"{name}: has masked values: fill them in, or leave their examples out")
+        raise DataError(f"{name}: has masked values: fill them in, or remove their examples")
     if hasattr(value, "toarray"):  # of SciPy
         value = _dense(value, value.toarray, name)
     try:
-        return torch.from_numpy(_native(np.array(value)))  # a copy: a read-only one would be shared
+        return torch.from_numpy(_native(np.array(value)))  # a copy, as the array may be read-only
     except (TypeError, ValueError) as error:
         raise DataError(f"{name}: not an array of numbers: {_problem(value, error)}") from error
 
@@ -44,15 +44,15 @@ def tensor(value: Any, name: str) -> Tensor:
 def _dense(value: Any, densely: Any, name: str) -> Any:
     if (count := int(np.prod(value.shape, dtype=float))) > MOST_DENSE:
         raise DataError(
-            f"{name}: sparse, and {count:,} numbers when it is not: choose fewer columns, or reduce"
-            " them (sklearn.decomposition.TruncatedSVD)"
+            f"{name}: sparse, and too large as a dense array ({count:,} numbers): choose fewer"
+            " columns, or reduce them (sklearn.decomposition.TruncatedSVD)"
         )
     return densely()
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array in a type that torch computes with, in this machine's byte order."""
-    if array.dtype.kind == "O":  # numbers of mixed types in a data frame, say
+    """Return the array in a type that torch supports, in this machine's byte order."""
+    if array.dtype.kind == "O":  # for example numbers of mixed types in a data frame
         array = array.astype(np.float64)
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
@@ -62,23 +62,23 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _problem(value: Any, error: Exception) -> str:
-    """Return what is wrong with a value that is no array of numbers, and the way out."""
+    """Return what is wrong with a value that is not an array of numbers, and what to do."""
     if hasattr(value, "dtypes") and hasattr(value, "columns"):  # a data frame
         columns = [str(c) for c in value.columns if not _numeric(np.asarray(value[c]))]
         if columns:
             some = ", ".join(columns[:NAMED])
-            return f"columns {some} hold no numbers: encode them, or leave them out"
+            return f"columns {some} are not numbers: encode them, or remove them"
     if isinstance(value, list | tuple) and len(shapes := _shapes(value)) > 1:
         return f"its examples have shapes {' and '.join(shapes[:2])}: pad or cut them to one"
     found = np.asarray(value)
     if _is_text(found):
-        return "it holds texts: give numbers, tokens (n, length) for example"
+        return "it holds texts: give numbers, for example tokens (n, length)"
     if found.dtype.kind == "O" and any(isinstance(v, str) for v in found.ravel()):
         other = next(v for v in found.ravel() if not isinstance(v, str))
         return f"it holds texts and {other!r}: is that a missing value? Leave its example out"
     kind = getattr(value, "dtype", None)
     if isinstance(kind, np.dtype) and kind.kind == "M":
-        return f"it holds dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"
+        return f"it has dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"
     return " ".join(str(error).split())[:200]
 
 
@@ -91,9 +91,9 @@ def _shapes(values: Any) -> list[str]:
 
 
 def coded(labels: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return labels that are texts as their places among all sorted texts, and what was done.
+    """Return text labels as indices into all sorted texts, and a note on that.
 
-    Other labels are returned as they are. `labels`: of each part, by name.
+    Other labels are not changed. `labels`: of each part, by name.
     """
     arrays = {name: None if isinstance(v, Tensor) else np.asarray(v) for name, v in labels.items()}
     texts = [a for a in arrays.values() if a is not None and _is_text(a)]

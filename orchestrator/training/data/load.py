@@ -1,4 +1,4 @@
-"""Loading: data are read from their source, checked, pooled and split."""
+"""Loads data: reads them from their source, checks, pools and splits them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from orchestrator.config.sections import AnyData, DataUse, OwnDataConfig
 from orchestrator.recipe import run_seed
-from orchestrator.training.data import cifar10, pictures, sources, splits, targets
-from orchestrator.training.data.frame import is_constant
+from orchestrator.training.data import cifar10, images, sources, splits, targets
 from orchestrator.training.data.parts import Data, DataError, Part, Raw
-from orchestrator.training.randomness import randomness_as_found, seed_all
+from orchestrator.training.data.rescale import is_constant
+from orchestrator.training.randomness import restoring_randomness, seed_all
 from orchestrator.training.task import CLASSIFY, Task
 
-MOST_NAMED = 5  # columns
-ENOUGH = 10  # examples, to say so
-UNLIKELY = 20.0  # standard deviations, or times as large: no accident of a split
+MOST_NAMED = 5  # columns in a message
+ENOUGH = 10  # examples, for a note
+UNLIKELY = 20.0  # standard deviations, or a factor: not by chance of a split
 SAID = {"held_out": "held-out", "test": "test"}
 
 
 def load(config: AnyData, cache: Path, task: Task = CLASSIFY) -> Data:
-    """Load, split and check the data that `config` names; decoded images are kept under `cache`.
+    """Load, split and check the data that `config` names; decoded images are cached in `cache`.
 
-    `task`: its loss decides what targets may be. Raises DataError, one line, when the data are not
-    there, not usable, or fewer than asked for.
+    `task`: its loss determines which targets are allowed. Raises DataError, one line, if the data
+    are missing, not usable, or fewer than set.
     """
     read, options = _read(config, cache)
     raw, classes = targets.prepared(read, task, options.classes)
@@ -61,15 +61,15 @@ def load(config: AnyData, cache: Path, task: Task = CLASSIFY) -> Data:
 
 
 def _read(config: AnyData, cache: Path) -> tuple[Raw, DataUse]:
-    """Return what the source gives, and how it is to be used."""
+    """Return the data of the source, and the settings on how to use them."""
     if isinstance(config, OwnDataConfig):
         called, use = sources.divided(config)
-        with randomness_as_found(torch.device("cpu")):  # a split of the user's is mostly random
+        with restoring_randomness(torch.device("cpu")):  # a user's own split is often random
             seed_all(run_seed(use.seed, 0, "data"))
             return sources.own(called), use
     if config.name == "cifar10":
         return cifar10.load(config, cache), config
-    files = {"arrays": sources.arrays, "folder": pictures.folder, "torchvision": pictures.named}
+    files = {"arrays": sources.arrays, "folder": images.folder, "torchvision": images.named}
     return files[config.name](config) if config.name in files else sources.digits(), config
 
 
@@ -78,7 +78,7 @@ def _resized(raw: Raw, size: int | None) -> Raw:
         return raw
     shape = tuple(raw.train.x.shape[1:])
     if len(shape) != 3:
-        raise DataError(f"data.image_size={size}: these data are no images, leave it out")
+        raise DataError(f"data.image_size={size}: these data are not images, leave it out")
     allowed = [s for s in range(4, min(shape[1:]) + 1) if shape[1] % s == 0 == shape[2] % s]
     if size == shape[1] == shape[2]:
         return raw
@@ -93,7 +93,7 @@ def _resized(raw: Raw, size: int | None) -> Raw:
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
-    """Mean-pool images to `size` x `size`, in pieces, since floats take four times the room."""
+    """Mean-pool images to `size` x `size`, in pieces, since floats need four times the memory."""
     channels, height, width = x.shape[1:]
     cells = (-1, channels, size, height // size, size, width // size)
     pieces = (x[start : start + 4096] for start in range(0, len(x), 4096))
@@ -102,9 +102,9 @@ def _pool(x: Tensor, size: int) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation per channel (or feature), 1 where it is constant.
+    """Return mean and standard deviation per channel or feature; the latter is 1 if constant.
 
-    Of tokens 0 and 1: they are no amounts.
+    For tokens 0 and 1: they are not normalised.
     """
     if x.dtype == torch.int64:
         return torch.zeros(1), torch.ones(1)
@@ -113,8 +113,8 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation per channel (or feature) in float64."""
-    if x.dtype == torch.uint8:  # exact, and without a float copy: 256 values, counted
+    """Return mean and standard deviation per channel or feature in float64."""
+    if x.dtype == torch.uint8:  # exact, and without a float copy: by counting 256 values
         value = torch.arange(256, dtype=torch.float64)
         planes = x.transpose(0, 1).flatten(1)
         share = torch.stack([torch.bincount(p, minlength=256).double() / len(p) for p in planes])
@@ -127,7 +127,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _near_constant(x: Tensor, mean: Tensor, std: Tensor) -> Iterator[str]:
-    """Yield a sentence on columns that vary, but so little that they are taken to be constant."""
+    """Yield a note on columns that vary so little that they are treated as constant."""
     if x.dtype != torch.float32 or not (taken := (std == 1.0).nonzero()[:, 0].tolist()):
         return
     varying = [i for i in taken if not bool((x[:, i] == x[0, i].flatten()[0]).all())]
@@ -136,13 +136,13 @@ def _near_constant(x: Tensor, mean: Tensor, std: Tensor) -> Iterator[str]:
         what = "feature" if x.dim() == 2 else "channel"
         yield (
             f"Inputs hardly vary in {what} {', '.join(map(str, varying[:MOST_NAMED]))}, by no more"
-            " than float32 rounds, and are taken to be constant there: if it says something,"
-            " subtract its mean in float64."
+            " than float32 rounding errors, and are treated as constant there: if these"
+            " differences matter, subtract the mean in float64."
         )
 
 
 def _on_another_scale(mean: Tensor, std: Tensor, parts: Mapping[str, Part]) -> Iterator[str]:
-    """Yield a sentence for a part whose inputs most likely were prepared in another way."""
+    """Yield a note on a part whose inputs were probably prepared in another way."""
     for name, part in parts.items():
         if part.x.dtype == torch.int64 or len(part) < ENOUGH:
             continue
@@ -153,7 +153,7 @@ def _on_another_scale(mean: Tensor, std: Tensor, parts: Mapping[str, Part]) -> I
             yield (
                 f"The {SAID[name]} inputs are on another scale than the training ones: {ratio:.2g}"
                 f" times their standard deviation, and {distance:.2g} of these from their mean."
-                " Were both prepared alike?"
+                " Were both prepared in the same way?"
             )
 
 

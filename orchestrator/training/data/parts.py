@@ -1,4 +1,4 @@
-"""The vocabulary of data: what a source gives, what a study has of it, and a sealed test part."""
+"""The data types: `Part` (examples), `Raw` (from a source), `Data` (of a study, with test data)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.training.data.frame import Frame
+from orchestrator.training.data.rescale import Frame
 
 
 class DataError(ConfigError):
-    """The data, or what the config asks of them, cannot be used; one line says why."""
+    """The data, or their settings, cannot be used; one line with the reason."""
 
 
 class Part(NamedTuple):
-    """Examples: `x` (n, ...) of uint8 or float32, or int64 tokens; `y` (n, ...), int64 or float32.
+    """Examples: `x` (n, ...) of uint8, float32 or int64 (tokens); `y` (n, ...), int64 or float32.
 
     Classes are whole numbers of shape (n,).
     """
@@ -46,18 +46,18 @@ class Part(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """What a source gives: all its training and test examples, and where they are from.
+    """The data of a source: all its training and test examples.
 
-    `held_out`: None where it is to be split off the training examples. `groups`: shape (n,), equal
-    for training examples of one group (a patient, a speaker), which a split keeps together.
-    `notes`: sentences for the report on how the source was understood. `frame`: of the inputs, if
-    float32 cannot hold them as they are.
+    `source`: where they are from. `held_out`: None if it is to be split off the training examples.
+    `groups`: shape (n,), equal for training examples of one group (a patient, a speaker), which a
+    split keeps together. `notes`: notes for the report on assumptions. `frame`: scale of the
+    inputs, if float32 cannot represent them without one.
     """
 
     train: Part
     test: Part
     source: str
-    mirrored: bool = True  # whether a mirrored image still shows the same thing
+    mirrored: bool = True  # whether a mirrored image has the same label
     held_out: Part | None = None
     groups: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
@@ -68,16 +68,15 @@ class Raw(NamedTuple):
 class Data:
     """The data of a study, on the CPU.
 
-    `train`, `held_out`: images (n, channels, height, width) and volumes, with a depth before their
-    height, as uint8 or float32, signals (n, channels, length) or features (n, d) as float32, or
-    tokens (n, length) as int64; labels
-    0..`classes`-1, or targets of `classes` values. Tokens are not normalised. `held_out` stands in
-    a frozen order of which every prefix is as stratified as can be, so its first n examples are the
-    frozen stratified subset of n. `mean`, `std`: of the training part, shape (channels,) or (d,).
-    `scale` multiplies the normalised inputs. `augment`: training images are shifted at random, and
-    mirrored if `mirrored`. `source`: one sentence on where the data are from and how much is used;
-    `notes`: more on them. `frame`: of the inputs, whose mean and standard deviation in the source's
-    own numbers are `source_mean` and `source_std`.
+    `train`, `held_out`: images (n, channels, height, width) and volumes (n, channels, depth,
+    height, width) as uint8 or float32, signals (n, channels, length) or features (n, d) as float32,
+    or tokens (n, length) as int64; labels 0..`classes`-1, or targets of `classes` values. Tokens
+    are not normalised. `held_out` has a fixed order in which every prefix is stratified, so its
+    first n examples are the stratified subset of size n. `mean`, `std`: of the training part, shape
+    (channels,) or (d,). `scale` multiplies the normalised inputs. `augment`: training images are
+    shifted at random, and mirrored if `mirrored`. `source`: one sentence on the source and how much
+    is used; `notes`: more notes. `frame`: scale of the inputs; `source_mean` and `source_std` are
+    in the source's own numbers.
     """
 
     train: Part
@@ -102,12 +101,12 @@ class Data:
 
     @property
     def tokens(self) -> bool:
-        """Whether inputs are whole numbers that the network gets as they are."""
+        """Whether inputs are tokens: whole numbers that are not normalised."""
         return self.train.x.dtype == torch.int64
 
     @property
     def source_type(self) -> torch.dtype:
-        """The type that inputs have to be served in: float32, unless they need more of it."""
+        """The type of inputs of the exported network: float32, unless they need float64."""
         if self.tokens:
             return torch.int64
         return torch.float32 if self.frame is None else torch.float64
@@ -125,12 +124,12 @@ class Data:
         return self.std if self.frame is None else self.frame.unit * self.std.double()
 
     def sample(self, count: int = 2) -> Part:
-        """Return a copy of the first training examples, as a network takes them, not normalised."""
+        """Return a copy of the first training examples in the network's layout, not normalised."""
         x, y = (t[:count].clone() for t in self.train)
         return Part(x if self.tokens else x.float(), y)
 
     def extreme_tokens(self) -> Tensor:
-        """Return copies of two inputs of all there are: with the smallest and the largest token."""
+        """Return copies of two inputs: with the smallest and the largest token of all parts."""
         found = []
         for largest in (False, True):
             rows = [(row if largest else -row).flatten(1).amax(1) for row in self._inputs()]
@@ -147,20 +146,20 @@ class Data:
 
     @property
     def test_examples(self) -> int:
-        """How many sealed test examples there are; their number tells nothing."""
+        """The number of sealed test examples, which is no information on their content."""
         return len(self._test)
 
     @property
     def border(self) -> int:
-        """By how many pixels training images are shifted at most, 0 where they are not."""
+        """The largest shift of training images in pixels, 0 without shifts."""
         shifted = self.augment and len(self.input_shape) == 3
         return max(1, self.input_shape[1] // 8) if shifted else 0
 
     @property
     def bytes_in_use(self) -> int:
-        """How many bytes all the examples take on a device, the sealed ones too.
+        """The bytes of all examples on a device, with the sealed ones.
 
-        Images that are shifted lie there with a border, about 5/4 as high and wide.
+        Images that are shifted have a border there, about 5/4 as high and wide.
         """
         parts = (self.train, self.held_out, self._test)
         whole = sum(tensor.nbytes for part in parts for tensor in part)

@@ -1,4 +1,4 @@
-"""Where data come from, but for CIFAR-10: embedded digits, arrays in a file, the user's own."""
+"""The data sources except CIFAR-10 and images: digits, arrays in a file, the user's function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.sections import DataConfig, DataUse, OwnDataConfig
 from orchestrator.config.user_code import build, takes
-from orchestrator.training.data import pictures
+from orchestrator.training.data import images
 from orchestrator.training.data.arrays import ARRAYS, MORE, PARTS, part, raw
 from orchestrator.training.data.parts import DataError, Raw
 from orchestrator.training.data.splits import stratified_order
@@ -35,12 +35,12 @@ def arrays(config: DataConfig) -> Raw:
         raise DataError("data.path is not set: data=arrays needs the path of an .npz file")
     try:
         with open(config.path, "rb") as stream:
-            if not is_zipfile(stream):  # NumPy would take it for a pickle, and advise to trust it
-                raise ValueError("no zip archive, as numpy.savez writes it, or not all of one")
+            if not is_zipfile(stream):  # NumPy would try it as a pickle
+                raise ValueError("not a complete zip archive, as numpy.savez writes")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 found = {name: file[name] for name in (*ARRAYS, *MORE) if name in file.files}
-    except Exception as error:  # zip, zlib and NumPy raise many kinds for a torn or another file
+    except Exception as error:  # various exceptions of zip, zlib and NumPy
         problem = " ".join(str(error).split())
         raise DataError(f"data.path={config.path}: not a readable .npz file ({problem})") from error
     if missing := [name for name in ARRAYS if name not in found]:
@@ -49,9 +49,9 @@ def arrays(config: DataConfig) -> Raw:
 
 
 def divided(config: OwnDataConfig) -> tuple[OwnConfig, DataUse]:
-    """Return the callable with its arguments, and how its data are to be used.
+    """Return the callable with its arguments, and the settings on how to use its data.
 
-    A setting that the callable names itself is its argument and nothing else.
+    A setting that is in the callable's signature is only its argument.
     """
     given = {k: getattr(config, k) for k in DataUse.model_fields if k in config.model_fields_set}
     own = {k: given.pop(k) for k in takes(config.target) if k in given}
@@ -60,15 +60,15 @@ def divided(config: OwnDataConfig) -> tuple[OwnConfig, DataUse]:
 
 
 def own(config: OwnConfig) -> Raw:
-    """Return what the user's callable gives.
+    """Return the data of the user's callable.
 
-    (x_train, y_train, x_test, y_test), arrays or tensors; or (train, test) or (train, val, test),
-    torch Datasets, which are read once: what is random in their transforms is frozen then; or a
-    dict of either, with the names of `ARRAYS` and `MORE` or of `PARTS`. Or `_target_` is itself a
-    Dataset class with an argument `train` or `split`, as torchvision's are.
+    It returns (x_train, y_train, x_test, y_test), arrays or tensors; or (train, test) or (train,
+    val, test), torch Datasets; or a dict of either, with the names of `ARRAYS` and `MORE` or of
+    `PARTS`. Or `_target_` is a Dataset class with an argument `train` or `split`, like
+    torchvision's. Datasets are read once, so random transforms are applied once.
     """
     source = f"{config.target}"
-    value = pictures.both_parts(config) or build(config)
+    value = images.both_parts(config) or build(config)
     if isinstance(value, Mapping):
         return raw(value, source)
     if isinstance(value, tuple | list) and len(value) == 4:

@@ -1,4 +1,4 @@
-"""Stratified splits that the seed alone decides, by group where there are groups."""
+"""Stratified splits that depend on the seed alone, by group where there are groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.training.data.parts import DataError, Part, Raw
 
 
 def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
-    """Return a random order of which every prefix holds each class in its share, within one.
+    """Return a random order in which every prefix has each class in its share, within one example.
 
     The i-th of the n examples of a class (shuffled) goes to the place (i + 1/2) / n of the whole;
     ties between classes are broken at random.
@@ -29,8 +29,8 @@ def stratified_order(y: Tensor, seed: int) -> NDArray[np.int64]:
 def split(raw: Raw, options: DataUse) -> tuple[Part, Part]:
     """Return training and held-out part: the last and the first of one stratified order.
 
-    From both ends, so that another size of one part neither moves the other nor reshuffles. Raises
-    DataError for more examples than there are.
+    From both ends, so that another size of one part does not change the other. Raises DataError for
+    more examples than there are.
     """
     if raw.held_out is not None:
         return _split_given(raw, raw.held_out, options)
@@ -54,7 +54,7 @@ def split(raw: Raw, options: DataUse) -> tuple[Part, Part]:
 
 
 def _split_given(raw: Raw, held_out: Part, options: DataUse) -> tuple[Part, Part]:
-    """Return training and held-out part as the user split them, perhaps fewer of each."""
+    """Return training and held-out part as the user split them, or a subset of each."""
     return (
         some(raw.train, options.train_examples, "train_examples", options.seed),
         some(held_out, options.held_out_examples, "held_out_examples", options.seed),
@@ -67,7 +67,7 @@ def _split_groups(
     """Return training and held-out part with no group in both.
 
     Groups come in the order of their first example in `order`, and are held out, each whole, until
-    there are `held` examples; what is over is used on neither side.
+    there are `held` examples; the rest is in neither part.
     """
     kind = np.unique(groups, return_inverse=True)[1][order]
     first = np.unique(kind, return_index=True)[1]
@@ -87,14 +87,14 @@ def _split_groups(
 def order_of(y: Tensor, seed: int) -> NDArray[np.int64]:
     """Return the order in which examples are taken, of targets on the CPU.
 
-    Stratified by class where they are classes: whole numbers of shape (n,).
+    Stratified by class if targets are classes: whole numbers of shape (n,).
     """
     classes = y.dim() == 1 and not y.is_floating_point() and not y.is_complex()
     return stratified_order(y if classes else torch.zeros(len(y)), seed)
 
 
 def some(part: Part, wanted: int | None, key: str, seed: int) -> Part:
-    """Return `wanted` examples of a part (None: all), in order; `data.key` asked for them."""
+    """Return `wanted` examples of a part (None: all), in order; `data.key` is their setting."""
     if wanted is not None and wanted > len(part):
         raise DataError(f"data.{key}={wanted}: choose 1 to {len(part):,}, there are no more")
     return part.take(order_of(part.y, seed)[:wanted])

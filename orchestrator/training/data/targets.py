@@ -1,4 +1,4 @@
-"""Targets as the loss wants them, checked, and how many scores they ask for."""
+"""Checks and converts targets for the loss, and counts the scores that they need."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from orchestrator.training.data.parts import DataError, Part, Raw
 from orchestrator.training.task import LABELS, NUMBERS, Task
 
-NAMED = 5  # absent classes
-FEW = 0.5  # share of the class numbers that are used, below which they are named
-SOME = 1000  # classes that need no example each
+NAMED = 5  # absent classes in a note
+FEW = 0.5  # share of the class numbers that are used, below which there is a note
+SOME = 1000  # classes that may have no example
 
 
 def prepared(raw: Raw, task: Task, classes: int | None = None) -> tuple[Raw, int]:
     """Return the data with targets for the loss, and the number of scores per target.
 
-    cross_entropy: the number of classes. Others: the values of one example's target; for a loss of
-    the user's own with whole numbers, the number of classes too. `classes`: how many there are, if
-    somebody knows; None: the largest label plus one. Raises DataError, one line.
+    cross_entropy: the number of classes. Others: the number of values of one target; for a user's
+    own loss with whole numbers the number of classes too. `classes`: their number if it is set,
+    None: the largest label plus one. Raises DataError, one line.
     """
     shapes = {tuple(part.y.shape[1:]) for part in _parts(raw)}
     if len(shapes) > 1:
@@ -48,7 +48,7 @@ def _parts(raw: Raw) -> list[Part]:
 
 
 def _mapped(raw: Raw, change: Callable[[Tensor], Tensor], note: str = "") -> Raw:
-    """Return the data with other targets, and a sentence that says so."""
+    """Return the data with changed targets, and a note on that."""
     train, test, held_out = (
         part and Part(part.x, change(part.y)) for part in (raw.train, raw.test, raw.held_out)
     )
@@ -63,19 +63,19 @@ def _zero_and_one(raw: Raw) -> Raw:
     values = set(torch.cat([torch.unique(part.y) for part in _parts(raw)]).tolist())
     if values != {-1, 1}:
         return raw
-    return _mapped(raw, lambda y: (y > 0).to(y.dtype), "Labels -1 and 1 are taken as 0 and 1.")
+    return _mapped(raw, lambda y: (y > 0).to(y.dtype), "Labels -1 and 1 are used as 0 and 1.")
 
 
 def _as_classes(raw: Raw) -> Raw:
-    """Return labels as class numbers where they plainly mean such, others if they are whole."""
+    """Return labels as class numbers, from one-hot targets or floats that are whole numbers too."""
     parts, shape = _parts(raw), tuple(raw.train.y.shape)
     if len(shape) == 2 and shape[1] > 1 and all(_one_hot(part.y) for part in parts):
-        note = f"Targets (n, {shape[1]}) are one-hot: taken as classes 0 to {shape[1] - 1}."
+        note = f"Targets (n, {shape[1]}) are one-hot: used as classes 0 to {shape[1] - 1}."
         return _mapped(raw, lambda y: y.argmax(1), note)
     if not any(part.y.is_floating_point() for part in parts):
         return _zero_and_one(raw)
     if len(shape) <= 2 and prod(shape[1:]) == 1 and all(_whole(part.y) for part in parts):
-        note = "Labels are floats that are whole numbers: taken as class numbers."
+        note = "Labels are floats that are whole numbers: used as class numbers."
         return _zero_and_one(_mapped(raw, lambda y: y.reshape(-1).long(), note))
     raise DataError(
         f"y_train: loss cross_entropy needs whole-number labels, got {raw.train.y.dtype} of"
@@ -102,8 +102,8 @@ def _counted(raw: Raw, ignored: int | None, given: int | None) -> tuple[Raw, int
     low, high = values[0], values[-1]
     if low < 0:
         raise DataError(
-            f"labels must be whole numbers from 0 on, got {low} to {high}; if {low} marks what has"
-            f" no label: loss.ignore_index={low}"
+            f"labels must be whole numbers from 0, got {low} to {high}; if {low} marks targets"
+            f" without a label: loss.ignore_index={low}"
         )
     count = given or high + 1
     if count <= high:
@@ -112,8 +112,8 @@ def _counted(raw: Raw, ignored: int | None, given: int | None) -> tuple[Raw, int
         raise DataError("training data of one class: there is nothing to learn, need 2 or more")
     if count > max(SOME, raw.train.y.numel()):
         raise DataError(
-            f"labels go up to {high}, and there are {raw.train.y.numel():,} to learn from: number"
-            " the classes 0 to C-1, as numpy.unique(y, return_inverse=True)[1] does"
+            f"labels go up to {high}, but there are only {raw.train.y.numel():,} training labels:"
+            " number the classes 0 to C-1, as numpy.unique(y, return_inverse=True)[1] does"
         )
     if few := _few(values, count):
         raw = raw._replace(notes=(*raw.notes, few))
@@ -132,27 +132,27 @@ def _labels(y: Tensor, ignored: int | None) -> set[int]:
 
 
 def _few(values: Sequence[int], count: int) -> str:
-    """Return a sentence on class numbers of which most are not used, "" if that is not so."""
+    """Return a note if most of the class numbers are not used, "" otherwise."""
     if len(values) >= FEW * count:
         return ""
     some = ", ".join(map(str, values[:NAMED])) + (", ..." if len(values) > NAMED else "")
     return (
         f"Labels use {len(values)} of {count} class numbers ({some}). If {values[-1]} marks"
-        f" what has no label: loss.ignore_index={values[-1]}; else number the classes without"
+        f" targets without a label: loss.ignore_index={values[-1]}; else number classes without"
         " gaps."
     )
 
 
 def absent(y: Tensor, task: Task, count: int) -> Iterator[str]:
-    """Yield a sentence on classes of `count` that targets `y` to train on have no example of.
+    """Yield a note on classes, of `count`, that have no example in the training targets `y`.
 
-    None where those are most of them: `prepared` tells that.
+    None if they are most of the classes: the note of `prepared` is on those.
     """
     if task.kind != "cross_entropy":
         return
     missing = sorted(set(range(count)) - _labels(y, task.ignored))
     if 0 < len(missing) <= (1 - FEW) * count:
         some = ", ".join(map(str, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
-        hint = " Labels that begin at 1 are better given minus 1." if missing == [0] else ""
+        hint = " If labels begin at 1, subtract 1." if missing == [0] else ""
         classes = f"class{'es' if len(missing) > 1 else ''}"
         yield f"The training data have no example of {classes} {some} of {count}.{hint}"

@@ -1,1 +1,1 @@
-"""What works in a training loop of the user's own."""
+"""`lr_range_test` and `ScheduleLR`, for the user's own training loop."""

@@ -1,4 +1,4 @@
-"""Batches of the user's own: what they must be, and a frozen subset of the held-out ones."""
+"""Checks the user's loaders, and takes a fixed subset of the held-out batches."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from orchestrator.training.data.rows import cure, described
+from orchestrator.training.data.datasets import cure, described
 from orchestrator.training.data.splits import order_of
 from orchestrator.training.evaluate import PIECE
-from orchestrator.training.trees import Batch, joined, size_of
+from orchestrator.training.nested import Batch, joined, size_of
 
-# What a loader of other batches has of the user's loader.
+# The attributes that a loader of other batches takes from the user's loader.
 LIKE = ("collate_fn", "num_workers", "worker_init_fn", "multiprocessing_context", "timeout")
 
 
 def check_repeatable(batches: object, name: str) -> None:
-    """Raise ValueError, one line, unless `batches` can be gone through again and again."""
+    """Raise ValueError, one line, unless `batches` can be iterated repeatedly."""
     if isinstance(batches, Iterator):
         kind = type(batches).__name__
         raise ValueError(f"{name} can be read only once ({kind}): give a DataLoader or a list")
@@ -37,28 +37,28 @@ def is_pair_of_tensors(value: object) -> bool:
 
 
 def generators_of(loader: object) -> list[torch.Generator]:
-    """Return the random generators that a DataLoader has of its own."""
+    """Return the random generators of a DataLoader and its samplers."""
     found = [getattr(holder, "generator", None) for holder in (loader, *samplers_of(loader))]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def samplers_of(loader: object) -> list[object]:
-    """Return the samplers of a DataLoader: using them may change their state."""
+    """Return the samplers of a DataLoader, whose state may change with use."""
     batches = getattr(loader, "batch_sampler", None)
     found = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     return list({id(sampler): sampler for sampler in found if sampler is not None}.values())
 
 
 def length_of(loader: object) -> int | None:
-    """Return the number of batches, None where it is not known before the last."""
+    """Return the number of batches, None if the loader has no length."""
     try:
         return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # also a DataLoader's over a stream
+    except TypeError:  # also of a DataLoader over an IterableDataset
         return None
 
 
 def pairs(batches: Iterable[Any], name: str) -> Iterator[Batch]:
-    """Yield the batches (x, y). Raises ValueError, one line, where there are none or no pairs."""
+    """Yield the batches (x, y). Raises ValueError, one line, if there are none or no pairs."""
     empty = True
     for batch in batches:
         empty = False
@@ -80,13 +80,12 @@ def forever(train: Iterable[Any]) -> Iterator[Batch]:
 
 
 def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
-    """Return `count` held-out examples, or all if there are fewer, in batches; never others.
+    """Return a fixed subset of `count` held-out examples (all if there are fewer), in batches.
 
-    From a pair of tensors and from a DataLoader that reads by index they are a random sample of
-    what it gives, since such data often lie sorted by class; from other loaders the first ones.
-    Where targets are whole numbers of shape (n,) the order is stratified: every part of it holds
-    each class in its share. Batches whose inputs cannot be joined, and those of the user's own
-    batch_sampler, stay as the loader made them.
+    From a pair of tensors, or a DataLoader that reads by index, it is a random sample, since data
+    are often sorted by class; from other loaders the first examples. If targets are whole numbers
+    of shape (n,) the order is stratified: every prefix has each class in its share. Batches whose
+    inputs cannot be joined, and those of a custom batch_sampler, are not changed.
     """
     if is_pair_of_tensors(held_out):
         batches = [held_out]
@@ -100,20 +99,20 @@ def frozen_subset(held_out: Any, count: int, seed: int) -> list[Batch]:
     if not len(x) == len(y) > 0:
         raise ValueError(f"held_out has {len(x)} inputs for {len(y)} targets")
     order = torch.from_numpy(order_of(y.cpu(), seed)[:count]).to(y.device)
-    parts = -(-len(order) // PIECE)  # of about one size: batch norm wants more than one example
+    parts = -(-len(order) // PIECE)  # of similar size: batch norm needs more than one example
     return [(x[part.to(x.device)], y[part]) for part in order.chunk(parts)]
 
 
 def _composed(loader: Any) -> bool:
-    """Whether what makes up a batch is the user's own choice."""
+    """Whether the user composes batches by a batch_sampler."""
     batches = getattr(loader, "batch_sampler", None)
     return isinstance(loader, DataLoader) and type(batches) is not BatchSampler
 
 
 def _sampled(loader: Iterable[Any], count: int, seed: int) -> Iterable[Any]:
-    """Return a loader of the same batches in random order, of `count` examples if it may be cut.
+    """Return a loader of the same batches in random order, limited to `count` examples if possible.
 
-    The loader itself where it does not read by index, or knows no end.
+    The loader itself if it does not read by index, or has no length.
     """
     if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return loader
@@ -129,10 +128,10 @@ def _sampled(loader: Iterable[Any], count: int, seed: int) -> Iterable[Any]:
     order = torch.randperm(len(chosen), generator=generator).tolist()
     picked = [chosen[i] for i in order]
     if not _composed(loader):
-        parts = -(-count // (loader.batch_size or 1))  # of about one size
+        parts = -(-count // (loader.batch_size or 1))  # of similar size
         picked = [picked[:count][k::parts] for k in range(parts)]
     given = {name: getattr(loader, name) for name in LIKE}
-    if loader.batch_sampler is None:  # the dataset itself gives batches
+    if loader.batch_sampler is None:  # the dataset itself returns batches
         return DataLoader(loader.dataset, batch_size=None, sampler=picked, **given)
     return DataLoader(loader.dataset, batch_sampler=picked, **given)
 

@@ -1,4 +1,4 @@
-"""The schedules as a `torch.optim.lr_scheduler`, for people who only want the schedule."""
+"""The schedules as a `torch.optim.lr_scheduler`, for use without the rest."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ Number: TypeAlias = "float | Tensor"
 
 
 class ScheduleLR(LRScheduler):
-    """Sets lr and momentum of every param group by `schedule`, one `step()` after each update.
+    """Sets lr and momentum of every param group by `schedule`; call `step()` after each update.
 
-    The update of index k (from 0) of `total_steps` is made with the rates at progress
-    k / `total_steps`, as in the studies; `step()` beyond `total_steps` leaves them at their last
-    value. They depend on nothing but this index, so mixed precision may skip updates
-    (`torch.amp.GradScaler`): the schedule counts calls of `step()`.
+    Update k (from 0) uses lr and momentum at progress k / `total_steps`, as in the studies. They
+    depend on the number of `step()` calls alone, so mixed precision may skip updates
+    (`torch.amp.GradScaler`). After `total_steps` they keep their last values.
 
-    lr: `schedule` is that of the first param group; the others keep the ratio that their lr had to
-    the first one's when this object was made (lr .1 and .01: the second group's rates are a tenth).
-    Momentum: `momentum` of SGD (Nesterov or not) and RMSprop, the first of `betas` of the Adam
-    family; an optimiser with neither gets lr alone.
+    The lr of the schedule is that of the first param group. The other groups keep their ratio to it
+    (lr .1 and .01 when this object is made: the second group always has a tenth). Momentum is
+    `momentum` of SGD and RMSprop, or the first of `betas` of the Adam family; an optimiser with
+    neither gets lr alone.
 
-    `last_epoch`: index of the update already made, -1 at the start. No `initial_lr` is needed to
-    resume, neither with `last_epoch` nor by `load_state_dict`.
-    Raises ValueError for `total_steps` below 1 or a first group whose lr is not above 0.
+    Args:
+        optimizer: The optimiser whose rates are set.
+        schedule: The schedule.
+        total_steps: Number of updates in the run.
+        last_epoch: Index of the last update that was made, -1 at the start. Param groups need no
+            `initial_lr` to resume.
+
+    Raises:
+        ValueError: `total_steps` is below 1, or the lr of the first group is not above 0.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class ScheduleLR(LRScheduler):
         self.total_steps = _checked(total_steps)
         self._since = (0, 0.0)  # step and progress where `total_steps` was last set
         groups = optimizer.param_groups
-        for group in groups:  # torch wants it there to resume; all it serves for here is the ratio
+        for group in groups:  # torch requires it to resume; here it is only used for the ratio
             lr = group["lr"]
             group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
         first = float(groups[0]["initial_lr"])
@@ -49,7 +54,7 @@ class ScheduleLR(LRScheduler):
 
     @property
     def progress(self) -> float:
-        """Fraction of the schedule that is done, in [0, 1]."""
+        """Fraction of the schedule done, in [0, 1]."""
         start, done = self._since
         if self.last_epoch <= start or self.total_steps <= start:
             return done
@@ -61,23 +66,32 @@ class ScheduleLR(LRScheduler):
         return self.schedule.at(self.progress)
 
     def get_lr(self) -> list[Number]:
-        """Return the lr of each param group at the present step."""
+        """Return the lr of each param group at the current step."""
         lr = self.rates.lr
         return [lr * ratio for ratio in self._ratios]
 
     def step(self, epoch: int | None = None) -> None:
-        """Go to the next step (call it after `optimizer.step()`), set lr and momentum."""
+        """Advance by one step and set lr and momentum; call it after `optimizer.step()`.
+
+        Args:
+            epoch: As in torch, where it is deprecated. Leave it out.
+        """
         super().step(epoch)
         self._apply()
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Change the length of the run from here on, to `total_steps` in all.
+        """Change the length of the run to `total_steps`, counted from its start.
 
-        The progress stays what it is, and the rest of the schedule is stretched or squeezed over
-        the steps that remain: no jump of the rates, and the run still ends at the schedule's end.
-        (Going on at the same *step* would throw a run that is extended late back to a high lr.) A
-        run already past its new length counts as done, and so does one that was done before: its
-        rates stay the last ones. Raises ValueError for a length below 1.
+        The progress stays the same, and the rest of the schedule is spread over the remaining
+        steps: lr does not jump, and the run still ends at the schedule's end. (Keeping the *step*
+        instead would raise lr again in a run that is extended late.) A run that is past its new
+        length, or was done before, keeps its last rates.
+
+        Args:
+            total_steps: The new number of updates.
+
+        Raises:
+            ValueError: `total_steps` is below 1.
         """
         total, step = _checked(total_steps), max(0, self.last_epoch)
         if total == self.total_steps:
@@ -87,9 +101,11 @@ class ScheduleLR(LRScheduler):
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run is, as plain numbers (`torch.load(weights_only=True)` takes them).
+        """Return the position in the run.
 
-        Schedule and ratios are not in it: they come from the code that makes the object.
+        Returns:
+            Plain numbers, which `torch.load(weights_only=True)` reads. The schedule and the ratios
+            between groups are not included.
         """
         return {
             "last_epoch": self.last_epoch,
@@ -99,11 +115,14 @@ class ScheduleLR(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go where `state_dict` was taken, and set the rates of that step in the optimiser.
+        """Restore the position in the run, and set lr and momentum of that step in the optimiser.
 
-        The optimiser's own state may be loaded before or after. The `total_steps` that this object
-        was made with holds: where the saved one differs, the run goes on from the same progress
-        (see `set_total_steps`).
+        The optimiser's own state may be loaded before or after. This object keeps its own
+        `total_steps`: if the saved one differs, the run continues from the same progress (see
+        `set_total_steps`).
+
+        Args:
+            state_dict: What `state_dict()` returned.
         """
         wanted = self.total_steps
         self.last_epoch = int(state_dict["last_epoch"])

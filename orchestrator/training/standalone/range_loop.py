@@ -1,4 +1,4 @@
-"""Ramps over a model, an optimiser and loaders of the user's own."""
+"""The training loop of `lr_range_test`: ramps over the user's model, optimiser and loaders."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.optim import Optimizer
 from orchestrator.curve import Curve, Outcome, Point, Result
 from orchestrator.recipe import Run, run_seed
 from orchestrator.training.evaluate import RESOLUTION, evaluating
+from orchestrator.training.nested import Batch, fresh, size_of
 from orchestrator.training.own_loss import broadcasts, is_sum
 from orchestrator.training.randomness import seed_all
-from orchestrator.training.standalone.as_found import AsFound
 from orchestrator.training.standalone.loaders import forever, generators_of
-from orchestrator.training.trees import Batch, fresh, size_of
+from orchestrator.training.standalone.restore import Saved
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 class RampLoop:
-    """Makes ramps: takes a `Run`, trains from the weights as found, gives its `Outcome`.
+    """Trains ramps: takes a `Run`, trains from the saved weights, returns its `Outcome`.
 
-    `held_out`: the frozen subset, in batches, kept on the device. After the last ramp the model is
-    as `found` can put it back. A loss that is a sum over examples is read by its mean. Raises
-    ValueError, from any method, for a loss that is of no use.
+    `held_out`: the fixed subset, in batches, kept on the device. `found`: the saved state of model
+    and optimiser. A loss that is a sum over examples is divided by their number. Every method
+    raises ValueError for a loss that cannot be used.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RampLoop:
         held_out: Sequence[Batch],
         optimizer: Optimizer,
         *,
-        found: AsFound,
+        found: Saved,
         seed: int,
     ) -> None:
         self._device = next(model.parameters()).device
@@ -49,31 +49,31 @@ class RampLoop:
         self._optimizer, self._found, self._seed = optimizer, found, seed
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
-        if not model.training:  # else as it is: the user may have put parts of it in eval mode
+        if not model.training:  # otherwise unchanged: the user may have set parts to eval mode
             model.train()
         self._tried = self._is_sum = False
-        self._least = 0.0  # loss: below it float32 tells nothing apart
+        self._least = 0.0  # the loss below which float32 resolves nothing
 
     @property
     def held_out_examples(self) -> int:
-        """Size of the frozen subset."""
+        """Size of the fixed subset."""
         return sum(map(size_of, self.held_out))
 
     def loss_at_start(self) -> float:
-        """Return the held-out loss before any training."""
+        """Return the held-out loss before training."""
         value = self._held_out_loss(0)
         if not math.isfinite(value):
-            raise ValueError(f"the held-out loss is {value} before any training")
+            raise ValueError(f"the held-out loss is {value} before training")
         if value == 0:
             raise ValueError(
-                "the held-out loss is 0 before any training: there is nothing left to learn, start"
-                " from an untrained model"
+                "the held-out loss is 0 before training: there is nothing to learn, start from an"
+                " untrained model"
             )
         self._least = RESOLUTION * value
         return value
 
     def __call__(self, run: Run) -> Outcome:
-        """Make one ramp; it ends at its stop rule."""
+        """Train one ramp, until its end or its stop rule."""
         for found in self._found:
             found.restart()
         order = run_seed(self._seed, run.replicate, "order")
@@ -111,13 +111,13 @@ class RampLoop:
             value = self._value(self._model(x), y)
             torch.autograd.backward(value)
             self._optimizer.step()
-            self._found[0].clear_gradients()  # also those that the optimiser does not train
+            self._found[0].clear_gradients()  # also of parameters that the optimiser does not train
             total += value.detach() / (size_of((x, y)) if self._is_sum else 1)
         return float(total) / (stop - start)
 
     @torch.no_grad()
     def _held_out_loss(self, examples: int) -> float:
-        """Return the mean loss on the first `examples` (0: all), whole batches of them."""
+        """Return the mean loss on the first `examples` (0: all), in whole batches."""
         total, seen = 0.0, 0
         # The running statistics of batch norm lag behind a ramp: see training.loop.
         with evaluating(self._model, batch_statistics=True) as outputs_of:
@@ -130,8 +130,8 @@ class RampLoop:
         mean = total / seen
         if mean < 0:
             raise ValueError(
-                f"the held-out loss is {mean:.3g}, it must not fall below 0, as cross-entropy and"
-                " mean squared error do not: what counts is by which factor it changes"
+                f"the held-out loss is {mean:.3g}, it must not be negative, since losses are"
+                " compared by factors: use one such as cross-entropy or mean squared error"
             )
         return max(mean, self._least) if math.isfinite(mean) else mean
 
@@ -141,7 +141,7 @@ class RampLoop:
         for x, y in self.held_out:
             size = size_of((x, y))
             if left < size and isinstance(x, Tensor) and isinstance(y, Tensor):
-                if left == 1 and size < self.held_out_examples:  # no batch of one of our making
+                if left == 1 and size < self.held_out_examples:  # do not make a batch of one
                     return
                 x, y, size = x[:left], y[:left], left
             yield x, y
@@ -162,7 +162,7 @@ class RampLoop:
     def _try_out(self, outputs: Any, y: Any) -> None:
         if broadcasts(self._loss, outputs, y):
             raise ValueError(
-                f"the model gives {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the"
+                f"the model returns {tuple(outputs.shape)} for targets {tuple(y.shape)}, which the"
                 " loss broadcasts against each other: let the model or the loss squeeze(-1)"
             )
         self._is_sum = is_sum(self._loss, outputs, y)

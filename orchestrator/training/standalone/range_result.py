@@ -1,4 +1,4 @@
-"""What `lr_range_test` returns: numbers, curves, a figure, and how they read."""
+"""What `lr_range_test` returns: learning rates, curves and a figure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ WIDTH = 640  # of the figure in a notebook, in pixels; it has more, for dense sc
 
 @dataclass(frozen=True, eq=False)
 class Ramp:
-    """One ramp: arrays of shape (points,), `lr` rising, losses in the loss's own unit.
+    """One ramp, as arrays of shape (points,). Losses may end in NaN or inf, where a ramp stopped.
 
-    `train_loss`: mean since the last point. `smoothed`: the held-out loss as it is read. `shape` is
-    "exponential" (the bracket) or "linear". Losses may end in NaN or inf: the ramp stopped there.
+    Attributes:
+        shape: "exponential" (the bracket) or "linear".
+        lr: Learning rate per step, rising.
+        train_loss: Mean train loss since the last point.
+        held_out_loss: Held-out loss, in the loss's own unit.
+        smoothed: The smoothed held-out loss, which the rules read.
     """
 
     shape: str
@@ -38,13 +42,19 @@ class Ramp:
 
 @dataclass(frozen=True, eq=False)
 class LRRangeResult:
-    """The answer of a range test, or why there is none.
+    """The result of a range test, or why there is none.
 
-    `max_lr`, `min_lr` (a tenth of it): per step, None where not `answered`. `interval`: what the
-    single ramps say. `reason`: one sentence with its numbers. `rules`: what every suggestion rule
-    says (see `stages.suggest`), without a margin; None where its mark does not exist. `ramps`: all
-    of them, in the order made. `initial_loss`: held-out loss before any training. `decision`: the
-    stage's own, with its evidence.
+    Attributes:
+        max_lr: Learning rate per step to train with at most, None if not `answered`.
+        min_lr: A tenth of it.
+        interval: Lowest and highest max_lr of the single ramps.
+        answered: Whether the ramps gave a max_lr.
+        reason: The result, or why there is none, in one sentence with numbers.
+        rules: The lr of every suggestion rule (see `stages.suggest`), without a margin; None where
+            a rule does not apply.
+        ramps: All ramps, in the order made.
+        initial_loss: Held-out loss before training.
+        decision: The decision of the stage, with its evidence.
     """
 
     max_lr: float | None
@@ -59,7 +69,15 @@ class LRRangeResult:
 
     @classmethod
     def of(cls, decision: Decision, initial_loss: float) -> LRRangeResult:
-        """Build it from the decision of a stage `lr_range`."""
+        """Make the result from a decision.
+
+        Args:
+            decision: The decision of an `lr_range` stage.
+            initial_loss: Held-out loss before training.
+
+        Returns:
+            The result.
+        """
         return cls(
             max_lr=decision.values.get("max_lr"),
             min_lr=decision.values.get("min_lr"),
@@ -76,10 +94,15 @@ class LRRangeResult:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the figure of a study's report on `ax`, and return it.
+        """Plot losses against lr, with max_lr, min_lr, the interval and the rules' marks.
 
-        Losses against lr, max_lr and min_lr, the interval and the rules' marks. `ax` None: new
-        axes, by pyplot, so that a notebook shows them. Needs matplotlib.
+        It is the figure of a study's report. Needs matplotlib.
+
+        Args:
+            ax: The axes. None: new ones, made by pyplot, so that a notebook shows them.
+
+        Returns:
+            The axes.
         """
         if ax is None:
             from matplotlib import pyplot
@@ -109,7 +132,7 @@ class LRRangeResult:
         return f"rules, without a margin: {', '.join(marks)}"
 
     def _repr_html_(self) -> str:
-        """Return the answer with its figure, for a notebook."""
+        """Return the result with its figure, for a notebook."""
         picture = base64.b64encode(png.png(self._figure())).decode()
         first, *more = str(self).splitlines()
         text = "".join(f"<br>{html.escape(line)}" for line in more)

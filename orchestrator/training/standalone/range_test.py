@@ -1,6 +1,6 @@
-"""The LR range test for a model, a loss and loaders of the user's own: no study, no config.
+"""The LR range test for the user's own model, loss and loaders: no study, no config.
 
-The decisions are those of the stage `lr_range`; only what trains is another.
+The decisions are those of the stage `lr_range`; only the training loop differs.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from orchestrator.stages.ramps import COST, POINTS, round_to
 from orchestrator.stages.stage import held_out_share, walk
 from orchestrator.training.diagnose import SOME, Patient, finding
 from orchestrator.training.evaluate import RESOLUTION
+from orchestrator.training.nested import Batch, joined, size_of
 from orchestrator.training.optimizer import momentum_of, name_of
-from orchestrator.training.randomness import randomness_as_found, seed_all
+from orchestrator.training.randomness import restoring_randomness, seed_all
 from orchestrator.training.standalone import loaders
-from orchestrator.training.standalone.as_found import as_found
 from orchestrator.training.standalone.range_loop import Loss, RampLoop
 from orchestrator.training.standalone.range_result import LRRangeResult
-from orchestrator.training.trees import Batch, joined, size_of
+from orchestrator.training.standalone.restore import restoring
 
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
-SOME_STEPS = 100  # nor that of an epoch
-NOTHING = 10 * RESOLUTION  # of a loss, as a share of that of the model as found
+SOME_STEPS = 100  # of a ramp where the length of an epoch is not known either
+NOTHING = 10 * RESOLUTION  # a loss of 0, as a share of the loss before training
 
 
 def lr_range_test(
@@ -51,48 +51,55 @@ def lr_range_test(
     lr_factor: float = LR_FACTOR,
     seed: int = 0,
 ) -> LRRangeResult:
-    """Find the largest learning rate to train `model` with, and leave everything as it was found.
+    """Find the largest learning rate to train `model` with, then restore everything it changed.
 
-    One exponential ramp brackets the useful rates, then `ramps` short linear ramps measure, all
-    from the weights that `model` has now; the order of the data and the dropout differ between
-    them. Each is read on held-out loss. It trains for 4 x `steps` steps, fewer where ramps
-    break early, more where they say too little: then they are made longer, and to other ends.
+    One exponential ramp brackets the useful rates, then `ramps` short linear ramps measure. All
+    start from the model's current weights; data order and dropout differ between them. Each is read
+    on held-out loss. This trains 4 x `steps` steps: fewer where ramps diverge early, more where
+    they give too little evidence and are repeated, longer or over other rates.
 
-    `model`: on its device; batches are moved there, and called as `model(x)`.
-    `loss(outputs, targets)`: a scalar tensor, the mean over the batch (or the sum, which is read by
-    its mean). It must not fall below 0, as cross-entropy and mean squared error do not: what counts
-    is by which factor it changes. A module with weights that the optimiser trains is fine.
-    `train`: batches (x, y) with examples along the first dimension, from a DataLoader, a list or
-    another iterable that can be gone through again and again; it starts over when it ends. The
-    model gets copies.
-    `held_out`: the same, or a pair of tensors. A frozen subset is used, so large that all
-    evaluations cost at most half of the training: stratified by y where y are whole numbers of
-    shape (n,) and inputs are tensors of one shape; drawn at random from what the samplers of a
-    DataLoader give, else taken from the start. The batches of a batch_sampler of your own stay as
-    they are.
-    `optimizer`: any torch optimiser that trains `model`; it is used as it is set, only lr is
-    ramped. Param groups keep the ratios of their rates, and max_lr is that of the first. None: SGD
-    with Nesterov `momentum` (give the one that your schedule has where its lr is highest) and
-    `weight_decay` (coupled L2). Both play no part where an optimiser is given.
-    `start_lr`, `end_lr`: of the bracket, which goes further once if it has to. lr is per step.
-    None: to 10 with SGD, to 0.1 with all others, whose steps do not grow with the gradient.
-    `steps`: of one ramp. None: an epoch, though 80 to 400, and 100 where `train` has no length.
-    Ramps that say too little are made up to four times as long.
-    `lr_factor`: max_lr as a share of the last good rate of the ramps.
+    Afterwards, also after an exception or Ctrl-C, these are restored: model and loss (weights,
+    buffers, gradients, modes, hooks, other attributes), parameters and state of the optimiser,
+    samplers, and all random states.
 
-    Returns a `LRRangeResult`. Where the data give no answer, its `answered` is False and `reason`
-    says why. Model and loss (weights, buffers, gradients, modes, hooks, other attributes), all that
-    the optimiser trains, its state, samplers and all random states are left as found, also after an
-    exception or Ctrl-C.
+    Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186). Similar to
+    fastai's `lr_find` and torch-lr-finder, which read one ramp.
 
-    Raises TypeError for an optimiser that is no instance. Raises ValueError for: a model without
-    trainable parameters, or with lazy ones that no batch has shaped yet; an optimiser of another
-    model; loaders without batches, that can be read only once or whose batches are no pairs; a loss
-    that is no scalar, below 0, not finite or 0 before any training, or that takes outputs (n, 1)
-    and float targets (n,) for n x n pairs, as torch broadcasts them; bad numbers.
+    Args:
+        model: The model on its device, called as `model(x)`; batches are moved there.
+        loss: `loss(outputs, targets)` returns a scalar tensor: the mean over the batch, or the sum,
+            of which the mean is taken. It must not be negative, since losses are compared by
+            factors. A module with weights that the optimiser trains is allowed.
+        train: Batches (x, y) with examples along the first dimension: a DataLoader, a list or
+            another iterable that can be read repeatedly. The model gets copies.
+        held_out: The same, or a pair of tensors. A fixed subset is used, whose evaluation costs at
+            most half of the training. It is stratified by y where y are whole numbers of shape (n,)
+            and all inputs have one shape; otherwise drawn at random from a DataLoader's samplers,
+            or taken from the start. The batches of a custom batch_sampler are not changed.
+        optimizer: Any torch optimiser that trains `model`; only its lr is changed. Param groups
+            keep the ratios of their rates, and max_lr is that of the first. None: SGD with
+            Nesterov `momentum` and `weight_decay`.
+        momentum: Momentum of the default SGD: the one that your schedule has where lr is highest.
+        weight_decay: Weight decay of the default SGD (coupled L2).
+        start_lr: Where the bracket starts, per step.
+        end_lr: Where the bracket ends; it is extended once if needed. None: 10 for SGD, 0.1 for all
+            others, whose steps do not grow with the gradient.
+        steps: Length of one ramp. None: an epoch, at least 80 and at most 400, or 100 where `train`
+            has no length. Ramps with too little evidence are made up to four times as long.
+        ramps: Number of linear ramps.
+        lr_factor: max_lr as a share of the last good rate of the ramps.
+        seed: Seed of data order and dropout.
 
-    Source: Smith 2018 (arXiv 1803.09820), section 4, and Smith 2015 (arXiv 1506.01186); in the
-    habits of fastai's `lr_find` and of torch-lr-finder, which read one ramp.
+    Returns:
+        An `LRRangeResult`. If the ramps gave no learning rate, its `answered` is False and `reason`
+        says why.
+
+    Raises:
+        TypeError: `optimizer` is not an instance.
+        ValueError: The model has no trainable parameters, or lazy ones without a shape; the
+            optimiser trains another model; a loader is empty, can be read only once, or does not
+            give pairs; the loss is not a scalar, is negative, or is 0 or not finite before
+            training; it broadcasts outputs (n, 1) against targets (n,); a number is out of range.
 
     >>> from torch.utils.data import DataLoader
     >>> x = torch.randn(600, 8)
@@ -106,9 +113,9 @@ def lr_range_test(
     """
     _check(start_lr, end_lr, steps, ramps, lr_factor)
     if not isinstance(optimizer, Optimizer | None):
-        raise TypeError(f"an optimizer instance is wanted, made for this model, got {optimizer!r}")
+        raise TypeError(f"optimizer must be an instance made for this model, got {optimizer!r}")
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError("LBFGS has a line search and makes steps of its own: give another one")
+        raise ValueError("LBFGS has a line search and its own steps: give another optimizer")
     trained = _trained(model, optimizer)
     loaders.check_repeatable(train, "train")
     own = optimizer or torch.optim.SGD(
@@ -118,8 +125,8 @@ def lr_range_test(
     samplers = [*loaders.samplers_of(train), *loaders.samplers_of(held_out)]
     modules = [model, *([loss] if isinstance(loss, nn.Module) else [])]
     with (
-        randomness_as_found(trained[0].device, generators),
-        as_found(modules, own, samplers) as found,
+        restoring_randomness(trained[0].device, generators),
+        restoring(modules, own, samplers) as found,
     ):
         seed_all(seed, generators=generators)
         batch_size = size_of(next(loaders.pairs(train, "train")))
@@ -185,13 +192,13 @@ def _steps(train: Iterable[Any]) -> int:
 
 
 def _subset(held_out: Iterable[Any] | tuple[Tensor, Tensor], seen: int, seed: int) -> list[Batch]:
-    """Return as much of `held_out` as the longest ramp may use; a plain one trains on `seen`."""
+    """Return the part of `held_out` that the longest ramp may use; a usual one trains on `seen`."""
     _, most = held_out_share(LONGER * seen, POINTS, COST)
     return loaders.frozen_subset(held_out, most, seed)
 
 
 def _some(train: Iterable[Any]) -> Batch:
-    """Return some training examples as one batch: the first one's where they cannot be joined."""
+    """Return some training examples as one batch; the first batch where they cannot be joined."""
     batches, examples = [], 0
     for batch in loaders.pairs(train, "train"):
         batches.append(batch)
@@ -202,9 +209,9 @@ def _some(train: Iterable[Any]) -> Batch:
 
 
 def _solved(decision: Decision, start_loss: float) -> Decision | None:
-    """Return the answer of ramps that leave nothing to learn, None if most do not.
+    """Return the decision for ramps whose loss reaches 0, None if most do not.
 
-    They cannot rise and break. The answer is where the loss first came to nothing.
+    Such ramps do not diverge. max_lr is where the loss first reached 0.
     """
     ramps = decision.evidence["ramps"]
     curves = [zip(ramp["lr"], ramp["held_out_loss"], strict=True) for ramp in ramps]
@@ -233,7 +240,7 @@ def _facts(loop: RampLoop, seen: int) -> Facts:
 
 
 def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
-    """Return what the stage has to know: whose ramps they are, and at which momentum."""
+    """Return the recipe for the stage: optimiser, momentum, weight decay and batch size."""
     group = optimizer.param_groups[0]
     momentum = momentum_of(group) or 0.0
     return Recipe(

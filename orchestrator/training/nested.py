@@ -1,4 +1,4 @@
-"""Nests of tensors: batches as networks of several inputs, or of sequences, take them."""
+"""Nested batches: tuples, lists and dicts of tensors, for networks with several inputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nests of them
+Batch: TypeAlias = "tuple[Any, Any]"  # inputs and targets: tensors, or nested tensors
 
 
 def fresh(tree: Any, device: torch.device) -> Any:
     """Return a copy on `device` of a tensor, or of a nest of tuples, lists and dicts of them.
 
-    A copy, since a model may change what it is given. Other objects go by their own `to`.
+    A copy, since a model may change its inputs. Other objects are moved by their own `to`.
     """
     if isinstance(tree, Tensor):
         return tree.to(device, non_blocking=True, copy=True)
@@ -46,7 +46,7 @@ def size_of(batch: Batch) -> int:
 
 
 def joined(batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | None:
-    """Return the batches as one, None unless inputs and targets are tensors of examples alike."""
+    """Return the batches as one, None unless all are tensors with examples of one shape."""
     inputs, targets = zip(*batches, strict=True)
     if not (_joinable(inputs) and _joinable(targets)):
         return None

@@ -1,4 +1,4 @@
-"""The files of a study: the only place that spells their names."""
+"""The names of a study's files and folders; no other module spells them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class StudyPaths:
 
     @property
     def config(self) -> Path:
-        """What was asked for: written before anything else."""
+        """The config; written before anything else."""
         return self.folder / "config.yaml"
 
     @property
     def summary(self) -> Path:
-        """What came out, for scripts (see `StudyRecord.summary`)."""
+        """The results for scripts (see `StudyRecord.summary`)."""
         return self.folder / "summary.json"
 
     @property
@@ -34,7 +34,7 @@ class StudyPaths:
 
     @property
     def report(self) -> Path:
-        """What came out, for people."""
+        """The report for people."""
         return self.folder / "report.html"
 
     @property
@@ -44,37 +44,37 @@ class StudyPaths:
 
     @property
     def log(self) -> Path:
-        """What happened, of all commands."""
+        """The log of all commands."""
         return self.folder / "study.log"
 
     @property
     def lock(self) -> Path:
-        """The file that the command at work has locked."""
+        """The file that the running command holds locked."""
         return self.folder / "lock"
 
     @property
     def journal(self) -> Path:
-        """Optuna's storage, where the config names no other."""
+        """Optuna's storage, unless the config names another."""
         return self.folder / "optuna.journal"
 
     @property
     def spool(self) -> Path:
-        """What the tracker could not send yet."""
+        """Events that the tracker could not send yet."""
         return self.folder / "tracking.spool.jsonl"
 
     @property
     def weights(self) -> Path:
-        """The answer's trained network, as a torch state_dict."""
+        """The trained network of the answer, as a torch state_dict."""
         return self.folder / "model.pt"
 
     @property
     def program(self) -> Path:
-        """The same as a program of torch.export."""
+        """The same network as a torch.export program."""
         return self.folder / "model.pt2"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what runs keep, named after their run keys."""
+        """The folder of checkpoints and networks, named after run keys."""
         return self.folder / "checkpoints"
 
     def checkpoint(self, run_key: str) -> Path:

@@ -1,4 +1,4 @@
-"""Rows of torch Datasets, and of what users take for one, as two columns."""
+"""Reads torch Datasets, or lists of pairs, into inputs and targets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from orchestrator.training.data.parts import DataError
 def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     """Return inputs and targets, stacked, of a Dataset of pairs, or of a list of them.
 
-    A pair of arrays is taken as these two. Raises DataError, one line that says what came and what
-    is wanted.
+    A pair of arrays is returned as it is. Raises DataError, one line with the value and what is
+    needed.
     """
     where = f"data {source}: {name}"
     if isinstance(dataset, tuple | list) and len(dataset) == 2 and all(map(_is_array, dataset)):
@@ -23,7 +23,7 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     if isinstance(dataset, DataLoader):
         plain = isinstance(dataset.sampler, SequentialSampler | RandomSampler)
         what = "its .dataset" if plain else "Subset(loader.dataset, list(loader.sampler))"
-        raise DataError(f"{where} is a DataLoader: return what it reads, {what}")
+        raise DataError(f"{where} is a DataLoader: return {what}")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise DataError(f"{where} is a stream ({kind}), which has no length: return list() of it")
@@ -31,7 +31,7 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
     for i in range(len(dataset)):
         try:
             row = dataset[i]
-        except (Exception, SystemExit) as error:  # whatever the user's own class raises
+        except (Exception, SystemExit) as error:  # any error of the user's own class
             raise DataError(f"{where}[{i}] raised {raised(error)}") from error
         if not isinstance(row, tuple | list) or len(row) != 2:
             raise DataError(
@@ -43,7 +43,7 @@ def columns(dataset: Any, name: str, source: str) -> tuple[Any, Any]:
 
 
 def _stacked(values: list[Any], what: str, where: str) -> Any:
-    """Return the values as one array. Texts, too: they may be labels."""
+    """Return the values as one array; texts are allowed, since they may be labels."""
     if not values:
         raise DataError(f"{where}: there are no rows")
     if isinstance(values[0], dict | tuple) or values[0] is None:
@@ -51,7 +51,7 @@ def _stacked(values: list[Any], what: str, where: str) -> Any:
     try:
         arrays = [np.asarray(value) for value in values]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where}: {what} are no arrays ({error})") from error
+        raise DataError(f"{where}: {what} are not arrays ({error})") from error
     shapes = {array.shape: i for i, array in reversed(list(enumerate(arrays)))}
     if len(shapes) > 1:
         (a, i), (b, j) = sorted(shapes.items(), key=lambda item: item[1])[:2]
@@ -67,19 +67,19 @@ def _is_array(value: Any) -> bool:
 
 
 def several(value: Any) -> str:
-    """Return what came in place of an array, and what there is for networks of several inputs."""
+    """Describe a value that is not an array, and say what to do for several inputs."""
     if type(value).__name__ == "PackedSequence":
         return "a PackedSequence: pad sequences to one length, and pack them in the model's forward"
     if value is None:
         return "None"
     return (
-        f"{described(value)}: give one array, which the model or a loss of your own takes apart, or"
-        " write an objective of your own (docs/own.md); lr_range_test takes them as they are"
+        f"{described(value)}: return one array, which the model or your own loss splits, or write"
+        " your own objective (docs/own.md); lr_range_test takes several inputs"
     )
 
 
 def cure(row: Any) -> str:
-    """Return how a row, or a batch, of other parts becomes a pair, "" where that is not plain."""
+    """Return how to make a pair of a row or a batch, "" if that is not known."""
     if isinstance(row, dict) and len(row) == 2:
         first, second = row
         return f": return (row[{first!r}], row[{second!r}])"
@@ -89,7 +89,7 @@ def cure(row: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """Return what came in place of a row, in words."""
+    """Return a description of a value that is not a row."""
     if isinstance(value, dict):
         return f"a dict with keys {', '.join(map(str, value))}"
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Calibration: seconds per step of each batch size, measured so that noise from outside shows."""
+"""Calibration: seconds per step of each batch size, with the spread of the measurement."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from orchestrator.training.batches import gathered
 from orchestrator.training.trainer import Setup, Trainer
 
 ROUNDS = 7
-ROUND_SECONDS = 0.02  # per batch size: long against the clock's resolution and the scheduler's tick
+ROUND_SECONDS = 0.02  # per batch size: much longer than clock resolution and scheduler tick
 ROUND_STEPS = 3
-# So many steps that the schedule stays at its start: the network must not diverge meanwhile.
+# So many steps that the schedule stays at its start, so that the network does not diverge.
 ENDLESS = 10**9
-LONG_STEP, MOST_SECONDS = 0.1, 2.0  # of comparing threads
+LONG_STEP, MOST_SECONDS = 0.1, 2.0  # limits when threads are compared
 
 
 def calibrate(setup: Setup, run: Run) -> Result:
-    """Return the seconds per step of each of `run.batch_sizes`, and how far the rounds spread.
+    """Return the seconds per step of each of `run.batch_sizes`, and their spread over rounds.
 
-    Each round measures all sizes in turn, so that a disturbance hits them alike: a size's time is
-    the median, over the rounds, of its ratio to the first size, times the first size's median.
-    `spread` is half the interquartile range of that ratio over its median. The first steps are
-    outside the clock. Raises ValueError for too large a batch.
+    Each round measures all sizes in turn, so that a disturbance affects all of them. The time of a
+    size is the median over rounds of its ratio to the first size, times the first size's median.
+    `spread` is half the interquartile range of this ratio over its median. Warm-up steps are not
+    timed. Raises ValueError for too large a batch.
     """
     paces = {size: _Pace(_trainer(setup, run, size)) for size in run.batch_sizes}
     rounds = [{size: pace.measured() for size, pace in paces.items()} for _ in range(ROUNDS)]
@@ -46,15 +46,15 @@ def calibrate(setup: Setup, run: Run) -> Result:
 
 
 class _Pace:
-    """A trainer whose steps are timed, gathering its examples apart from training on them.
+    """A trainer whose steps are timed, with the gathering of examples timed separately.
 
-    Examples of many steps are gathered at once, of fewer steps where batches are large. A round is
-    too short to hold gathering at its true share, so it gets that share of the last one.
+    Examples of many steps are gathered at once, of fewer steps for large batches. A round is too
+    short to contain the right share of gathering, so that share of the last gathering is added.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._gathering = self._per_step = 0.0  # seconds so far, and of the last one per step
+        self._gathering = self._per_step = 0.0  # seconds so far; the last gathering's, per step
         trainer.batches = self._batches()
         self._steps = _steps_per_round(trainer)
 
@@ -70,22 +70,22 @@ class _Pace:
             yield from batches
 
     def measured(self) -> float:
-        """Return the seconds of a step, over the steps of one round."""
+        """Return the seconds per step in one round."""
         before, steps = self._gathering, self._steps
         took = per_step(self._trainer, steps)
         return took - (self._gathering - before) / steps + self._per_step
 
 
 def seconds_per_example(setup: Setup, batch_size: int) -> float:
-    """Return roughly what training on one example takes, from two steps of `batch_size`."""
+    """Return roughly the seconds of training per example, from two steps of `batch_size`."""
     return per_step(_warm(idle(setup, batch_size)), 2) / batch_size
 
 
 def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
-    """Return how many times as fast a step is on one thread as on as many as torch uses now.
+    """Return how many times as fast a step is on one thread as on torch's current number.
 
-    The median of a few rounds of both in turn; 1 where a step is so long that more threads pay.
-    Torch has its threads back afterwards.
+    The median of a few rounds that measure both in turn; 1 for steps so long that more threads
+    help. Torch's number of threads is restored afterwards.
     """
     trainer = _warm(idle(setup, batch_size))
     began, threads, ratios = setup.now(), torch.get_num_threads(), list[float]()
@@ -103,14 +103,14 @@ def gain_of_one_thread(setup: Setup, batch_size: int) -> float:
 
 
 def _on(threads: int, trainer: Trainer, steps: int) -> float:
-    """Return the seconds of a step on so many threads."""
+    """Return the seconds per step on `threads` threads."""
     torch.set_num_threads(threads)
-    per_step(trainer, 1)  # threads are started, or sent to sleep
+    per_step(trainer, 1)  # threads start, or go to sleep
     return per_step(trainer, steps)
 
 
 def idle(setup: Setup, batch_size: int) -> Trainer:
-    """Return a trainer to measure with, not warmed up, at a rate of next to nothing."""
+    """Return a trainer for measurements, not warmed up, at a very low learning rate."""
     schedule = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
     return Trainer(setup, Run("train", schedule, 0.0, batch_size, ENDLESS, 0))
 
@@ -130,7 +130,7 @@ def _steps_per_round(trainer: Trainer) -> int:
 
 
 def per_step(trainer: Trainer, steps: int) -> float:
-    """Return the seconds of a step, over the next so many."""
+    """Return the seconds per step over the next `steps` steps."""
     start = trainer.setup.now()
     trainer.advance(steps)
     return (trainer.setup.now() - start) / steps

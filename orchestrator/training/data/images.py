@@ -1,4 +1,4 @@
-"""Image files in folders by class, and the data sets of torchvision."""
+"""Reads image files in folders by class, and the image data sets of torchvision."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of more than
 def folder(config: DataConfig) -> Raw:
     """Return the images in `data.path`: train/CLASS/*, test/CLASS/* and perhaps val/CLASS/*.
 
-    Read by torchvision's ImageFolder, as colour images of one size: `data.image_size`, or that
-    which all of them have. Grey images of more than 8 bits keep their depth.
+    Read by torchvision's ImageFolder, as colour images of one size: `data.image_size`, or the size
+    of all images. Grey images of more than 8 bits keep their depth.
     """
     from torchvision.datasets import ImageFolder
 
@@ -64,7 +64,7 @@ def named(config: DataConfig) -> Raw:
     parts = both_parts(_made(target, root=config.folder, **more))
     if parts is None:
         raise DataError(
-            f"data.dataset: {config.dataset} has no training and test part of its own (no argument"
+            f"data.dataset: {config.dataset} has no separate training and test part (no argument"
             " `train` or `split`): return both from a function of your own, by data._target_"
         )
     return _read(parts, f"torchvision's {config.dataset}", config.image_size)
@@ -91,7 +91,7 @@ def _made(target: str, **arguments: Any) -> OwnConfig:
 
 
 def _read(parts: dict[str, Any], source: str, size: int | None) -> Raw:
-    """Return all images of Datasets, as bytes where they have no more."""
+    """Return all images of Datasets, as uint8 unless they are deeper."""
     arrays = {}
     for name, part in parts.items():
         pairs = [(_pixels(image, size), label) for image, label in part]
@@ -100,10 +100,10 @@ def _read(parts: dict[str, Any], source: str, size: int | None) -> Raw:
             (low, wide), (high, wider) = shapes[0], shapes[-1]
             raise DataError(
                 f"{source}: images differ in size, from {wide}x{low} to {wider}x{high}: set"
-                " data.image_size, to which the shorter side is scaled and the middle cut out"
+                " data.image_size, to which the shorter side is resized before a centre crop"
             )
         x = np.stack([image for image, _ in pairs])
-        deep = x.ndim == 3 and x.dtype.kind == "f"  # without a channel they would be signals
+        deep = x.ndim == 3 and x.dtype.kind == "f"  # without a channel floats would be signals
         arrays[f"x_{name}"] = x[:, None] if deep else x
         arrays[f"y_{name}"] = np.stack([np.asarray(label) for _, label in pairs])
     return raw(arrays, source)
@@ -118,15 +118,15 @@ def _opened(path: str) -> Any:
 
 
 def _pixels(image: Any, size: int | None) -> Any:
-    """Return bytes (h, w) or (h, w, 3), or floats (h, w) of an image deeper than 8 bits.
+    """Return uint8 (h, w) or (h, w, 3), or floats (h, w) of an image deeper than 8 bits.
 
-    The middle, with the shorter side scaled to `size`.
+    It is a centre crop, with the shorter side resized to `size`.
     """
     from PIL import Image
 
     if not isinstance(image, Image.Image):
         return np.asarray(image)
-    if image.mode not in ("L", "RGB"):  # PIL cuts off what does not fit into 8 bits, silently
+    if image.mode not in ("L", "RGB"):  # PIL silently cuts values to 8 bits
         image = image.convert("F" if image.mode in DEEP else "RGB")
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)

@@ -1,4 +1,4 @@
-"""Numbers as people write them: in figures, in the report, on the terminal."""
+"""Formats numbers and durations, for figures, the report and the terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rate(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration as text: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
     if not math.isfinite(seconds):
         return DASH
     if seconds < 9.95:

@@ -1,4 +1,4 @@
-"""A crew: the worker processes of this machine, and what they say."""
+"""The pool of worker processes: starting them, sending jobs, receiving messages, stopping them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from orchestrator.executors.worker import receive, send
 from orchestrator.system import signals
 
 STOP_SECONDS = 3.0  # for a worker to exit by itself
-LOOK_SECONDS = 0.2  # how soon a signal is seen
+LOOK_SECONDS = 0.2  # the longest time until a signal is noticed
 START = "import sys; sys.path[:] = {path!r}; from orchestrator import build; build.work()"
 
 
 class Worker:
-    """A worker process. Its answers come to `inbox`, pickled, with it; None when it is gone."""
+    """A worker process. Its messages arrive in `inbox` as (worker, pickle); None: it has ended."""
 
     def __init__(self, start: object, inbox: SimpleQueue[tuple[Worker, bytes | None]]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", START.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which knows what is to be kept
+            start_new_session=True,  # Ctrl-C goes to the parent, which keeps the checkpoints
         )
         self._end = 0.0
         self.send(start)
@@ -36,22 +36,22 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def send(self, message: object) -> None:
-        """Give it something to do."""
+        """Send it a message."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone: the inbox will tell
+        with contextlib.suppress(OSError):  # it has ended: None will be in the inbox
             send(self._process.stdin, message)
 
     def interrupt(self) -> None:
-        """Have it keep a checkpoint of its run, then end."""
+        """Make it write a checkpoint of its run, then exit."""
         self._process.terminate()
         self._end = time.monotonic() + STOP_SECONDS
 
     def stop(self) -> str:
-        """End it, whatever it is doing, but for its time after `interrupt`; return how it ended."""
+        """End the process, with some seconds to exit by itself; return how it ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, self._end - time.monotonic()))
@@ -75,10 +75,10 @@ class Worker:
                     return
 
 
-class Crew:
+class WorkerPool:
     """Up to `size` workers, each of which builds the objective from `config`.
 
-    They start when there is something to do for them, and stay until `close`.
+    They start when there is a job for them, and run until `close`.
     """
 
     def __init__(self, config: dict[str, Any], size: int) -> None:
@@ -89,7 +89,7 @@ class Crew:
         self._inbox: SimpleQueue[tuple[Worker, bytes | None]] = SimpleQueue()
 
     def free(self) -> Worker | None:
-        """Return a worker that has nothing to do, a new one while there may be more, else None."""
+        """Return an idle worker, or a new one while there are fewer than `size`, else None."""
         if self._idle:
             return self._idle.pop()
         if len(self._workers) >= self._size:
@@ -99,11 +99,11 @@ class Crew:
         return worker
 
     def done(self, worker: Worker) -> None:
-        """Say that a worker has nothing more to do."""
+        """Mark a worker as idle."""
         self._idle.append(worker)
 
     def listen(self) -> tuple[Worker, object]:
-        """Wait for the next message of any worker; None: it has died (see `bury`).
+        """Wait for the next message of any worker; None: it has died (see `remove`).
 
         Raises Interrupted after a signal.
         """
@@ -113,18 +113,18 @@ class Crew:
                 worker, message = self._inbox.get(timeout=LOOK_SECONDS)
                 return worker, None if message is None else pickle.loads(message)
 
-    def bury(self, worker: Worker) -> str:
-        """Let go of a worker that has died, return how it ended."""
+    def remove(self, worker: Worker) -> str:
+        """Remove a worker that has died; return how it ended."""
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         return worker.stop()
 
     def close(self) -> None:
-        """Stop all workers; those that train have some seconds to keep a checkpoint."""
+        """Stop all workers; those that train have some seconds to write a checkpoint."""
         for worker in self._workers.difference(self._idle):
             worker.interrupt()
         while self._workers:
             self._workers.pop().stop()
         self._idle.clear()
-        self._inbox = SimpleQueue()  # nobody is interested in what they said last
+        self._inbox = SimpleQueue()  # drop their last messages

@@ -19,8 +19,8 @@ from torch.utils.data import (
 )
 
 from orchestrator import LRRangeResult, lr_range_test
+from orchestrator.training.nested import fresh
 from orchestrator.training.standalone import loaders
-from orchestrator.training.trees import fresh
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -459,5 +459,5 @@ def test_separable_data_have_an_answer() -> None:
     assert min(r.held_out_loss.min() for r in found.ramps) > 0
     perfect = nn.Linear(6, 3, bias=False)
     perfect.weight.data = 1000 * torch.eye(3, 6)
-    with pytest.raises(ValueError, match="the held-out loss is 0 before any training"):
+    with pytest.raises(ValueError, match="the held-out loss is 0 before training"):
         short(perfect, train=train, held_out=held_out)

@@ -1,4 +1,4 @@
-"""Use what belongs to somebody else, and leave it as it was found."""
+"""Saves and restores the user's objects: modules, optimiser and other attributes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-class Attributes:
-    """What objects kept in their attributes, and in dicts, lists and sets that are such.
+class SavedAttributes:
+    """The saved attributes of objects, with the content of dicts, lists and sets among them.
 
-    Of a module these are also its parameters, buffers, parts, hooks and training mode.
+    For a module these include its parameters, buffers, submodules, hooks and training mode.
     """
 
     def __init__(self, objects: Iterable[object]) -> None:
@@ -30,12 +30,12 @@ class Attributes:
         self._others = [(other, list(other)) for other in others]
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the tensors among them."""
+        """Yield the tensors among the attributes."""
         values = chain(*(kept.values() for _, kept in self._tables), *(k for _, k in self._others))
         return (value for value in values if isinstance(value, Tensor))
 
     def put_back(self) -> None:
-        """Bring back what was there; what has not changed is left alone."""
+        """Restore attributes that have changed."""
         for table, kept in self._tables:
             for key in table.keys() - kept.keys():
                 del table[key]
@@ -46,11 +46,11 @@ class Attributes:
                 (other.update if isinstance(other, set) else other.extend)(values)
 
 
-class ModulesAsFound:
-    """What modules were, and the tensors that an optimiser trains: values, gradients, attributes.
+class SavedModules:
+    """The saved state of modules and trained tensors: values, gradients, attributes.
 
-    `restart` brings the values back, `put_back` everything, into the very same tensors. Costs the
-    memory of one more copy of the weights. `others`: objects whose attributes are kept too.
+    `restart` restores the values, `put_back` everything, in place. Needs memory for one more copy
+    of the weights. `others`: objects whose attributes are saved too.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ModulesAsFound:
     ) -> None:
         every = list(dict.fromkeys(m for module in modules for m in module.modules()))
         self._modes = [(module, module.training) for module in every]
-        self._attributes = Attributes([*every, *others])
+        self._attributes = SavedAttributes([*every, *others])
         owned = [t for m in every for t in (*m.parameters(), *m.buffers())]  # of TorchScript too
         tensors = {id(t): t for t in (*owned, *trained, *self._attributes.tensors())}.values()
         leaves = [t for t in tensors if t.is_leaf and not _overlaps(t)]
@@ -67,7 +67,7 @@ class ModulesAsFound:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Bring back values and attributes, but for the mode of each module; no gradients."""
+        """Restore values and attributes, but not modes and gradients."""
         modes = [(module, module.training) for module, _ in self._modes]
         self._attributes.put_back()
         for tensor, value in self._values:
@@ -77,12 +77,12 @@ class ModulesAsFound:
             module.training = mode
 
     def clear_gradients(self) -> None:
-        """Take all gradients away."""
+        """Remove all gradients."""
         for tensor, _ in self._grads:
             tensor.grad = None
 
     def put_back(self) -> None:
-        """Bring back everything."""
+        """Restore everything."""
         self.restart()
         for tensor, grad in self._grads:
             tensor.grad = grad
@@ -91,16 +91,16 @@ class ModulesAsFound:
 
 
 def _overlaps(tensor: Tensor) -> bool:
-    """Whether elements share memory, as after `expand`: nothing can be copied into such ones."""
+    """Whether elements share memory, as after `expand`: such a tensor cannot be copied into."""
     return tensor.layout == torch.strided and any(
         stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )
 
 
-class OptimizerAsFound:
-    """What an optimiser was: its state and its param groups.
+class SavedOptimizer:
+    """The saved state and param groups of an optimiser.
 
-    `restart` gives it a copy of the state it had, `put_back` the very state itself.
+    `restart` restores a copy of the state, `put_back` the original objects.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -109,11 +109,11 @@ class OptimizerAsFound:
         self._groups = [dict(group) for group in optimizer.param_groups]
 
     def restart(self) -> None:
-        """Bring back a copy of the state, and the groups."""
+        """Restore a copy of the state, and the groups."""
         self._bring({key: copy.deepcopy(value) for key, value in self._state.items()})
 
     def put_back(self) -> None:
-        """Bring back everything."""
+        """Restore everything."""
         self._bring(self._state)
 
     def _bring(self, state: dict[Any, Any]) -> None:
@@ -124,16 +124,16 @@ class OptimizerAsFound:
             group.update(kept)
 
 
-AsFound = tuple[ModulesAsFound, OptimizerAsFound]
+Saved = tuple[SavedModules, SavedOptimizer]
 
 
 @contextmanager
-def as_found(
+def restoring(
     modules: Sequence[nn.Module], optimizer: Optimizer, others: Iterable[object] = ()
-) -> Iterator[AsFound]:
-    """Return a context after which modules, optimiser and `others` are what they were before."""
+) -> Iterator[Saved]:
+    """Return a context that restores modules, optimiser and `others` at its end."""
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = ModulesAsFound(modules, trained, others), OptimizerAsFound(optimizer)
+    kept = SavedModules(modules, trained, others), SavedOptimizer(optimizer)
     try:
         yield kept
     finally:

@@ -1,0 +1,82 @@
+"""What runs cost in final runs: the unit H, training and evaluation of one final run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from orchestrator.curve import Outcome
+from orchestrator.plan.prices import FORWARD, progress
+from orchestrator.recipe import Facts, Run
+from orchestrator.stages.stage import CYCLE, held_out_share
+
+
+@dataclass(frozen=True)
+class FinalRuns:
+    """The prices of runs, in final runs of batch size `batch_size`.
+
+    Examples count, those of evaluations a third each; of runs with another batch size, examples
+    count by the seconds that they took in `outcomes`. `test_examples`: size of the sealed test.
+    """
+
+    facts: Facts
+    batch_size: int
+    test_examples: int
+    outcomes: Sequence[Outcome]
+
+    def of(self, run: Run, share: float = 1.0) -> float:
+        """Return the price of a run of which `share` is done."""
+        if run.kind not in ("train", "ramp"):
+            return self._measuring(run)
+        if run.opens_test and run.kept and self._is_there(run):  # it goes on from the end
+            return FORWARD * self.test_examples / self._unit
+        evaluated = self._evaluated(run)
+        trained = run.examples * self._slowness(run.batch_size)
+        tested = self.test_examples if run.opens_test else 0
+        return (share * (trained + FORWARD * evaluated) + FORWARD * tested) / self._unit
+
+    def spent(self, outcomes: Iterable[Outcome]) -> float:
+        """Return the price of runs that have ended, each counted once."""
+        once = {o.key: o for o in outcomes}.values()
+        return sum(self.of(o.run, progress(o)) for o in once)
+
+    @cached_property
+    def _unit(self) -> float:
+        """Examples of a final run, its evaluations counted in."""
+        points, shown = held_out_share(round(self.facts.final_examples), *CYCLE)
+        evaluated = points * min(shown, self.facts.held_out_examples)
+        return self.facts.final_examples + FORWARD * evaluated
+
+    def _evaluated(self, run: Run) -> int:
+        all_ = self.facts.held_out_examples
+        return min(run.points, run.steps) * min(run.held_out_examples or all_, all_)
+
+    def _is_there(self, run: Run) -> bool:
+        """Whether the same run without the sealed test has ended."""
+        return any(
+            o.run.kept and o.run.params() == run.params() and o.state == "finished"
+            for o in self.outcomes
+            if not o.run.opens_test
+        )
+
+    @cached_property
+    def _seconds(self) -> dict[int, float]:
+        """Seconds of an example by batch size, as trained so far."""
+        found = defaultdict(list)
+        for o in self.outcomes:
+            if o.result.examples and o.result.seconds > 0:
+                found[o.run.batch_size].append(o.result.seconds / o.result.examples)
+        return {size: median(each) for size, each in found.items()}
+
+    def _slowness(self, batch_size: int) -> float:
+        own, other = self._seconds.get(self.batch_size), self._seconds.get(batch_size)
+        return other / own if own and other and batch_size != self.batch_size else 1.0
+
+    def _measuring(self, run: Run) -> float:
+        """Return the price of a probe or calibration, by the seconds that it took."""
+        own = self._seconds.get(self.batch_size)
+        took = next((o.result.seconds for o in self.outcomes if o.run == run), 0.0)
+        return took / own / self._unit if own else 0.0

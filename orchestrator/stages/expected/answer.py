@@ -1,0 +1,170 @@
+"""The final stage of a cheap study: the best of its full runs, tested once.
+
+The first recipe was trained at full length before anything else. A recipe that the stages have
+changed is trained at full length too, and the two are compared: the change that the stages expect
+is the prior, the difference of the runs the evidence. The network of the better one is tested on
+the sealed data, beside an untuned recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages import tested as sealed
+from orchestrator.stages.comparison import percent
+from orchestrator.stages.expected.effects import Estimate, noise
+from orchestrator.stages.expected.first_run import full_run, outcome_of
+from orchestrator.stages.measure import measure, measured
+from orchestrator.stages.stage import Stage
+
+# Of the stages' changes together, on the log of the final loss (benchmarks/frontier).
+CHANGES = Estimate(0.0, 0.15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Stage):
+    """Chooses among full runs and opens the sealed test.
+
+    `seeds`: sealed runs of the answer; the first goes on from the full run that is there already.
+    `only`: recipes whose full runs are there; no other is trained (None: what is missing is).
+    """
+
+    kind: ClassVar[str] = "final"
+    gives: ClassVar[tuple[str, ...]] = tuple(Recipe().values())  # it may go back as a whole
+
+    seeds: int = 1
+    baselines: bool = True
+    only: tuple[Recipe, ...] | None = None
+
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """Full runs that are missing, then the sealed ones."""
+        known = {o.run for o in outcomes}
+        held_out = [full_run(r, self.facts) for r in self.rivals(recipe)]
+        if missing := [run for run in dict.fromkeys(held_out) if run not in known]:
+            return missing
+        answer, _ = self._answer(recipe, outcomes)
+        recipes = self._tested(recipe, answer)
+        sizes = {recipes[name].batch_size for name in recipes.keys() & {"answer", "untuned"}}
+        calibrate = measure("calibrate", answer, sorted(sizes))
+        if len(sizes) > 1 and calibrate not in known:
+            return [calibrate]
+        tests = [run for name in recipes for run in self._sealed(name, recipes, outcomes)]
+        return [run for run in dict.fromkeys(tests) if run not in known]
+
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return the answer with its test result, or that it did not train."""
+        answer, why = self._answer(recipe, outcomes)
+        recipes = self._tested(recipe, answer)
+        tested = {
+            name: [
+                o
+                for run in self._sealed(name, recipes, outcomes)
+                if (o := outcome_of(run, outcomes))
+            ]
+            for name in recipes
+        }
+        evidence = sealed.evidence(
+            self.facts, recipes, tested, self._rows(recipe, recipes, tested, outcomes)
+        )
+        if evidence["model"] is None:
+            reason = f"no answer: no final run of the recipe trained to the end ({why})"
+            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
+        trained = outcome_of(full_run(answer, self.facts), outcomes)
+        if trained and (guessing := self.guessing(trained)):
+            evidence["warning"] = guessing
+            why = f"{guessing}; {why}"
+        changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
+        return Decision(
+            stage=self.name,
+            kind=self.kind,
+            values=changed,
+            incumbent_kept=not changed,
+            reason=sealed.sentence(self.facts, evidence, why),
+            evidence=evidence,
+        )
+
+    def full_runs(self, recipe: Recipe) -> list[Run]:
+        """Return the runs that are to be trained, if they are not there."""
+        runs = [full_run(r, self.facts) for r in self.rivals(recipe)]
+        more = self.seeds - 1 + (self.baselines and self.only is None)  # as long as the answer's
+        return [*runs, *(full_run(recipe, self.facts, 1 + n) for n in range(more))]
+
+    def rivals(self, recipe: Recipe) -> list[Recipe]:
+        """Return the recipes with a claim to be the answer, the first full run's first."""
+        first = recipe.after("first_run")
+        rivals = [first, recipe] if first is not None and first != recipe else [recipe]
+        if self.only is None:
+            return rivals
+        return [r for r in rivals if r in self.only] or rivals[:1]
+
+    def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
+        """Return the recipe with the lowest expected loss, and why."""
+        rivals = self.rivals(recipe)
+        if len(rivals) == 1:
+            same = recipe.after("first_run") == rivals[0] and self.only is None
+            return rivals[0], "no later stage changed the first recipe" if same else "the recipe"
+        ends = [outcome_of(full_run(r, self.facts), outcomes) for r in rivals]
+        losses = [self.end_loss(o) if o else math.inf for o in ends]
+        first, tuned = rivals
+        if not math.isfinite(losses[1]):
+            return first, "the changed recipe did not train at full length, so the first one stands"
+        if not math.isfinite(losses[0]) or ends[0] is None:
+            return tuned, "the first recipe did not train at full length"
+        seen = math.log(losses[1] / losses[0])
+        found = CHANGES.updated(seen, noise(ends[0], self.facts))
+        low, high = found.interval()
+        told = (
+            f"held-out loss of the full runs {percent(seen)}, expected final loss"
+            f" {percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
+        )
+        if found.mean < 0:
+            return tuned, f"against the first recipe: {told}"
+        return first, f"the first recipe stands: what the stages changed has {told}"
+
+    def _tested(self, recipe: Recipe, answer: Recipe) -> dict[str, Recipe]:
+        """Return the recipes of the sealed round by name, the answer first."""
+        found: dict[str, Recipe] = {"answer": answer}
+        first = recipe.after("first_run")
+        if self.baselines and first is not None and self.only is None:
+            found["range_test_only"] = first  # its full run is there: a test costs next to nothing
+        if self.baselines and self.only is None:
+            found["untuned"] = sealed.untuned(recipe, self.facts)
+        return found
+
+    def _sealed(
+        self, name: str, recipes: Mapping[str, Recipe], outcomes: Sequence[Outcome]
+    ) -> list[Run]:
+        """Return the sealed runs of a recipe; untuned training gets the time of the answer's."""
+        own, answer = recipes[name], recipes["answer"]
+        runs = [
+            full_run(own, self.facts, seed, opens_test=True, label=f"{name} tests seed {seed}")
+            for seed in range(self.seeds if name == "answer" else 1)
+        ]
+        seconds = measured(outcomes, "calibrate", "seconds_per_step")
+        if name != "untuned" or own.batch_size == answer.batch_size or not seconds:
+            return runs
+        ratio = seconds[answer.batch_size] / seconds[own.batch_size]
+        steps = max(10, round(self.facts.steps(1, answer.batch_size) * ratio))
+        return [replace(run, steps=steps) for run in runs]
+
+    def _rows(
+        self,
+        recipe: Recipe,
+        recipes: Mapping[str, Recipe],
+        tested: Mapping[str, Sequence[Outcome]],
+        outcomes: Sequence[Outcome],
+    ) -> list[dict[str, Any]]:
+        rows = []
+        for own in self.rivals(recipe):
+            if done := outcome_of(full_run(own, self.facts), outcomes):
+                name = "first" if own == recipe.after("first_run") else "changed"
+                rows.append(sealed.row(self.facts, name, "held out", own, [done]))
+        for name, own in recipes.items():
+            if tested[name]:
+                rows.append(sealed.row(self.facts, name, "sealed test", own, tested[name]))
+        return rows

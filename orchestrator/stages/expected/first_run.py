@@ -1,0 +1,129 @@
+"""The first full run: the recipe of the range test, trained at full length on held-out data.
+
+It is an answer that every later stage can only improve, and the curve whose clue says where to look
+for improvements: what only long training shows, overfitting above all, no short cycle can show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from orchestrator import clues
+from orchestrator.clues import Clue
+from orchestrator.curve import Outcome
+from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.stages.ramps import round_to
+from orchestrator.stages.stage import Stage, cycle, option
+
+STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
+
+
+def full_run(recipe: Recipe, facts: Facts, replicate: int = 0, **changes: Any) -> Run:
+    """Return the recipe's final run, on held-out data; its network is kept (`Run.kept`).
+
+    The same run with `opens_test` goes on from that network.
+    """
+    label = changes.pop("label", f"full run lr {recipe.max_lr:.3g} wd {recipe.weight_decay:g}")
+    return cycle(
+        recipe,
+        facts.steps(1, recipe.batch_size),
+        replicate,
+        label,
+        prunable=False,
+        kept=True,
+        stop_loss=STOP * facts.start_loss,
+        **changes,
+    )
+
+
+def outcome_of(run: Run, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the outcome of a run, None while there is none."""
+    return next((o for o in outcomes if o.run == run), None)
+
+
+def clue_of(outcome: Outcome, facts: Facts) -> Clue:
+    """Return the clue of a full run; overfitting counts more than an unstable stretch before it."""
+    found = clues.segments(outcome.curve, facts.start_loss)
+    over = next((clue for clue in found if clue.label == "overfitting"), None)
+    return over or clues.read(outcome.curve, facts.start_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstRun(Stage):
+    """Trains the recipe at full length; where that is lost, at lower learning rates."""
+
+    kind: ClassVar[str] = "first_run"
+    gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
+
+    lower: float = option(0.25, "factor on max_lr for the next try after a lost run", gt=0, lt=1)
+    tries: int = option(3, "full runs at most", ge=1)
+
+    def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+        """The full run, again at a lower rate while it is lost."""
+        for number in range(self.tries):
+            run = full_run(self._at(recipe, number), self.facts)
+            done = outcome_of(run, outcomes)
+            if done is None:
+                return [run]
+            if math.isfinite(self.end_loss(done)) or done.state == "failed":
+                return []
+        return []
+
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return what the run reached and what its curve shows."""
+        last = outcomes[-1]
+        evidence: dict[str, Any] = {"rows": [self._row(o) for o in outcomes]}
+        if not math.isfinite(self.end_loss(last)):
+            tried = ", ".join(f"{o.run.schedule.max_lr:.3g}" for o in outcomes)
+            chance = f"the best constant prediction ({self.facts.chance_loss:.3g})"
+            reason = f"no answer: no full run at max_lr {tried} was better than {chance}"
+            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
+        clue, guessing = clue_of(last, self.facts), self.guessing(last)
+        found = self._at(recipe, len(outcomes) - 1)
+        changed = {} if found == recipe else {"max_lr": found.max_lr, "min_lr": found.min_lr}
+        lower = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost," * bool(
+            changed
+        )
+        metric = f", {self.facts.metric} {last.metric:.4g}" if self.facts.metric else ""
+        reason = (
+            f"held-out loss {last.held_out_loss:.4g}{metric} in {self.facts.final_epochs:g}"
+            f" epochs{lower}{f'; {guessing}' if guessing else ''}; {clue.label}: {clue.reason};"
+            f" {self._advice(clue, last)}"
+        )
+        return Decision(self.name, self.kind, reason, changed, evidence=evidence)
+
+    def _at(self, recipe: Recipe, number: int) -> Recipe:
+        """Return the recipe of try `number`, from 0."""
+        if number == 0 or recipe.max_lr is None:
+            return recipe
+        return recipe.at_lr(round_to(recipe.max_lr * self.lower**number))
+
+    def _advice(self, clue: Clue, outcome: Outcome) -> str:
+        """Return what the clue says about the next stages and about the length of training."""
+        epochs = outcome.curve.progress * self.facts.final_epochs
+        if clue.label == "overfitting":
+            best = int(outcome.curve.held_out_loss.argmin())
+            return (
+                f"more weight decay is tried at full length; without it the lowest held-out loss is"
+                f" {outcome.curve.held_out_loss[best]:.4g} after {epochs[best]:.3g} of"
+                f" {self.facts.final_epochs:g} epochs"
+            )
+        if clue.label == "underfitting":
+            return "training for longer would help more than any other setting"
+        if clue.label == "horizontal":
+            return "little is left to gain, so only batch size and learning rate are tried"
+        return "the stages below look for a better recipe in short cycles"
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row = {
+            "max_lr": outcome.run.schedule.max_lr,
+            "steps": outcome.run.steps,
+            "held_out_loss": outcome.held_out_loss,
+            "clue": clue_of(outcome, self.facts).label,
+        }
+        if self.facts.metric:
+            row[self.facts.metric] = outcome.metric
+        return {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in row.items()}
