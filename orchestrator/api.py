@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.schema import Config
+from orchestrator.errors import ConfigError
 from orchestrator.record import StudyRecord
 
 
@@ -56,3 +57,42 @@ def run_study(
 
     terminal = Terminal(checked.quiet, io.StringIO() if quiet else None)
     return studies.run_study(checked, terminal, asked)
+
+
+def tune(
+    train: Callable[..., Any],
+    *,
+    steps: int,
+    batch_size: int,
+    train_examples: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> StudyRecord:
+    """Find max_lr, momentum, weight decay and batch size of a training loop of your own.
+
+    `train(trial)`: the loop as a function. It makes model and optimiser anew, calls
+    `trial.apply(optimizer, step)` before each of `trial.steps` updates and `trial.report(...)`
+    where `trial.due(step)`, and returns `trial.result(...)` (see `training.function.trial.Trial`
+    and docs/plain-loop.md). `steps`: updates of a final run, with `batch_size`. `train_examples`:
+    how many there are, to tell epochs. `overrides`: settings as on the command line; the study is
+    called after the function unless `study_name` is among them.
+
+    Returns and raises what `run_study` does; the same call goes on where it was stopped.
+    `train(orchestrator.trial_of(record.recipe, steps=...))` then trains by what was found.
+    """
+    from orchestrator.config import user_code
+    from orchestrator.config.compose import compose, parse
+
+    asked = [f"study_name={train.__name__.strip('<>')}", *overrides]
+    values, name = compose(parse(asked)), user_code.named(train)
+    if values["executor"]["name"] == "processes" and user_code.is_given(name):
+        raise ConfigError(
+            f"executor.name: 'processes' cannot import {name}: put the function into a module, or"
+            " choose executor=inline"
+        )
+    values["recipe"]["batch_size"] = batch_size
+    given = {k: v for k, v in values["objective"].items() if k != "name"}
+    values["objective"] = {"_target_": name, **given, "steps": steps}
+    if train_examples is not None:
+        values["objective"]["train_examples"] = train_examples
+    return run_study(values, quiet=quiet)

@@ -24,7 +24,8 @@ class Facts:
     known), as in a regression whose targets are far from 0. `metric` is the name of the measure
     shown beside the loss (None: there is none), `larger_is_better` its direction. `dropout` is the
     model's own probability of dropping a unit, the largest where its dropout modules differ; None
-    where it has no such module.
+    where it has no such module. `optimizer`, `nesterov`: as a recipe has them, where what trains
+    has its own optimiser; None: that of the config.
     """
 
     train_examples: int
@@ -35,6 +36,8 @@ class Facts:
     larger_is_better: bool = True
     dropout: float | None = None
     untrained_loss: float = 0.0
+    optimizer: str | None = None
+    nesterov: bool = False
 
     @property
     def start_loss(self) -> float:

@@ -94,7 +94,8 @@ class StudyRecord:
     `overrides` are the command line's, as typed; `folder` is where the study is kept. `inputs`:
     how they were normalised (see `training.identity.preprocessing`), None where they were not.
     `task`: the loss as code (see `training.task.Task.as_code`) and the number of training
-    `examples`, None where nothing is trained. `final_epochs`: the configured length of a final run.
+    `examples`, None where nothing is trained. `final_epochs`: the length of a final run.
+    `own_loop`: see `objectives.Description`.
     """
 
     study: str
@@ -117,6 +118,7 @@ class StudyRecord:
     inputs: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
     final_epochs: float | None = None
+    own_loop: bool = False
 
     @property
     def decisions(self) -> list[Decision]:
@@ -171,9 +173,11 @@ class StudyRecord:
         if self.final is None:
             return None
         evidence = self.final.decision.evidence
+        tested = {k: (evidence.get(k) or {}).get("mean") for k in ("test_metric", "test_loss")}
+        loss_alone = tested["test_metric"] is None and tested["test_loss"] is not None
         return {
             "metric": {
-                "name": self.metric,
+                "name": None if loss_alone else self.metric,
                 "direction": "maximize" if self.larger_is_better else "minimize",
             },
             **{k: evidence.get(k) for k in ("test_metric", "test_loss", "epochs", "seconds")},

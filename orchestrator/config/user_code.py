@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import ConfigError, nearest, one_line
 
@@ -42,6 +43,9 @@ DENIED = frozenset(
     sqlalchemy alembic optuna pytest _pytest ray dask distributed
     """.split()  # noqa: SIM905  # forty lines otherwise
 )
+
+# Functions that were handed over in this process, local ones too, by what `named` calls them.
+_given: WeakValueDictionary[str, Callable[..., Any]] = WeakValueDictionary()
 
 OURS = f"{Path(__file__).parents[1]}{os.sep}"
 NOT_THEIRS = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"), OURS)
@@ -82,11 +86,29 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
     )
 
 
+def named(function: Callable[..., Any]) -> str:
+    """Return a name for `resolve`; it holds as long as somebody keeps the function.
+
+    No name is given where the function can be imported by it.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    if function.__module__ == "__main__" or "<locals>" in name:
+        _given[name] = function
+    return name
+
+
+def is_given(target: str) -> bool:
+    """Whether `target` is a name that `named` gave a function."""
+    return target in _given
+
+
 def resolve(target: str) -> Callable[..., Any]:
     """Return the callable that `target` ("package.module.name") names.
 
     Raises ConfigError, one line, if it cannot be imported, is no callable or is not allowed.
     """
+    if (given := _given.get(target)) is not None:
+        return given
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{target!r} is no name: write package.module.name")

@@ -1,7 +1,7 @@
 """The seam between the study and whatever trains: `objective(run, session) -> Result`.
 
-Three kinds ship or are invited: `training` (torch), `quadratic` (the fake objective, numpy only)
-and the user's own.
+Four kinds ship or are invited: `training` (torch), `quadratic` (the fake objective, numpy only),
+a training function of the user's own (`training.function`), and an objective of the user's own.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Description:
     study with others is refused. `inputs`, `task`: how inputs are normalised, and the loss as code
     (see `StudyRecord`). `test_examples`: size of the sealed test, None: not known. `fake_clock`:
     time is what the runs say. `advice(batch_size)`: sentences on how to train faster here, for a
-    dry run. `export(weights, to)`: writes the trained network as a program that runs alone, returns
+    dry run. `own_loop`: what trains is code of the user's, which no code in the report stands for.
+    `export(weights, to)`: writes the trained network as a program that runs alone, returns
     `input_shape`, `input_type` and `output_shape` of one example (see `study.model_files`).
     `diagnose(way_out)`: why its network does not learn, "" if that is not clear, with `way_out`
     where that may help all the same; asked where a range test has no answer. `recheck()`: why its
@@ -105,6 +106,7 @@ class Description:
     task: Mapping[str, Any] | None = None
     test_examples: int | None = None
     fake_clock: bool = False
+    own_loop: bool = False
     advice: Callable[[int], Sequence[str]] = _nothing
     export: Callable[[Path, Path], Mapping[str, Any]] | None = None
     diagnose: Callable[[str], str] = _unknown

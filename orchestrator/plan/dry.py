@@ -52,7 +52,7 @@ def plan_study(config: Config, clock: Clock = time.perf_counter) -> StudyPlan:
     """
     began = clock()
     objective = build.objective(config)
-    stages, recipe = build.stages(config, objective.facts), build.recipe(config)
+    stages, recipe = build.stages(config, objective.facts), build.recipe(config, objective.facts)
     start = AROUND + clock() - began
     watch = clock_of(objective, lambda: 0.0, clock)
     prices = probe(objective, recipe, _sizes(stages, recipe), watch)

@@ -80,7 +80,9 @@ class _Study:
     @property
     def _recipe(self) -> Recipe:
         """The recipe as the stages so far have decided it."""
-        return self._records[-1].recipe if self._records else build.recipe(self._parts.config)
+        if self._records:
+            return self._records[-1].recipe
+        return build.recipe(self._parts.config, self._parts.objective.facts)
 
     def run(self, overrides: tuple[str, ...]) -> StudyRecord:
         """Walk the stages; write and tell whatever came of it.
