@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger
 
 
-def recipe(config: Config, facts: Facts) -> Recipe:
-    """Return the recipe that the first stage gets."""
+def recipe(config: Config, facts: Facts | None = None) -> Recipe:
+    """Return the recipe that the first stage gets; `facts` may name another optimiser."""
+    own = facts if facts and facts.optimizer else None
     return Recipe(
         **dict(config.recipe),
         schedule=config.schedule.name,
-        optimizer=facts.optimizer or config.optimizer.name,
-        nesterov=facts.nesterov if facts.optimizer else config.optimizer.nesterov,
+        optimizer=own.optimizer if own else config.optimizer.name,
+        nesterov=own.nesterov if own else config.optimizer.nesterov,
         optimizer_options=config.optimizer.options,
     )
 

@@ -25,7 +25,7 @@ class Facts:
     shown beside the loss (None: there is none), `larger_is_better` its direction. `dropout` is the
     model's own probability of dropping a unit, the largest where its dropout modules differ; None
     where it has no such module. `optimizer`, `nesterov`: as a recipe has them, where what trains
-    has its own optimiser; None: that of the config.
+    has its own optimiser; "": those of the config.
     """
 
     train_examples: int
@@ -36,7 +36,7 @@ class Facts:
     larger_is_better: bool = True
     dropout: float | None = None
     untrained_loss: float = 0.0
-    optimizer: str | None = None
+    optimizer: str = ""
     nesterov: bool = False
 
     @property

@@ -214,6 +214,20 @@ def build(own: OwnConfig, **offered: Any) -> Any:
     return _call(own.target, function, arguments)
 
 
+def built(given: Mapping[str, Any], **offered: Any) -> Any:
+    """Return what a mapping with `_target_` describes, nested ones too (see `build`)."""
+    from orchestrator.config.options import OwnConfig
+
+    inner = {k: _built(v) for k, v in given.items()}
+    return build(OwnConfig.model_validate(inner), **offered)
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return built(value)
+    return [_built(v) for v in value] if isinstance(value, list) else value
+
+
 def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     try:
         return function(**arguments)

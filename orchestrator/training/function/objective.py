@@ -73,7 +73,7 @@ class FunctionObjective:
                 f"{self._name} does not read trial.batch_size: leave the batch_size stage out of"
                 " the plan"
             )
-        self._device = found.device
+        self.found, self._device = found, found.device
         examples = settings.steps * settings.batch_size
         self.facts = Facts(
             train_examples=settings.train_examples or examples,
@@ -91,7 +91,7 @@ class FunctionObjective:
                 f"{self._name} trained alike with two seeds: what looks like no noise may be one"
                 " seed only; let weights and data order depend on trial.seed."
             )
-        self._notes = (*notes, *edited(sections.values()))
+        self._notes = (*notes, *found.notes, *edited(sections.values()))
 
     def describe(self) -> Description:
         """Return what a study says of it."""

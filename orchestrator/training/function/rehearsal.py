@@ -29,19 +29,23 @@ SAME, SAME_ON_GPU = 1e-6, 1e-3  # losses that differ by this share are those of 
 class Rehearsal:
     """What a training function turned out to do.
 
-    `start_loss`: held-out loss before any training, 3 digits. `optimizer`, `nesterov`: as
-    a recipe has them. `device`: where it trains. `metric`: the name of what it reports beside the
-    losses. `uses_batch_size`, `uses_seed`, `has_test`: whether the function does.
+    `start_loss`: held-out loss before any training, 3 digits. `optimizer`, `nesterov`: as a recipe
+    has them. `momentum`, `weight_decay`: those that the optimiser had. `device`: where it trains.
+    `metric`: the name of what is reported beside the losses. `uses_batch_size`, `uses_seed`,
+    `has_test`: whether the function does. `notes`: what it said by `Trial.note`.
     """
 
     start_loss: float
     optimizer: str
     nesterov: bool
+    momentum: float
+    weight_decay: float
     device: torch.device
     metric: str | None
     uses_batch_size: bool
     uses_seed: bool
     has_test: bool
+    notes: tuple[str, ...]
 
 
 def rehearse(
@@ -66,11 +70,14 @@ def rehearse(
         start_loss=round_to(before),
         optimizer=_recipes_name(first.groups.optimizer),
         nesterov=bool(first.groups.optimizer.param_groups[0].get("nesterov")),
+        momentum=first.groups.momentum,
+        weight_decay=first.groups.weight_decay,
         device=first.device,
         metric=first.metric_name,
         uses_batch_size="batch_size" in first.asked,
         uses_seed=not _same(first, other),
         has_test=first.has_test,
+        notes=tuple(first.notes),
     )
 
 

@@ -39,6 +39,7 @@ class Trial:
         self.asked: set[str] = set()  # settings that the function has read
         self.metric_name: str | None = None
         self.has_test = False
+        self.notes: dict[str, None] = {}
         self.points: list[Point] = []
         self.groups: Groups | None = None
         self._run, self._session, self._name = run, session, name
@@ -209,6 +210,10 @@ class Trial:
         randomness.load_state_dict(state["random"], self.device)
         self._step, self._training.seconds = int(state["step"]), float(state["seconds"])
         return self._step + 1
+
+    def note(self, sentence: str) -> None:
+        """Say something for the study's report, once; it is read before the study starts."""
+        self.notes[sentence] = None
 
     def misuse(self, what: str) -> ConfigError:
         """Return the error that the training function does `what`."""
