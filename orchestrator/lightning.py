@@ -7,11 +7,10 @@ The adapter translates and decides nothing: `lr_find` is the range test over `Tr
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 try:
     import lightning.pytorch as pl
@@ -22,7 +21,7 @@ except ModuleNotFoundError as error:
 from orchestrator.config.user_code import built
 from orchestrator.training.function.range_test import range_test
 from orchestrator.training.function.trial import Trial
-from orchestrator.training.standalone.as_found import ModulesAsFound
+from orchestrator.training.standalone.as_found import ModulesAsFound, quiet
 
 if TYPE_CHECKING:
     from orchestrator.curve import Result
@@ -34,7 +33,7 @@ LEFT_OUT = (
     theirs.LearningRateMonitor, theirs.LearningRateFinder, theirs.BatchSizeFinder,
 )  # fmt: skip
 NEVER = 10**9  # batches
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {"logger": False, "enable_checkpointing": False}
 
 
 def lr_find(
@@ -59,11 +58,8 @@ def lr_find(
     warning in the log. Model, data module, trainer and random states are left as found: take
     `model.lr = found.max_lr` yourself. Raises ConfigError, one line, for what cannot be used.
     """
-    given = {
-        "datamodule": datamodule,
-        "train_dataloaders": train_dataloaders,
-        "val_dataloaders": val_dataloaders,
-    }
+    loaders = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
+    given = {"datamodule": datamodule, **loaders}
 
     def once(trial: Trial) -> Result:
         _check(trial, trainer)
@@ -74,8 +70,8 @@ def lr_find(
         finally:
             found.put_back()
 
-    once.__module__, once.__qualname__ = __name__, "lr_find"
-    return range_test(once, steps=num_training, batch_size=batch_size, seed=seed, **options)
+    name, size = f"{__name__}.lr_find", batch_size
+    return range_test(once, name, steps=num_training, batch_size=size, seed=seed, **options)
 
 
 def train(
@@ -93,12 +89,11 @@ def train(
     `_target_` that gives one. `monitor`, `test_monitor`: the losses that `validation_step` and
     `test_step` log.
     """
-    with _quiet():
-        used = built({"_target_": "lightning.pytorch.Trainer", **QUIET, **(trainer or {})})
+    with quiet("lightning.pytorch"):
+        used = built({"_target_": "lightning.pytorch.Trainer", **(trainer or QUIET)})
         _check(trial, used)
-        data, model = built(datamodule, batch_size=trial.batch_size), built(module)
-        given = {"datamodule": data}
-        return _fit(trial, used, model, given, monitor, test_monitor)
+        data = {"datamodule": built(datamodule, batch_size=trial.batch_size)}
+        return _fit(trial, used, built(module), data, monitor, test_monitor)
 
 
 def _check(trial: Trial, trainer: pl.Trainer) -> None:
@@ -117,14 +112,12 @@ def _fit(
     test_monitor: str = "",
 ) -> Result:
     """Run a trial with a trainer that is ours alone."""
-    reporter = _Reporter(trial, monitor)
-    used: Any = trainer
+    reporter, used = _Reporter(trial, monitor), cast(Any, trainer)
     used.callbacks = [c for c in used.callbacks if not isinstance(c, LEFT_OUT)] + [reporter]
-    trainer.loggers = []
-    trainer.num_sanity_val_steps = 0
+    trainer.loggers, trainer.num_sanity_val_steps = [], 0
     trainer.check_val_every_n_epoch, trainer.val_check_interval = 1, 1.0
     trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, trial.steps
-    with _quiet():
+    with quiet("lightning.pytorch"):
         try:
             trainer.fit(model, **data)
         except _EndedError:
@@ -132,7 +125,7 @@ def _fit(
             raise reporter.end from None
 
     def test() -> float:
-        with _quiet():
+        with quiet("lightning.pytorch"):
             (logged,) = trainer.test(model, **data, verbose=False)
         return float(_named(trial, logged, test_monitor, "test_step"))
 
@@ -202,15 +195,3 @@ def _named(trial: Trial, logged: Mapping[str, Any], name: str, step: str) -> Any
             f" the loss by {'test_' * (step == 'test_step')}monitor"
         )
     return logged[name]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's remarks on each of many fits off the terminal."""
-    logger = logging.getLogger("lightning.pytorch")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -23,7 +23,7 @@ from orchestrator import __main__ as cli
 from orchestrator.config import user_code
 from orchestrator.config.options import OwnConfig
 from orchestrator.config.user_modules import code_of
-from orchestrator.curve import Outcome, Result
+from orchestrator.curve import Result
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
 from orchestrator.recipe import Recipe, Run
@@ -165,7 +165,7 @@ def test_a_run_reports_where_it_is_due_and_is_repeatable() -> None:
     assert first.curve.held_out_loss.tolist() == again.curve.held_out_loss.tolist()
     assert first.held_out_loss != other.held_out_loss
     assert first.held_out_loss < trains.facts.chance_loss
-    assert 0 < first.result.seconds
+    assert first.result.seconds > 0
     assert first.result.examples == 800
     assert math.isnan(first.result.test_loss)
 
@@ -377,9 +377,9 @@ def test_a_plan_that_the_function_cannot_follow_is_refused() -> None:
             reported(trial, step, loss, model)
         return trial.result()
 
-    with pytest.raises(ConfigError, match="gives no test: return trial.result"):
+    with pytest.raises(ConfigError, match=r"gives no test: return trial\.result"):
         objective(fixed, opens_test=True)
-    with pytest.raises(ConfigError, match="does not read trial.batch_size: leave the batch_size"):
+    with pytest.raises(ConfigError, match=r"does not read trial\.batch_size: leave the batch_size"):
         objective(fixed, compares_sizes=True)
 
 
@@ -547,7 +547,7 @@ def test_a_training_function_on_the_command_line(
 @pytest.mark.usefixtures("here")
 def test_the_steps_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else says how long a final run is."""
-    with pytest.raises(ConfigError, match="objective.steps: must be given with test_function.tr"):
+    with pytest.raises(ConfigError, match=r"objective\.steps: must be given with test_function"):
         orchestrator.run_study({"objective": {"_target_": "test_function.train"}})
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.config import user_code
 from orchestrator.config.options import OwnConfig
 from orchestrator.recipe import Recipe
 from orchestrator.stages.stage import walk
@@ -21,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def range_test(
     train: Callable[[Trial], object],
+    name: str,
     *,
     steps: int = 100,
     batch_size: int = 32,
@@ -29,10 +29,10 @@ def range_test(
 ) -> LRRangeResult:
     """Find max_lr for a training function, as `orchestrator.lr_range_test` does for a model.
 
-    `steps`: of a ramp; `options`: `start_lr`, `end_lr`, `ramps` and `lr_factor`, as there. What the
-    function notes is logged. Raises ConfigError, one line, for whatever is wrong with it.
+    `name`: where the function is from, for errors. `steps`: of a ramp. `options`: `start_lr`,
+    `end_lr`, `ramps` and `lr_factor`, as there. What the function notes is logged. Raises
+    ConfigError, one line, for whatever is wrong with it.
     """
-    name = user_code.named(train)
     settings = FunctionSettings(OwnConfig(target=name), steps, batch_size, seed)
     objective = FunctionObjective(train, settings)
     for note in objective.found.notes:

@@ -75,6 +75,10 @@ class LRRangeResult:
             decision=decision,
         )
 
+    def suggestion(self) -> float | None:
+        """Return max_lr, under the name that it has in Lightning's finder."""
+        return self.max_lr
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the figure of a study's report on `ax`, and return it.
 
