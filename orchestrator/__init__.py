@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.pruners import CluePruner as CluePruner
     from orchestrator.pruners import ClueRules as ClueRules
     from orchestrator.pruners import report_cycles as report_cycles
+    from orchestrator.recipe import Recipe as Recipe
     from orchestrator.record import StudyRecord as StudyRecord
     from orchestrator.schedules import Schedule as Schedule
     from orchestrator.training.function.alone import trial_of as trial_of
@@ -27,6 +28,7 @@ _HOMES = {
     "run_study": "orchestrator.api",
     "tune": "orchestrator.api",
     "ConfigError": "orchestrator.errors",
+    "Recipe": "orchestrator.recipe",
     "StudyRecord": "orchestrator.record",
     "CluePruner": "orchestrator.pruners",
     "ClueRules": "orchestrator.pruners",

@@ -7,6 +7,7 @@
 | `python`, `yaml`, `toml` | written to the file that its first comment names, as in `# mynet.py` |
 | `python` without a name | all of a page are one script, run after the last of them |
 | `text` | is only looked at |
+| `diff` | must be that of before.py and after.py in the folder of examples that the page links |
 
 A comment in the line above says why a block is not run, `<!-- not run: installs packages -->`, or
 that it takes long, `<!-- slow -->` (`<!-- slow: uses ... -->`: and needs what came before it).
@@ -20,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("sh", "console", "python", "yaml", "toml", "text")
+LANGUAGES = ("sh", "console", "python", "yaml", "toml", "text", "diff")
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>.*?) -->\n)?^```(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", re.M
 )
