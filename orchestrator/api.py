@@ -74,8 +74,8 @@ def tune(
     `trial.apply(optimizer, step)` before each of `trial.steps` updates and `trial.report(...)`
     where `trial.due(step)`, and returns `trial.result(...)` (see `training.function.trial.Trial`
     and docs/plain-loop.md). `steps`: updates of a final run, with `batch_size`. `train_examples`:
-    how many there are, to tell epochs. `overrides`: settings as on the command line; the study is
-    called after the function unless `study_name` is among them.
+    how many there are, which tells epochs and bounds batch sizes. `overrides`: settings as on the
+    command line; the study is called after the function unless `study_name` is among them.
 
     Returns and raises what `run_study` does; the same call goes on where it was stopped.
     `train(orchestrator.trial_of(record.recipe, steps=...))` then trains by what was found.
@@ -83,8 +83,8 @@ def tune(
     from orchestrator.config import user_code
     from orchestrator.config.compose import compose, parse
 
-    asked = [f"study_name={train.__name__.strip('<>')}", *overrides]
-    values, name = compose(parse(asked)), user_code.named(train)
+    name = user_code.named(train)
+    values = compose(parse([f"study_name={name.rpartition('.')[2].strip('<>')}", *overrides]))
     if values["executor"]["name"] == "processes" and user_code.is_given(name):
         raise ConfigError(
             f"executor.name: 'processes' cannot import {name}: put the function into a module, or"

@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("not installed: pip install 'orchestrator[lightning]'") from error
 
-from orchestrator.config.user_code import built
+from orchestrator.config.user_code import built, takes
 from orchestrator.training.function.range_test import range_test
 from orchestrator.training.function.trial import Trial
 from orchestrator.training.standalone.as_found import ModulesAsFound, quiet
@@ -92,7 +92,9 @@ def train(
     with quiet("lightning.pytorch"):
         used = built({"_target_": "lightning.pytorch.Trainer", **(trainer or QUIET)})
         _check(trial, used)
-        data = {"datamodule": built(datamodule, batch_size=trial.batch_size)}
+        sized = "batch_size" in takes(str(datamodule["_target_"]))
+        offered = {"batch_size": trial.batch_size} if sized else {}
+        data = {"datamodule": built(datamodule, **offered)}
         return _fit(trial, used, built(module), data, monitor, test_monitor)
 
 

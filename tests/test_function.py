@@ -8,6 +8,7 @@ import json
 import math
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,47 @@ def test_a_run_that_is_lost_ends_there() -> None:
     assert len(done.curve) < 20
 
 
+def test_a_loss_of_0_is_next_to_nothing() -> None:
+    """Losses are compared by factors."""
+
+    def body(trial: Trial, step: int, loss: Tensor, model: nn.Module) -> None:
+        if trial.due(step):
+            trial.report(step, train_loss=1.0, held_out_loss=0.0 if step else 2.0)
+
+    done = execute(objective(looping(body)), run())
+    assert 0 < done.held_out_loss < 1e-6
+
+
+def test_evaluations_are_not_training_time() -> None:
+    """What passes between `due` and `report`, asked once or twice, is told apart."""
+
+    def body(trial: Trial, step: int, loss: Tensor, model: nn.Module) -> None:
+        if trial.due(step):
+            assert trial.due(step)
+            time.sleep(0.1)
+            trial.report(step, train_loss=1.0, held_out_loss=held_out_loss(model))
+
+    result = execute(objective(looping(body)), run()).result
+    assert result.seconds < 0.4 <= result.evaluation_seconds < 0.8
+
+
+def test_a_run_that_runs_out_of_memory_says_so(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After it has begun: the study goes on without it."""
+
+    def mine(trial: Trial) -> Result:
+        if trial.batch_size == 20 and trial.steps > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return train(trial)
+
+    record = tune(
+        mine, steps=120, batch_size=20, overrides=[*QUICK, "recipe.max_lr=0.1"], quiet=True
+    )
+    assert record.status == "undecided"
+    assert "out of memory" in Path("runs/mine/study.log").read_text()
+
+
 def test_a_run_is_stopped_from_outside() -> None:
     """What a report raises passes through the function."""
     session = FakeSession(run(), stop_at=2)
@@ -473,7 +515,6 @@ def test_memory_is_tried_out() -> None:
 
 def test_steps_are_timed() -> None:
     """Each batch size has its seconds per step, without those of making the model."""
-    import time
 
     def function(trial: Trial) -> Result:
         time.sleep(0.05)
@@ -560,6 +601,13 @@ def test_a_local_function_is_not_for_other_processes() -> None:
 
     with pytest.raises(ConfigError, match=r"'processes' cannot import .*mine: put the function"):
         tune(mine, steps=100, batch_size=20, overrides=["executor=processes"])
+
+
+@pytest.mark.parametrize("given", [lambda t: t, Recipe, 3])
+def test_what_is_no_training_function_is_refused(given: Any) -> None:
+    """Its first argument is called trial."""
+    with pytest.raises(ConfigError, match="must be a function whose first argument is called tri"):
+        tune(given, steps=100, batch_size=20)
 
 
 def test_a_function_trains_by_a_recipe_alone() -> None:

@@ -16,7 +16,7 @@ training, validation, testing = random_split(TensorDataset(x, y), [1200, 300, 29
 
 def batches(batch_size, steps):
     """Yield so many random batches, epoch after epoch."""
-    loader = DataLoader(training, batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(training, batch_size, shuffle=True)
     while steps > 0:
         yield from list(loader)[:steps]
         steps -= len(loader)

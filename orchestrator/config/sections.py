@@ -157,7 +157,8 @@ class OwnObjectiveConfig(OwnConfig):
     steps: Count | None = None
     """Updates of a final run."""
     train_examples: Count | None = None
-    """Training examples that there are, to tell epochs; null: a final run counts as one epoch."""
+    """How many there are to train on, which tells epochs and bounds batch sizes; null: a final run
+    counts as one epoch."""
     larger_is_better: bool = True
     """Of the metric that it reports, if any."""
 

@@ -89,8 +89,13 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
 def named(function: Callable[..., Any]) -> str:
     """Return a name for `resolve`; it holds as long as somebody keeps the function.
 
-    No name is given where the function can be imported by it.
+    No name is given where the function can be imported by it. Raises ConfigError for what is no
+    function with a first argument `trial`.
     """
+    parameters = _parameters(function) if inspect.isfunction(function) else None
+    if not parameters or next(iter(parameters)) != "trial":
+        shown = getattr(function, "__qualname__", type(function).__name__)
+        raise ConfigError(f"{shown} must be a function whose first argument is called trial")
     name = f"{function.__module__}.{function.__qualname__}"
     if function.__module__ == "__main__" or "<locals>" in name:
         _given[name] = function

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -43,10 +43,6 @@ class FunctionSettings:
     threads: int | None = None
     opens_test: bool = False
     compares_sizes: bool = False
-    nested: Mapping[str, OwnConfig] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "nested", dict(_nested(self.own.arguments)))
 
 
 class FunctionObjective:
@@ -60,7 +56,7 @@ class FunctionObjective:
         self._function, self._settings = function, settings
         self._name = settings.own.target
         self._threads = torch_device.use_threads(settings.threads)
-        sections = {"function": settings.own, **settings.nested}
+        sections = {"function": settings.own, **dict(_nested(settings.own.arguments))}
         self._code = {name: described(section) for name, section in sections.items()}
         found = rehearse(self._do, self._name, settings.batch_size, (self._seed(0), self._seed(1)))
         if settings.opens_test and not found.has_test:
