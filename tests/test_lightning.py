@@ -193,6 +193,21 @@ class Adversaries(Net):
         return [torch.optim.Adam(p.parameters(), lr=1e-3) for p in (self.net, self.head)]
 
 
+class Plateau(Net):
+    """Has a scheduler that waits for a metric which validation does not log."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        more = {"monitor": "train_accuracy", "interval": "step", "frequency": 1}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **more}}
+
+
+def test_a_scheduler_that_waits_for_something_else_does_not_matter() -> None:
+    """It is left out."""
+    assert found(Plateau()).answered
+
+
 class Unlogged(Net):
     """Logs its loss under another name."""
 

@@ -15,7 +15,7 @@ from orchestrator.recipe import Facts, Run, run_seed
 from orchestrator.training import device as torch_device
 from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.function import measure
-from orchestrator.training.function.rehearsal import rehearse
+from orchestrator.training.function.rehearsal import Rehearsal, rehearse
 from orchestrator.training.function.trial import Trial
 from orchestrator.training.identity import described, edited
 from orchestrator.training.randomness import randomness_as_found, seed_all
@@ -59,17 +59,9 @@ class FunctionObjective:
         sections = {"function": settings.own, **dict(_nested(settings.own.arguments))}
         self._code = {name: described(section) for name, section in sections.items()}
         found = rehearse(self._do, self._name, settings.batch_size, (self._seed(0), self._seed(1)))
-        if settings.opens_test and not found.has_test:
-            raise ConfigError(
-                f"{self._name} gives no test: return trial.result(test=...), or leave the final"
-                " stage out of the plan"
-            )
-        if settings.compares_sizes and not found.uses_batch_size:
-            raise ConfigError(
-                f"{self._name} does not read trial.batch_size: leave the batch_size stage out of"
-                " the plan"
-            )
+        _check_plan(settings, found)
         self.found, self._device = found, found.device
+        self._described = torch_device.describe(found.device, self._threads)
         examples = settings.steps * settings.batch_size
         self.facts = Facts(
             train_examples=settings.train_examples or examples,
@@ -92,7 +84,7 @@ class FunctionObjective:
     def describe(self) -> Description:
         """Return what a study says of it."""
         return Description(
-            device=torch_device.describe(self._device, self._threads),
+            device=self._described,
             notes=self._notes,
             versions={"torch": version("torch")},
             formats={"function": FUNCTION_VERSION},
@@ -105,7 +97,7 @@ class FunctionObjective:
             "objective": "function",
             "version": FUNCTION_VERSION,
             **self._code,
-            "device": self._device.type,
+            "device": self._device.type if self._device.type == "cpu" else self._described,
             "threads": self._threads,
             "seed": self._settings.seed,
         }
@@ -134,6 +126,20 @@ class FunctionObjective:
         with randomness_as_found(torch_device.find("auto")):
             seed_all(trial.seed)
             return self._function(trial, **self._settings.own.arguments)
+
+
+def _check_plan(settings: FunctionSettings, found: Rehearsal) -> None:
+    """Raise ConfigError for stages that the function cannot serve."""
+    name = settings.own.target
+    if settings.opens_test and not found.has_test:
+        raise ConfigError(
+            f"{name} gives no test: return trial.result(test=...), or leave the final stage out of"
+            " the plan"
+        )
+    if settings.compares_sizes and not found.uses_batch_size:
+        raise ConfigError(
+            f"{name} does not read trial.batch_size: leave the batch_size stage out of the plan"
+        )
 
 
 def _nested(arguments: Any, path: str = "") -> Iterator[tuple[str, OwnConfig]]:
