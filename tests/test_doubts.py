@@ -107,7 +107,7 @@ def test_what_a_network_does_without_a_word_is_told(kind: str, said: str) -> Non
     """In one note of the study; of sound networks nothing is said."""
     model = OwnConfig(_target_=f"{__name__}.net", kind=kind)
     notes = objective(OwnDataConfig(_target_=f"{__name__}.features"), model).describe().notes
-    found = [note for note in notes if note.startswith(("Weights", "The network gives", OTHER))]
+    found = [note for note in notes if note.startswith(("Weights", RANDOM, OTHER))]
     assert len(found) == bool(said)
     assert "".join(found).startswith(said)
 

@@ -329,7 +329,7 @@ def test_columns_in_another_order_are_refused() -> None:
     frame = pd.DataFrame(PLAIN, columns=["a", "b"])
     loaded(frame, x_test=frame[:60])
     line = one_line(lambda: loaded(frame, x_test=frame[["b", "a"]][:60]))
-    assert line.startswith("x_test: its columns are in another order than those of x_train: x_t")
+    assert line.startswith("x_test: its columns are in another order than those of x_train: use")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -133,7 +133,7 @@ def lr_range_test(
         length = steps or _steps(train)
         subset = _subset(held_out, length * batch_size, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
-        stage = _Alone(
+        stage = RangeTestAlone(
             name="lr_range_test",
             facts=_facts(loop, length * batch_size),
             start_lr=start_lr,
@@ -154,7 +154,7 @@ def lr_range_test(
     return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
-class _Alone(LRRange):
+class RangeTestAlone(LRRange):
     """The stage, outside a study."""
 
     way_out: ClassVar[str] = "allow more steps"
