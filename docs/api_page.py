@@ -34,6 +34,9 @@ GROUPS: Mapping[str, tuple[Any, ...]] = {
         errors.StorageError,
     ),
     "In your own training loop": (
+        orchestrator.tune,
+        orchestrator.Trial,
+        orchestrator.trial_of,
         orchestrator.lr_range_test,
         orchestrator.LRRangeResult,
         orchestrator.Schedule,

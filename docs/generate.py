@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import choices, schema
+from orchestrator.config import choices, schema, sections
 from orchestrator.config.options import options_of
 from orchestrator.pruners.optunas import OPTUNAS
 from orchestrator.stages import STAGES
@@ -60,6 +60,8 @@ def _sections() -> Iterator[str]:
             yield _section(f"`{key}`", f"{key}.", model)
         for name, made in variants.items():
             yield _section(f"`{key}={name}`", f"{key}.", made())
+        if key == "objective":
+            yield _section("`objective._target_`", f"{key}.", sections.OwnObjectiveConfig)
         if key == "pruner":
             yield _optunas()
     for kind, stage in STAGES.items():
@@ -80,7 +82,8 @@ def fields(model: type[BaseModel]) -> Iterator[tuple[str, tuple[FieldInfo, str]]
     parts = ("stages", *choices.SECTIONS) if model is schema.Config else ()
     for name, field in model.model_fields.items():
         only = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
-        if name in (*parts, "kind") or (name == "name" and (only or field.annotation is str)):
+        chooses = name == "name" and (only or field.annotation is str)
+        if name in (*parts, "kind") or chooses or field.alias == "_target_":
             continue
         yield name, (field, field.description or texts.get(name, ""))
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.api import run_study as run_study
+    from orchestrator.api import tune as tune
     from orchestrator.errors import ConfigError as ConfigError
     from orchestrator.pruners import CluePruner as CluePruner
     from orchestrator.pruners import ClueRules as ClueRules
     from orchestrator.pruners import report_cycles as report_cycles
+    from orchestrator.recipe import Recipe as Recipe
     from orchestrator.record import StudyRecord as StudyRecord
     from orchestrator.schedules import Schedule as Schedule
+    from orchestrator.training.function.alone import trial_of as trial_of
+    from orchestrator.training.function.trial import Trial as Trial
     from orchestrator.training.standalone.lr_scheduler import ScheduleLR as ScheduleLR
     from orchestrator.training.standalone.range_result import LRRangeResult as LRRangeResult
     from orchestrator.training.standalone.range_test import lr_range_test as lr_range_test
@@ -22,12 +26,16 @@ if TYPE_CHECKING:
 # The public names and where they live: fetched on first use, for torch alone takes seconds.
 _HOMES = {
     "run_study": "orchestrator.api",
+    "tune": "orchestrator.api",
     "ConfigError": "orchestrator.errors",
+    "Recipe": "orchestrator.recipe",
     "StudyRecord": "orchestrator.record",
     "CluePruner": "orchestrator.pruners",
     "ClueRules": "orchestrator.pruners",
     "report_cycles": "orchestrator.pruners",
     "Schedule": "orchestrator.schedules",
+    "Trial": "orchestrator.training.function.trial",
+    "trial_of": "orchestrator.training.function.alone",
     "ScheduleLR": "orchestrator.training.standalone.lr_scheduler",
     "LRRangeResult": "orchestrator.training.standalone.range_result",
     "lr_range_test": "orchestrator.training.standalone.range_test",

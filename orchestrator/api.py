@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.schema import Config
+from orchestrator.errors import ConfigError
 from orchestrator.record import StudyRecord
 
 
@@ -65,3 +66,54 @@ def run_study(
 
     terminal = Terminal(checked.quiet, io.StringIO() if quiet else None)
     return studies.run_study(checked, terminal, asked)
+
+
+def tune(
+    train: Callable[..., Any],
+    *,
+    steps: int,
+    batch_size: int,
+    train_examples: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> StudyRecord:
+    """Find max_lr, momentum, weight decay and batch size of your own training loop.
+
+    The same call resumes the study. `train(orchestrator.trial_of(record.recipe, steps=...))` then
+    trains with the recipe that was found. docs/plain-loop.md has an example.
+
+    Args:
+        train: The loop as a function `train(trial)`. It makes a new model and optimiser, calls
+            `trial.apply(optimizer, step)` before each of `trial.steps` updates and
+            `trial.report(...)` if `trial.due(step)`, and returns `trial.result(...)`.
+        steps: Updates of a final run with `batch_size`.
+        batch_size: Training examples of an update.
+        train_examples: Number of training examples, for epochs and the limit of batch sizes. None:
+            a final run counts as one epoch.
+        overrides: Settings as on the command line. Without `study_name` the study has the name of
+            the function.
+        quiet: True prints nothing.
+
+    Returns:
+        The record, as of `run_study`.
+
+    Raises:
+        ConfigError: A setting or the function is wrong; nothing has run.
+        StorageError: The study's files or its database cannot be read or written.
+    """
+    from orchestrator.config import user_code
+    from orchestrator.config.compose import compose, parse
+
+    name = user_code.named(train)
+    values = compose(parse([f"study_name={name.rpartition('.')[2].strip('<>')}", *overrides]))
+    if values["executor"]["name"] == "processes" and user_code.is_given(name):
+        raise ConfigError(
+            f"executor.name: 'processes' cannot import {name}: put the function into a module, or"
+            " choose executor=inline"
+        )
+    values["recipe"]["batch_size"] = batch_size
+    given = {k: v for k, v in values["objective"].items() if k != "name"}
+    values["objective"] = {"_target_": name, **given, "steps": steps}
+    if train_examples is not None:
+        values["objective"]["train_examples"] = train_examples
+    return run_study(values, quiet=quiet)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator import tracking
 from orchestrator.config import checks, choices, user_code
-from orchestrator.config.options import OwnConfig
 from orchestrator.config.schema import Config
-from orchestrator.config.sections import ProcessesConfig, TrainingConfig
+from orchestrator.config.sections import OwnObjectiveConfig, ProcessesConfig, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import Description, describe
 from orchestrator.recipe import Facts, Recipe, usual_weight_decay
@@ -26,15 +25,17 @@ if TYPE_CHECKING:
 
 
 def recipe(config: Config, facts: Facts) -> Recipe:
-    """Return the recipe that the first stage starts from."""
+    """Return the recipe that the first stage starts from; `facts` may name another optimiser."""
+    own = facts if facts.optimizer else None
+    optimizer = own.optimizer if own else config.optimizer.name
     given = dict(config.recipe)
     if given["weight_decay"] is None:
-        given["weight_decay"] = usual_weight_decay(config.optimizer.name, facts)
+        given["weight_decay"] = usual_weight_decay(optimizer, facts)
     return Recipe(
         **given,
         schedule=config.schedule.name,
-        optimizer=config.optimizer.name,
-        nesterov=config.optimizer.nesterov,
+        optimizer=optimizer,
+        nesterov=own.nesterov if own else config.optimizer.nesterov,
         optimizer_options=config.optimizer.options,
     )
 
@@ -68,7 +69,9 @@ def objective(config: Config, cache: Path | None = None) -> Objective:
     if isinstance(config.objective, TrainingConfig):
         return _training(config, cache)
     offered: dict[str, Any] = {"seed": config.seed, "final_epochs": config.final_epochs}
-    if isinstance(config.objective, OwnConfig):
+    if isinstance(config.objective, OwnObjectiveConfig):
+        if config.objective.is_function:
+            return _function(config, config.objective)
         return _own(config.objective, **offered, config=config, cache=cache)
     from orchestrator.objectives.quadratic import QuadraticObjective
 
@@ -88,9 +91,28 @@ def _training(config: Config, cache: Path) -> Objective:
     )
 
 
-def _own(own: OwnConfig, **offered: Any) -> Objective:
+def _function(config: Config, own: OwnObjectiveConfig) -> Objective:
+    """Return the user's training function as an objective."""
+    from orchestrator.training.function.objective import FunctionObjective, FunctionSettings
+
+    kinds = {getattr(checks.class_of(config.stages[name]), "kind", None) for name in config.plan}
+    settings = FunctionSettings(
+        own.call,
+        own.steps or 0,
+        config.recipe.batch_size,
+        config.seed,
+        own.train_examples,
+        own.larger_is_better,
+        config.threads,
+        opens_test="final" in kinds,
+        compares_sizes="batch_size" in kinds,
+    )
+    return FunctionObjective(user_code.resolve(own.target), settings)
+
+
+def _own(own: OwnObjectiveConfig, **offered: Any) -> Objective:
     """Return the user's own objective. Raises ConfigError where it cannot be one."""
-    made: Objective = user_code.build(own, **offered)
+    made: Objective = user_code.build(own.call, **offered)
     if not (callable(made) and hasattr(made, "facts") and hasattr(made, "context")):
         raise ConfigError(
             f"objective._target_: {own.target} is not an objective: it needs facts, context(run)"
@@ -132,7 +154,7 @@ def executor(
     from orchestrator.executors.idle import IdleWait, use_of_gpu
 
     parts = (ledger, objective, pruner, paths, watcher)
-    idle = IdleWait(most_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
+    idle = IdleWait(max_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
     if not isinstance(config.executor, ProcessesConfig):
         from orchestrator.executors.inline import InlineExecutor
 

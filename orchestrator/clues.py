@@ -67,22 +67,22 @@ def diverged(curve: Curve, start_loss: float, above: float = 1.3) -> Clue | None
 def stuck(
     curve: Curve, start_loss: float, after: float = 0.25, points: int = 3, near: float = 0.98
 ) -> Clue | None:
-    """`points` points in a row at the untrained loss, after the fraction `after` of the run.
+    """The last `points` points or more are at the untrained loss, after the fraction `after`.
 
     "At" means at least `near` x `start_loss`, with a train loss above half of it (as in
-    `diverged`).
+    `diverged`). A run that has left it since then is slow, not stuck.
     """
     at_chance = (curve.held_out_loss >= near * start_loss) & (curve.progress >= after)
     at_chance &= ~_learns(curve, start_loss)
-    for end in range(points, len(curve) + 1):
-        if at_chance[end - points : end].all():
-            low = curve.held_out_loss[end - points : end].min()
-            reason = (
-                f"{points} points in a row at the untrained loss (held-out loss {low:.3g} of"
-                f" {start_loss:.3g})"
-            )
-            return _clue(curve, "stuck", end - points, end - 1, reason)
-    return None
+    count = len(curve) if at_chance.all() else int(np.argmin(at_chance[::-1]))
+    if count < points:
+        return None
+    low = curve.held_out_loss[-count:].min()
+    reason = (
+        f"{count} points in a row at the untrained loss (held-out loss {low:.3g} of"
+        f" {start_loss:.3g})"
+    )
+    return _clue(curve, "stuck", len(curve) - count, len(curve) - 1, reason)
 
 
 @np.errstate(all="ignore")

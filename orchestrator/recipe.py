@@ -33,6 +33,8 @@ class Facts:
         normalised: Whether the network has normalisation layers (batch norm and the like): weight
             decay then acts through the learning rate.
         chance_metric: The metric of the best constant prediction, None if it is not known.
+        optimizer: The optimiser of the recipe if what trains has its own; "": that of the config.
+        nesterov: Whether that optimiser uses Nesterov momentum.
     """
 
     train_examples: int
@@ -45,6 +47,8 @@ class Facts:
     untrained_loss: float = 0.0
     normalised: bool = True
     chance_metric: float | None = None
+    optimizer: str = ""
+    nesterov: bool = False
 
     @property
     def start_loss(self) -> float:
@@ -169,9 +173,9 @@ class Run:
         batch_sizes: What a probe or a calibration measures.
         attempt: Number of repeats of a rejected timing.
         dropout: Probability of all dropout modules of the model. None: the model's own.
-        label: Its name for people; not part of comparisons.
         kept: Whether its state is kept at its end, so that the same run with `opens_test`
             starts from there.
+        label: Its name for people; not part of comparisons.
     """
 
     kind: RunKind

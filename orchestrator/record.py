@@ -115,8 +115,9 @@ class StudyRecord:
             were not.
         task: The loss as code (see `training.task.Task.as_code`) and the number of training
             `examples`, None where nothing is trained.
-        final_epochs: The configured length of a final run.
+        final_epochs: Length of a final run in epochs.
         final_runs: Price of the runs of each stage in final runs, by its name.
+        own_loop: Whether the user's own code trains (see `objectives.Description`).
     """
 
     study: str
@@ -140,6 +141,7 @@ class StudyRecord:
     task: Mapping[str, Any] | None = None
     final_epochs: float | None = None
     final_runs: Mapping[str, float] = field(default_factory=dict)
+    own_loop: bool = False
 
     @property
     def decisions(self) -> list[Decision]:
@@ -208,9 +210,11 @@ class StudyRecord:
         if self.final is None:
             return None
         evidence = self.final.decision.evidence
+        tested = {k: (evidence.get(k) or {}).get("mean") for k in ("test_metric", "test_loss")}
+        loss_alone = tested["test_metric"] is None and tested["test_loss"] is not None
         return {
             "metric": {
-                "name": self.metric,
+                "name": None if loss_alone else self.metric,
                 "direction": "maximize" if self.larger_is_better else "minimize",
             },
             **{k: evidence.get(k) for k in ("test_metric", "test_loss", "epochs", "seconds")},

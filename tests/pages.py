@@ -8,6 +8,7 @@
 | `python` without a name | all of a page are one script, run after the last of them |
 | `pycon` | is an example of a docstring, which tests/test_api.py runs |
 | `text` | is not run |
+| `diff` | must be that of before.py and after.py in the folder of examples that the page links |
 
 A comment in the line above says why a block is not run, `<!-- not run: installs packages -->`, or
 that it takes long, `<!-- slow -->` (`<!-- slow: uses ... -->`: and needs what came before it).
@@ -21,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("sh", "console", "python", "yaml", "toml", "pycon", "text")
+LANGUAGES = ("sh", "console", "python", "yaml", "toml", "pycon", "text", "diff")
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>.*?) -->\n)?^```(?P<info>.*)\n(?P<text>(?:.*\n)*?)```$", re.M
 )

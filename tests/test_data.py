@@ -170,8 +170,8 @@ NAN = np.where(np.arange(60)[:, None] == 7, np.nan, np.ones((60, 4)))
         ({"x_train": NAN[:0], "y_train": LABELS[:0]}, "train: there are no examples"),
         ({"x_train": NAN[:0], "y_train": NAN[:0, 0]}, "train: there are no examples"),
         ({"x_test": np.zeros((9, 4, 4), np.uint8)}, "differ in shape: (1, 8, 8) and (1, 4, 4)"),
-        ({"x_train": np.zeros(60)}, "x_train: need images"),
-        ({"x_train": np.array(["a"] * 60)}, "x_train: not an array of numbers"),
+        ({"x_train": np.zeros(60)}, "got (60,); for a single feature use x[:, None]"),
+        ({"x_train": np.array(["a"] * 60)}, "not an array of numbers: it holds texts: give"),
         ({"y_test": None}, "lacks y_test"),
     ],
 )

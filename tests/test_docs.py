@@ -1,6 +1,7 @@
 """The pages for people: what they say is what the program does."""
 
 import dataclasses
+import difflib
 import importlib.util
 import inspect
 import json
@@ -280,6 +281,15 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 def _headings(page: Path) -> set[str]:
     lines = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", ["plain-loop", "lightning", "transformers"])
+def test_a_diff_is_that_of_the_example(page: str) -> None:
+    """What changes in a script: the page shows the files of examples/, before and after."""
+    (shown,) = (b.text for b in blocks(ROOT / f"docs/{page}.md") if b.language == "diff")
+    folder = ROOT / "examples" / page.replace("-", "_")
+    before, after = ((folder / f"{n}.py").read_text().splitlines(True) for n in ("before", "after"))
+    assert shown == "".join([*difflib.unified_diff(before, after, n=1)][2:])
 
 
 def test_every_target_of_make_that_a_page_names_exists() -> None:

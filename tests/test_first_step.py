@@ -1,4 +1,4 @@
-"""One real training step before anything else: what only training shows is one line, or works."""
+"""Two real training steps before anything else: what only training shows is one line, or works."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +37,12 @@ def words() -> Any:
     return x, y, x[:60], y[:60]
 
 
+def bytes_as_words() -> Any:
+    """Tokens in the type that is taken for features."""
+    x, y, x_test, y_test = words()
+    return x.astype(np.uint8), y, x_test.astype(np.uint8), y_test
+
+
 def waves() -> Any:
     """Signals, to be smoothed."""
     f = np.fft.rfft(X.reshape(N, 1, 8), axis=-1)
@@ -49,16 +55,16 @@ def waves() -> Any:
 class TwoHeads(nn.Module):
     """A second head in training mode alone, as in Inception and GoogLeNet."""
 
-    def __init__(self, num_classes: int, how: str = "tuple") -> None:
+    def __init__(self, num_classes: int, how: str = "tuple", always: bool = False) -> None:
         super().__init__()
-        self.body, self.how = nn.Linear(8, 16), how
+        self.body, self.how, self.always = nn.Linear(8, 16), how, always
         self.head, self.aux = nn.Linear(16, num_classes), nn.Linear(16, num_classes)
 
     def forward(self, x: Tensor) -> Any:
         """Return scores, or both."""
         hidden = self.body(x).relu()
         scores = self.head(hidden)
-        if not self.training:
+        if not self.training and not self.always:
             return scores
         ways: dict[str, Callable[[], Any]] = {
             "tuple": lambda: (scores, self.aux(hidden)),
@@ -99,6 +105,35 @@ class Bag(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return scores."""
         scores: Tensor = self.head(self.bag(x))
+        return scores
+
+
+class Stateful(nn.Module):
+    """A recurrent network that goes on where the last batch ended, with its graph."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(8, 16), nn.Linear(16, num_classes)
+        self.hidden: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        known = self.hidden is not None and len(self.hidden) == len(x)
+        self.hidden = self.cell(x, self.hidden if known else None)
+        scores: Tensor = self.head(self.hidden)
+        return scores
+
+
+class OfType(nn.Module):
+    """A network whose weights are of another type than its inputs."""
+
+    def __init__(self, num_classes: int, kind: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, num_classes, dtype=getattr(torch, kind))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores."""
+        scores: Tensor = self.head(x)
         return scores
 
 
@@ -183,6 +218,18 @@ def made(data: str, model: OwnConfig, **more: Any) -> TrainingObjective:
         ("features", my("TwoHeads", how="nan"), {}, "in training mode its loss is nan before any"),
         ("features", my("TwoHeads", how="raises"), {}, "a training step on 2 examples raised Runt"),
         ("features", my("TwoHeads", how="backward"), {}, "raised NotImplementedError: no gradient"),
+        (
+            "features",
+            my("Stateful"),
+            {},
+            ": it keeps tensors of the step before: .detach() them",
+        ),
+        ("features", my("OfType", kind="bfloat16"), {}, "; inputs come as float32, and its weigh"),
+        ("features", my("OfType", kind="float64"), {}, "weights are torch.float64: leave them flo"),
+        ("bytes_as_words", my("Bag"), {}, "(n, length) are features: give tokens as int64"),
+        ("features", my("TwoHeads", how="tuple", always=True), {}, "got 2 values (Tensor, Tensor"),
+        ("features", my("TwoHeads", how="dict", always=True), {}, "got a dict with keys out: let"),
+        ("features", my("TwoHeads", how="shape", always=True), {}, "0 or 1: loss=bce_with_logits"),
         ("features", my("InPlace"), {}, "modified by an inplace operation"),
         (
             "words",

@@ -100,7 +100,7 @@ def test_a_short_trial_is_not_worth_a_long_wait(caplog: pytest.LogCaptureFixture
         assert not idle.wait("trial", 0.5)
     assert machine.slept == 0.5 + 7 * 0.5
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
-    assert IdleWait(lambda: machine.now, machine.sleep, most_seconds=0).wait("trial", 0.5)
+    assert IdleWait(lambda: machine.now, machine.sleep, max_seconds=0).wait("trial", 0.5)
     assert machine.slept == 4
 
 

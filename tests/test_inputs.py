@@ -10,7 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from scipy.sparse import csr_matrix
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from orchestrator.config.sections import DataConfig, OwnDataConfig
 from orchestrator.recipe import Recipe
@@ -58,6 +65,15 @@ def signals(x: Any) -> Any:
     return x[:, :, None] + 0.1 * np.sin(np.arange(8))
 
 
+def volumes(x: Any) -> Any:
+    return x[:, :, None, None, None] + 0.1 * np.sin(np.arange(8)).reshape(2, 2, 2)
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape", [lambda x: x, signals, volumes], ids=["features", "signals", "volumes"]
+)
+
+
 # --- units and offsets
 
 
@@ -73,7 +89,7 @@ UNITS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("shape", [lambda x: x, signals], ids=["features", "signals"])
+@SHAPES
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_network_gets_the_same_inputs_in_any_unit(
     unit: str, shape: Callable[[Any], Any]
@@ -95,15 +111,16 @@ def test_float64_that_float32_can_hold_is_kept_as_it_was() -> None:
 @pytest.mark.parametrize("unit", ["volts", "unix seconds"])
 def test_a_weak_feature_does_not_hide_a_decisive_one_in_another_unit(unit: str) -> None:
     """One ordinary feature that is right in three of four cases, one that decides in its unit."""
-    weak = np.where(RNG.random(N) < 0.75, Y, 1 - Y) * 2.0 - 1 + 0.1 * RNG.normal(size=N)
-    decisive = UNITS[unit](4.0 * Y + RNG.normal(size=N))
+    rng = np.random.default_rng(1)
+    weak = np.where(rng.random(N) < 0.75, Y, 1 - Y) * 2.0 - 1 + 0.1 * rng.normal(size=N)
+    decisive = UNITS[unit](6.0 * Y + rng.normal(size=N))
     made = objective(own(np.column_stack([weak, decisive])))
     session, _ = train(made, a_run(steps=60, batch_size=20))
     assert session.points[-1].metric > 0.95
 
 
 @pytest.mark.parametrize("unit", ["unix seconds", "volts", "likelihoods"])
-@pytest.mark.parametrize("shape", [lambda x: x, signals], ids=["features", "signals"])
+@SHAPES
 def test_the_served_network_and_the_code_to_paste_normalise_as_the_study_does(
     unit: str, shape: Callable[[Any], Any], tmp_path: Path
 ) -> None:
@@ -294,7 +311,10 @@ HIDDEN = np.ma.array(PLAIN, mask=PLAIN > 3)
             "x_train: sparse, and too large as a dense array (6,000,000,000 numbers)",
         ),
         (PLAIN.astype(complex), "give real and imaginary parts as two channels"),
-        (np.zeros((N, 1, 4, 4, 4)), "volumes (n, c, d, h, w) need an objective of their own"),
+        (np.zeros((N, 1, 2, 2, 2, 2)), "x_train: need volumes (n, c, d, h, w), images (n, c, h"),
+        ([f"text {i}" for i in range(N)], "it holds texts: give numbers, for example tokens"),
+        ((PLAIN, PLAIN[:, :1]), "x_train: must be one array, got 2 values (ndarray, ndarray): ret"),
+        ({"a": PLAIN, "b": PLAIN}, "x_train: must be one array, got a dict with keys a, b: return"),
     ],
 )
 def test_what_holds_no_plain_numbers_is_refused_with_a_cure(x: Any, line: str) -> None:
@@ -302,6 +322,24 @@ def test_what_holds_no_plain_numbers_is_refused_with_a_cure(x: Any, line: str) -
     GIVEN["data"] = (x, Y, PLAIN[:60], Y[:60])
     config = OwnDataConfig(_target_=f"{__name__}.mine")
     assert line in one_line(lambda: load(config, Path("unused")))
+
+
+def test_columns_in_another_order_are_refused() -> None:
+    """Else the test would be of other features than the training."""
+    frame = pd.DataFrame(PLAIN, columns=["a", "b"])
+    loaded(frame, x_test=frame[:60])
+    line = one_line(lambda: loaded(frame, x_test=frame[["b", "a"]][:60]))
+    assert line.startswith("x_test: its columns are in another order than those of x_train: use")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_refused_with_the_cure() -> None:
+    """Its examples differ in length."""
+    x = torch.nested.nested_tensor([torch.zeros(5 + i % 3) for i in range(N)])
+    line = one_line(lambda: loaded(x, x_test=PLAIN[:60]))
+    assert line.startswith(
+        "x_train: its examples differ in length: use torch.nested.to_padded_tensor"
+    )
 
 
 # --- rows of Datasets
@@ -332,12 +370,17 @@ WRONG: dict[str, Any] = {
     "dict": Rows(lambda i: {"pixels": X60[i], "label": 1}),
     "three": TensorDataset(X60, X60, Y60),
     "loader": DataLoader(TensorDataset(X60, Y60)),
+    "loader of some": DataLoader(
+        TensorDataset(X60, Y60), sampler=SubsetRandomSampler(range(20, 60))
+    ),
     "stream": Stream(),
     "raises": Rows(lambda i: {"label": 1}["lable"]),
     "two inputs": Rows(lambda i: ({"left": X60[i], "right": X60[i]}, 1)),
     "unequal": Rows(lambda i: (torch.zeros(1, 10 + i % 2), 1)),
     "bare": Rows(lambda i: X60[i]),
     "none": Rows(lambda i: (None, 1)),
+    "two targets": Rows(lambda i: (X60[i], (1, 0.5))),
+    "packed": Rows(lambda i: (pack_sequence([X60[i]]), 1)),
 }
 
 
@@ -350,18 +393,21 @@ WRONG: dict[str, Any] = {
         ),
         ("three", "train: rows must be (input, target), got 3 values (Tensor, Tensor, Tensor)"),
         ("loader", "train is a DataLoader: return its .dataset"),
+        ("loader of some", "return Subset(loader.dataset, list(loader.sampler))"),
         ("stream", "train is a stream (Stream), which has no length: return list() of it"),
         ("raises", "train[0] raised KeyError: 'lable' (test_inputs.py, line "),
         (
             "two inputs",
-            "inputs must be arrays or tensors, got a dict with keys left, right: return",
+            "inputs must be arrays or tensors, got a dict with keys left, right: return one array",
         ),
         (
             "unequal",
             "inputs differ in shape, (1, 10) in row 0 and (1, 11) in row 1: pad or cut the",
         ),
         ("bare", "rows must be (input, target), got Tensor of shape (2,)"),
-        ("none", "inputs must be arrays or tensors, got NoneType"),
+        ("none", "inputs must be arrays or tensors, got None"),
+        ("two targets", "train: targets must be arrays or tensors, got 2 values (int, float): ret"),
+        ("packed", "got a PackedSequence: pad sequences to one length, and pack them in the"),
     ],
 )
 def test_rows_that_are_no_pairs_are_refused_in_words(kind: str, line: str) -> None:
@@ -376,3 +422,23 @@ def test_a_list_of_pairs_is_taken_for_a_dataset() -> None:
     pairs = list(zip(X60, Y60, strict=True))
     GIVEN["data"] = (pairs, pairs[:10])
     assert len(load(OwnDataConfig(_target_=f"{__name__}.mine"), Path("unused")).train) == 50
+
+
+@pytest.mark.parametrize("made", [lambda x, y: (x, y), lambda x, y: [torch.tensor(x), y]])
+def test_a_pair_of_arrays_is_taken_for_a_dataset(made: Callable[[Any, Any], Any]) -> None:
+    """((x, y), (x, y)), as Keras gives its data sets."""
+    plain = loaded(PLAIN)
+    GIVEN["data"] = (made(PLAIN, Y), made(PLAIN[:60], Y[:60]))
+    other = load(OwnDataConfig(_target_=f"{__name__}.mine"), Path("unused"))
+    assert torch.equal(plain.train.x, other.train.x)
+    assert torch.equal(plain.train.y, other.train.y)
+
+
+def test_volumes_are_trained_on() -> None:
+    """Three dimensions of space, whose channels are normalised."""
+    x = np.random.default_rng(1).normal(size=(N, 2, 4, 3, 5)) + 2.0 * Y[:, None, None, None, None]
+    data = loaded(x)
+    assert data.input_shape == (2, 4, 3, 5)
+    assert normalised(data).mean((0, 2, 3, 4)).abs().max() < 1e-4
+    session, _ = train(objective(own(x)), a_run(batch_size=20))
+    assert session.points[-1].metric > 0.95

@@ -296,3 +296,15 @@ def test_each_mistake_in_a_pruner_is_one_line(pruner: dict[str, Any], line: str)
     (problem,) = caught.value.lines
     assert problem.startswith(line)
     assert "\n" not in problem
+
+
+def test_a_run_is_stuck_beside_finished_ones_of_its_seed_and_length() -> None:
+    """Whatever `behind` is; what it was compared with is kept with the trial."""
+    pruner, run = pruner_of(None), a_run(3.0)
+    others = [ended(a_run(0.1, replicate=1), 0.3), ended(a_run(0.1, steps=50), 0.3)]
+    assert judged(pruner, others, run, CHANCE) == (None, "")
+    seen = pruner.seen(run, 0)
+    at, reason = judged(pruner, [*others, ended(a_run(0.1), 0.3)], run, CHANCE)
+    assert at == 35
+    assert reason.startswith("stuck: 3 points in a row at the untrained loss")
+    assert pruner.seen(run, 0) != seen

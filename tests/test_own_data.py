@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from orchestrator.config.schema import Config
-from orchestrator.config.sections import OwnDataConfig
+from orchestrator.config.sections import ModelConfig, OwnDataConfig
 from orchestrator.errors import ConfigError
 from orchestrator.training.batches import Inputs
 from orchestrator.training.data.load import load
-from orchestrator.training.identity import described
+from orchestrator.training.identity import asides, described
 
 LABELS = np.arange(60) % 3
 
@@ -20,6 +20,12 @@ LABELS = np.arange(60) % 3
 def images(offset: int = 0) -> tuple[Any, ...]:
     """Sixty grey images and nine to test, all different."""
     x = np.random.default_rng(offset).integers(0, 256, (69, 8, 8), np.uint8)
+    return x[:60], LABELS, x[60:], LABELS[:9]
+
+
+def features() -> tuple[Any, ...]:
+    """Sixty rows, and nine to test."""
+    x = np.random.default_rng(0).normal(size=(69, 8))
     return x[:60], LABELS, x[60:], LABELS[:9]
 
 
@@ -49,6 +55,14 @@ def test_own_data_are_scaled_and_augmented(tmp_path: Path) -> None:
     assert torch.allclose(
         three.normalised(three.held_out.x), 3 * one.normalised(one.held_out.x), atol=1e-5
     )
+
+
+def test_only_images_are_said_to_be_augmented(tmp_path: Path) -> None:
+    """`augment` does nothing to features."""
+    for name, said in (("images", True), ("features", False)):
+        data = load(my(name, augment=True), tmp_path)
+        sentences = asides(data, ModelConfig())
+        assert any("shifted at random" in sentence for sentence in sentences) == said
 
 
 def test_the_seed_of_the_data_moves_the_split_of_own_data(tmp_path: Path) -> None:

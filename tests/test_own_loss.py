@@ -181,7 +181,12 @@ def test_a_loss_that_a_study_cannot_use_is_refused_with_the_cure(loss: Any, line
     assert len(caught.value.lines) == 1
 
 
-@pytest.mark.parametrize("loss", [my("Temperature", trained=False), my("Weighted")])
+CLASS_WEIGHTS = OwnConfig(_target_="torch.nn.CrossEntropyLoss", weight=[1.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "loss", [my("Temperature", trained=False), my("Weighted"), CLASS_WEIGHTS], ids=str
+)
 def test_a_loss_with_constant_weights_is_taken(loss: OwnConfig) -> None:
     """Buffers and frozen parameters that stay as they are."""
     session, _ = train(made(loss, "classes", my("Wide", outputs=3)), a_run(steps=60))

@@ -380,13 +380,22 @@ def optimizer_of_another() -> torch.optim.Optimizer:
     return torch.optim.SGD(network().parameters(), lr=0.1)
 
 
+def lbfgs() -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(network().parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"model": frozen()}, "the model has no parameters that can be trained (requires_grad)"),
         ({"model": nn.LazyLinear(3)}, "lazy parameters: call it on one batch first"),
         ({"optimizer": optimizer_of_another()}, "trains none of this model's parameters"),
+        (
+            {"optimizer": lbfgs()},
+            "LBFGS has a line search and its own steps: give another optimizer",
+        ),
         ({"train": []}, "train has no batches"),
+        ({"train": [(torch.zeros(2, 6),) * 3]}, "got 3 values (Tensor, Tensor, Tensor): return tw"),
         ({"held_out": []}, "held_out has no batches"),
         ({"held_out": examples(0)}, "held_out has 0 inputs for 0 targets"),
         ({"train": iter(loader())}, "train can be read only once"),

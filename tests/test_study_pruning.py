@@ -50,13 +50,13 @@ def test_a_study_ends_with_every_pruner_and_repeats_itself(file: Path) -> None:
 
 
 def doomed(momenta: Mapping[float, float]) -> Any:
-    """Return curves that stay at chance from a share of the run on, for each of these momenta."""
+    """Return curves that rise from a share of the run on, for each of these momenta."""
 
     def loss(run: Run, progress: float) -> float:
         end = momenta.get(run.schedule.max_momentum)
         if end is None or run.kind != "train" or progress < end:
             return falling(run, progress)
-        return 2.3 + 0.1 * run.schedule.max_momentum
+        return 3.0 + progress + 0.1 * run.schedule.max_momentum
 
     return loss
 
@@ -100,7 +100,7 @@ def crossing(run: Run, progress: float) -> float:
     if run.kind != "train" or momentum not in (0.97, 0.99) or progress < 0.3:
         return falling(run, progress) * (1 + 0.001 * run.replicate)
     if progress < 0.6:
-        return 2.4
+        return 3.0 + progress
     return 0.01 if momentum == 0.99 else 1.5
 
 
@@ -173,4 +173,63 @@ def test_every_prune_has_its_reason_in_the_summary(monkeypatch: pytest.MonkeyPat
     assert len(rest) + 1 == summary()["stages"][0]["trials"]["pruned"]
     assert 0.3 < first["progress"] < 0.6
     assert "momentum 0.9" in first["run"]
-    assert first["reason"].startswith("stuck: 3 points in a row at the untrained loss")
+    assert first["reason"].startswith("diverged: held-out loss 3.31 is above 1.3 x")
+
+
+def slow(run: Run, progress: float) -> float:
+    """Nothing but the untrained loss for three quarters of a run, then a fall; .99 falls less."""
+    if run.kind != "train" or progress < 0.75:
+        return 2.3
+    return 2.0 if run.schedule.max_momentum == 0.99 else 1.0 + 0.01 * run.replicate
+
+
+def test_runs_that_are_slow_to_begin_are_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All candidates at the untrained loss for most of a cycle: they end, and the stage decides."""
+    scripted(monkeypatch, slow)
+    record, _ = a_study(**SHORT)
+    assert record.stages[0].decision.answered
+    assert {o.state for o in record.stages[0].outcomes} == {"finished"}
+
+
+def test_runs_at_the_untrained_loss_end_where_none_has_left_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first round of a stage has nothing to be compared with: no run of it is `stuck`."""
+    scripted(monkeypatch, lambda run, progress: 2.3)
+    record, shown = a_study(**SHORT)
+    assert {o.state for o in record.stages[0].outcomes} == {"finished"}
+    assert record.status == "undecided"
+    assert "no max_momentum candidate finished" in shown
+
+
+VIT = {
+    "_target_": "timm.models.vision_transformer.VisionTransformer",
+    "img_size": 8,
+    "patch_size": 2,
+    "in_chans": 1,
+    "embed_dim": 32,
+    "depth": 4,
+    "num_heads": 2,
+}
+
+
+def test_a_vision_transformer_that_is_slow_to_begin_is_trained_to_its_end() -> None:
+    """That of docs/own.md with AdamW: a short cycle stays at chance for half of its length."""
+    record, _ = a_study(
+        objective={"name": "training"},
+        model=VIT,
+        optimizer={"name": "adamw"},
+        plan=["weight_decay"],
+        recipe={"max_lr": 0.006, "batch_size": 32},
+        stages={
+            "weight_decay": {"candidates": [0.01], "horizons": [0.25], "max_seeds": 2, "refine": 0},
+            "final": {"epochs": 10},
+        },
+        threads=1,
+    )
+    outcomes = record.stages[0].outcomes
+    assert {o.state for o in outcomes} == {"finished"}
+    for ended in outcomes:
+        early = ended.curve.held_out_loss[: len(ended.curve) // 3]
+        assert early.min() > 0.98 * 2.302
+        assert ended.held_out_loss < 0.98 * 2.302

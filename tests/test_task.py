@@ -178,13 +178,16 @@ def test_chance_is_the_loss_of_the_best_constant_prediction(loss: Any, chance: A
     assert found == pytest.approx(float(wanted), rel=1e-3)
 
 
-def test_chance_of_labels_is_their_entropy_and_of_classes_the_logarithm() -> None:
-    """Labels by how frequent each is; classes as ever."""
+def test_chance_of_labels_and_classes_is_the_entropy_of_their_frequencies() -> None:
+    """For nearly balanced classes it is the logarithm of their number."""
     y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     task = Task(LossConfig(name="bce_with_logits"))
     assert chance_loss(task, y, 2, torch.zeros(2, 2)) == pytest.approx(entropy, rel=1e-4)
-    assert chance_loss(Task(), torch.tensor([0, 0, 0, 1]), 2, torch.zeros(2, 2)) == math.log(2)
+    rare, even = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 0, 1])
+    found = chance_loss(Task(), rare, 2, torch.zeros(2, 2))
+    assert found == pytest.approx(entropy, rel=1e-4)
+    assert chance_loss(Task(), even, 2, torch.zeros(2, 2)) == math.log(2)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "huber"])
@@ -406,6 +409,12 @@ def test_classification_keeps_its_keys() -> None:
         ("regression", "not_a_mean", {}, r"must return a scalar tensor, the mean, got \(2,\)"),
         ("labels", "poisson", {}, r"it cannot take scores \(2, .*\) and targets"),
         ("regression", "mse", {"model": my("Wide")}, r"a score per target for loss mse, shape \("),
+        (
+            "labels",
+            "bce_with_logits",
+            {"model": my("Wide", channel=True)},
+            r"examples: squeeze\(1\)$",
+        ),
         ("text", None, {}, r"model.name=mlp: whole-number inputs \(7,\) are tokens"),
         ("text", None, {"model": my("Flat")}, r"shape \(examples, 7, 5\) or \(examples, 5, 7\)"),
         ("regression", "mse", {"metric": metric("broken")}, "metric broken: it cannot take .*oops"),
@@ -425,14 +434,14 @@ def test_what_does_not_fit_is_told_before_the_first_trial(
 class Wide(nn.Module):
     """A network with too many scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(4, 3)
+        self.linear, self.channel = nn.Linear(4, 3), channel
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return scores."""
+        """Return scores, perhaps (n, 1, 3)."""
         out: Tensor = self.linear(x)
-        return out
+        return out[:, None] if self.channel else out
 
 
 class Flat(Tokens):
@@ -448,8 +457,10 @@ class Flat(Tokens):
 
 def test_a_loss_below_zero_is_refused() -> None:
     """At the start, and where it falls below 0 in the course of a run."""
-    with pytest.raises(TaskError, match="for the best constant prediction; it must be a finite"):
+    with pytest.raises(TaskError, match=r"a finite number above 0.*: add a constant to it"):
         made(my("regression"), my("poisson", offset=-100.0))
+    with pytest.raises(TaskError, match=": loss=cross_entropy also takes log-probabilities"):
+        objective(loss=OwnConfig(_target_="torch.nn.NLLLoss"))
     found = made(my("regression"), my("poisson", offset=-2.0))
     with pytest.raises(ValueError, match="it must not be negative"):
         trained(found)

@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from archive.replay_pools import Member, Pool, Spec, load
 from orchestrator.curve import Curve, Floats, Point
 from orchestrator.pruners import CluePruner, ClueRules
-from orchestrator.pruners.clue import LEAST_FALL
+from orchestrator.pruners.clue import MIN_FALL
 
 OWN = ClueRules(behind=None, above_chance=1.3, stuck_after=0.25)
 LATER = ClueRules(behind=None, above_chance=3, stuck_after=0.5)
@@ -148,7 +148,7 @@ def fall(loss: Floats, best: Floats, chance: float) -> Floats:
         return np.maximum(np.log(chance / np.minimum.accumulate(x)), 0)
 
     lead = fallen(best)
-    return np.where(lead >= LEAST_FALL, lead, 0) / fallen(loss)
+    return np.where(lead >= MIN_FALL, lead, 0) / fallen(loss)
 
 
 class Compared:

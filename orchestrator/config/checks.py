@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from orchestrator.config import user_code
 from orchestrator.config.options import Options, OwnConfig
 from orchestrator.config.problems import one_of, shown
-from orchestrator.config.sections import LossConfig
+from orchestrator.config.sections import LossConfig, OwnObjectiveConfig
 from orchestrator.errors import ConfigError
 from orchestrator.recipe import Facts
 
@@ -270,12 +270,25 @@ def dropout_lines(recipe: Any, facts: Facts) -> list[str]:
     ]
 
 
+def _function_lines(objective: OwnObjectiveConfig) -> list[str]:
+    """Check that a training function has a number of steps."""
+    if not objective.is_function or objective.steps is not None:
+        return []
+    return [
+        f"objective.steps: must be given with {objective.target}: the updates that a final run of"
+        " the training function makes"
+    ]
+
+
 def own_lines(sections: Mapping[str, BaseModel]) -> list[str]:
     """Check that the user's own callables exist and take the arguments that the config gives."""
     lines = []
     for key, section in sections.items():
         if isinstance(section, OwnConfig):
             try:
+                if isinstance(section, OwnObjectiveConfig):
+                    lines += _function_lines(section)
+                    section = section.call
                 user_code.check(section, key)
             except ConfigError as error:
                 lines += [f"{key}._target_: {line}" for line in error.lines]

@@ -44,7 +44,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 OWN_ALLOWED: dict[str, type[OwnConfig]] = {
     "data": OwnDataConfig,
     "model": OwnConfig,
-    "objective": OwnConfig,
+    "objective": sections.OwnObjectiveConfig,
     "loss": OwnConfig,
     "metric": OwnMetricConfig,
     "optimizer": OwnOptimizerConfig,

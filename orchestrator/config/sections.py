@@ -28,6 +28,7 @@ from orchestrator.config.options import (
     Seed,
     Whole,
 )
+from orchestrator.config.user_code import takes
 
 ScheduleName = Literal["paper", "author", "fastai", "torch", "linear", "constant"]
 
@@ -145,6 +146,41 @@ class OwnMetricConfig(OwnConfig):
     def shown(self) -> str:
         """Its name, or that of the function."""
         return self.name or self.target.rpartition(".")[2]
+
+
+class OwnObjectiveConfig(OwnConfig):
+    """What trains, by `_target_` and its arguments: a training function, or a whole objective.
+
+    A training function has a first argument `trial`. The settings here are those of its study; of
+    a whole objective they are its arguments.
+    """
+
+    steps: Count | None = None
+    """Updates of a final run."""
+    train_examples: Count | None = None
+    """How many there are to train on, which tells epochs and bounds batch sizes; null: a final run
+    counts as one epoch."""
+    larger_is_better: bool = True
+    """Of the metric that it reports, if any."""
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a training function."""
+        return next(iter(takes(self.target)), "") == "trial"
+
+    @property
+    def call(self) -> OwnConfig:
+        """The callable with its arguments alone."""
+        given = self.model_dump(exclude_unset=True, by_alias=True)
+        if self.is_function:
+            given = {"_target_": self.target, **self.arguments}
+        return OwnConfig.model_validate(given)
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set."""
+        unset = OwnObjectiveConfig.model_fields.keys() - self.model_fields_set
+        return {key: value for key, value in handler(self).items() if key not in unset}
 
 
 AnyData = DataConfig | OwnDataConfig

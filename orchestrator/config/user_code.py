@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import ConfigError, nearest, one_line
 
@@ -41,6 +42,9 @@ DENIED = frozenset(
     sqlalchemy alembic optuna pytest _pytest ray dask distributed
     """.split()  # noqa: SIM905  # forty lines otherwise
 )
+
+# Functions that were handed over in this process, local ones too, by what `named` calls them.
+_given: WeakValueDictionary[str, Callable[..., Any]] = WeakValueDictionary()
 
 OURS = f"{Path(__file__).parents[1]}{os.sep}"
 NOT_THEIRS = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"), OURS)
@@ -81,11 +85,34 @@ def _import(target: str, parts: list[str]) -> tuple[Any, list[str]]:
     )
 
 
+def named(function: Callable[..., Any]) -> str:
+    """Return a name for `resolve`; it holds as long as somebody keeps the function.
+
+    No name is given where the function can be imported by it. Raises ConfigError for what is no
+    function with a first argument `trial`.
+    """
+    parameters = _parameters(function) if inspect.isfunction(function) else None
+    if not parameters or next(iter(parameters)) != "trial":
+        shown = getattr(function, "__qualname__", type(function).__name__)
+        raise ConfigError(f"{shown} must be a function whose first argument is called trial")
+    name = f"{function.__module__}.{function.__qualname__}"
+    if function.__module__ == "__main__" or "<locals>" in name:
+        _given[name] = function
+    return name
+
+
+def is_given(target: str) -> bool:
+    """Whether `target` is a name that `named` gave a function."""
+    return target in _given
+
+
 def resolve(target: str) -> Callable[..., Any]:
     """Return the callable that `target` ("package.module.name") names.
 
     Raises ConfigError, one line, if it cannot be imported, is not callable or is not allowed.
     """
+    if (given := _given.get(target)) is not None:
+        return given
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{target!r} is not a name: write package.module.name")
@@ -192,6 +219,20 @@ def build(own: OwnConfig, **offered: Any) -> Any:
             f" (it is offered {', '.join(offered) or 'nothing'})"
         )
     return _call(own.target, function, arguments)
+
+
+def built(given: Mapping[str, Any], **offered: Any) -> Any:
+    """Return what a mapping with `_target_` describes, nested ones too (see `build`)."""
+    from orchestrator.config.options import OwnConfig
+
+    inner = {k: _built(v) for k, v in given.items()}
+    return build(OwnConfig.model_validate(inner), **offered)
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return built(value)
+    return [_built(v) for v in value] if isinstance(value, list) else value
 
 
 def _call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -18,7 +18,8 @@ from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
-from orchestrator.config.user_code import NOT_THEIRS, resolve
+from orchestrator.config.captured import captured
+from orchestrator.config.user_code import NOT_THEIRS, is_given, resolve
 
 COMPUTED = {"import_module", "__import__"}  # functions that import a module by a computed name
 # The text of each file when its module was first looked up, by file: the import, and the text.
@@ -49,6 +50,8 @@ def code_of(target: str) -> Code:
     files = [getattr(sys.modules.get(name), "__file__", "") for name in texts]
     edited = {Path(f).name for f in files if f in _first and _read(f) != _first[f][1]}
     text = (texts.pop(home.__name__, "") or _text(home)) if home else ""
+    if is_given(target):
+        text += captured(resolve(target))
     return Code(
         _hashed(text or target),
         {name: _hashed(text) for name, text in sorted(texts.items())},

@@ -13,14 +13,14 @@ from orchestrator.system.host import ProcessorTimes, processor_times
 log = logging.getLogger(__name__)
 SHARE = 0.05  # of all processor time: below this the others do not disturb a timed run
 LOOK_SECONDS = 1.0  # one measurement of the load; Linux counts in hundredths of a second
-MOST_SECONDS = 30.0  # the longest wait, until the machine has been idle again
+MAX_SECONDS = 30.0  # the longest wait, until the machine has been idle again
 
 
 class IdleWait:
     """Waits until the machine is idle, and gives up when that takes too long.
 
     Args:
-        most_seconds: The longest wait; 0: it never waits.
+        max_seconds: The longest wait; 0: it never waits.
         gpu: Returns the share of the last second in which the GPU was busy, while our own work
             waits. None: no GPU trains.
         look: Returns the processor time so far; tests replace it.
@@ -31,12 +31,12 @@ class IdleWait:
         self,
         look: Callable[[], ProcessorTimes | None] = processor_times,
         sleep: Callable[[float], None] = time.sleep,
-        most_seconds: float = MOST_SECONDS,
+        max_seconds: float = MAX_SECONDS,
         gpu: Callable[[], float | None] | None = None,
     ) -> None:
         self._look = look
         self._sleep = sleep
-        self._most = most_seconds
+        self._max_seconds = max_seconds
         self._gpu = gpu
         self._what = "its processors" if gpu is None else "its processors or its GPU"
         self._waited = 0.0  # since the machine was idle
@@ -45,13 +45,13 @@ class IdleWait:
     def wait(self, label: str, worth: float = math.inf) -> bool:
         """Return once the machine is idle (True), or when that has taken too long (False).
 
-        Too long is `most_seconds`, or `worth` if that is less: the seconds of the run that is to be
+        Too long is `max_seconds`, or `worth` if that is less: the seconds of the run that is to be
         repeated. After giving up, later calls measure the load once without waiting, until the
         machine is idle again: a round of repeats on a busy machine waits and warns once. If the
         machine has been idle since the last measurement, the call returns at once. True where the
         load is not known.
         """
-        most = min(self._most, worth)
+        most = min(self._max_seconds, worth)
         if most <= 0:
             return True
         look = min(LOOK_SECONDS, most)

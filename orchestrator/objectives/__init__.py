@@ -1,7 +1,7 @@
 """The interface between a study and what it trains: `objective(run, session) -> Result`.
 
-There are three kinds: `training` (PyTorch), `quadratic` (a fake objective, numpy only) and the
-user's own.
+There are four kinds: `training` (PyTorch), `quadratic` (a fake objective, numpy only), the user's
+own training function (`training.function`), and the user's own objective.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ class Description:
         task: The loss as code (see `StudyRecord`).
         test_examples: Size of the sealed test data, None if not known.
         fake_clock: Whether time is what the runs report, not wall-clock time.
+        own_loop: Whether the user's own code trains, so that the report has no code for it.
         advice: `advice(batch_size)` returns sentences on how to train faster, for a dry run.
         export: `export(weights, to)` writes the trained network as a torch.export program, and
             returns `input_shape`, `input_type` and `output_shape` of one example.
@@ -151,6 +152,7 @@ class Description:
     task: Mapping[str, Any] | None = None
     test_examples: int | None = None
     fake_clock: bool = False
+    own_loop: bool = False
     advice: Callable[[int], Sequence[str]] = _nothing
     export: Callable[[Path, Path], Mapping[str, Any]] | None = None
     diagnose: Callable[[str], str] = _unknown

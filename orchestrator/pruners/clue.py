@@ -21,16 +21,16 @@ from orchestrator.pruners.views import View, compared, view
 from orchestrator.recipe import Run
 from orchestrator.stages.stage import option
 
-LEAST_FALL = 0.1  # of the best run's log loss: below this differences are noise, nothing is pruned
+MIN_FALL = 0.1  # of the best run's log loss: below this differences are noise, nothing is pruned
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClueRules:
     """Thresholds of `CluePruner`: when a run is stopped.
 
-    The first three read the run's own curve only, and are safe while lr is high.
-
-
+    A run at the untrained loss is stopped only if the best finished run of its length had left that
+    loss. A network that starts to learn late (a transformer) may have it for half of a cycle, and
+    still train well.
 
     >>> ClueRules(above_chance=1.5, behind=None).stuck_after
     0.25
@@ -38,7 +38,11 @@ class ClueRules:
 
     above_chance: float = option(1.3, "stop when rising above this x the untrained loss", gt=1)
     stuck_after: float = option(
-        0.25, "share of the run from which a loss at the untrained one stops it", ge=0, le=1
+        0.25,
+        "share of the run from which a loss at the untrained one stops it, if the best finished run"
+        " was below it",
+        ge=0,
+        le=1,
     )
     stuck_points: int = option(3, "points in a row at the untrained loss that stop a run", ge=1)
     behind: float | None = option(
@@ -48,14 +52,17 @@ class ClueRules:
 
 
 class CluePruner(optuna.pruners.BasePruner):
-    """Prunes a trial by its own curve: not finite, above the untrained loss and rising, or stuck.
+    """Prunes a trial that has diverged, that is stuck, or that is far behind the best finished one.
 
-    These rules need no other trials. So they work in a stage of four candidates, where Optuna's
-    MedianPruner never acts (it waits for five finished trials).
-
-    `rules.behind` also compares a trial with the best finished one of the same length. It compares
-    how far the lowest loss so far has fallen, in logarithms. Comparing the losses themselves would
-    prune winners, since a high learning rate raises the loss in the middle of a run.
+    - Diverged: the loss is not finite, or above the untrained loss and rising. This needs no other
+      trials. So it works in a stage of four candidates, where Optuna's MedianPruner never acts (it
+      waits for five finished trials).
+    - Stuck: the loss is at the untrained one, and the best finished trial of the same length was
+      below it. Without such a trial the network may only start to learn late.
+    - Behind (`rules.behind`): the best finished trial of the same length had fallen much further.
+      This compares how far the lowest loss so far has fallen, in logarithms. Comparing the losses
+      themselves would prune winners, since a high learning rate raises the loss in the middle of a
+      run.
 
     In plain Optuna the study must minimize, and the trial must report its held-out loss. Call
     `observe` before each report to add train loss, lr and progress. In a study of stages the
@@ -164,9 +171,8 @@ class CluePruner(optuna.pruners.BasePruner):
             run: The run.
             place: Its place in its round, from 0.
         """
-        if self.also is not None:
-            return f"{self._peers.digest(run)}#{place}"
-        return self._peers.digest(run) if self.rules.behind is not None else ""
+        digest = self._peers.digest(run)
+        return digest if self.also is None else f"{digest}#{place}"
 
     def forget(self, trial_number: int) -> None:
         """Drop the data of a trial that has ended.
@@ -197,7 +203,11 @@ class CluePruner(optuna.pruners.BasePruner):
         running = trial.number in self._runs
         if points[-1].progress >= 1 and (running or self.total_steps is not None):
             return False
-        reason = self._lost(points) or self._behind(study, trial, points)
+        reason = (
+            self._diverged(points)
+            or self._stuck(study, trial, points)
+            or self._behind(study, trial, points)
+        )
         if not reason and self.also is not None:
             reason = self._other(self.also, study, trial, points[-1])
         if reason:
@@ -229,28 +239,38 @@ class CluePruner(optuna.pruners.BasePruner):
 
     # --- rules
 
-    def _lost(self, points: Sequence[Point]) -> str:
-        curve, chance = Curve.of(points), self._chance(points)
-        clue = clues.diverged(curve, chance, self.rules.above_chance) or clues.stuck(
-            curve, chance, self.rules.stuck_after, self.rules.stuck_points
-        )
-        return f"{clue.label}: {clue.reason}" if clue else ""
+    def _diverged(self, points: Sequence[Point]) -> str:
+        clue = clues.diverged(Curve.of(points), self._chance(points), self.rules.above_chance)
+        return f"diverged: {clue.reason}" if clue else ""
+
+    def _stuck(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
+        chance, rules = self._chance(points), self.rules
+        clue = clues.stuck(Curve.of(points), chance, rules.stuck_after, rules.stuck_points)
+        if clue is None:
+            return ""
+        best = self._best(study, trial, points[-1].step)
+        if not _fallen(chance, best) >= MIN_FALL:  # this way round: NaN is nothing to compare
+            return ""
+        return f"stuck: {clue.reason}, and the best finished run was at {best:.3g}"
 
     def _chance(self, points: Sequence[Point]) -> float:
         given = self.start_loss
         return given if given is not None and math.isfinite(given) else points[0].held_out_loss
 
+    def _best(self, study: optuna.Study, trial: FrozenTrial, step: int) -> float:
+        """Return the lowest loss up to `step` of the finished run that ended lowest, else NaN."""
+        if run := self._runs.get(trial.number):
+            return self._peers.best(run, step)
+        return plain.best_complete(study, step, self.total_steps)
+
     def _behind(self, study: optuna.Study, trial: FrozenTrial, points: Sequence[Point]) -> str:
         factor, point = self.rules.behind, points[-1]
         if factor is None or not self.rules.behind_after <= point.progress < 1:
             return ""
-        if run := self._runs.get(trial.number):
-            best = self._peers.best(run, point.step)
-        else:
-            best = plain.best_complete(study, point.step, self.total_steps)
+        best = self._best(study, trial, point.step)
         chance, lowest = self._chance(points), min(p.held_out_loss for p in points)
         lead = _fallen(chance, best)
-        if not (lead >= LEAST_FALL and lead > factor * _fallen(chance, lowest)):
+        if not (lead >= MIN_FALL and lead > factor * _fallen(chance, lowest)):
             return ""  # written so that NaN compares as "not behind"
         return (
             f"behind: held-out loss is down to {lowest:.3g} from the untrained loss ({chance:.3g})"

@@ -80,6 +80,7 @@ def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> st
 
 def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> dict[str, Any]:
     complete = record.status == "complete"
+    has_code = complete and not record.own_loop
     epochs = record.final.decision.evidence.get("epochs") if record.final else None
     scores = [(name.replace("_", " "), score, said) for name, score, said in results(summary)]
     head = ("recipe", measure(summary), "the answer is")
@@ -89,7 +90,7 @@ def _answer(record: StudyRecord, summary: Mapping[str, Any]) -> dict[str, Any]:
         "scores": Table(head, scores, first_is_own=True),
         "recipe": Table(("", "value", "chosen by"), list(_recipe(record, summary)), {1}),
         "command": command(summary) if complete else "",
-        "code": pytorch(record.recipe, epochs, record.inputs, record.task) if complete else None,
+        "code": pytorch(record.recipe, epochs, record.inputs, record.task) if has_code else None,
         "balance": Table(("", "value", "regularises more when"), balance(summary), {1}),
         "decay": DECAYS.get(record.recipe.optimizer, ""),
     }

@@ -67,6 +67,12 @@ _MEASURED = """\
 x = torch.cat([inputs for inputs, _ in loader]).{cast}()  # all training inputs, {shape}
 MEAN, STD = x.mean({axes}), x.std({axes}, correction=0)
 STD = torch.where(STD > {rounding} * MEAN.abs(), STD, 1.0)  # what is constant is not divided"""
+SHAPES = (  # of inputs, by the dimensions of one example
+    "(n, features)",
+    "(n, channels, length)",
+    "(n, channels, height, width)",
+    "(n, channels, depth, height, width)",
+)
 _ALL = "model.parameters()"
 _NO_DECAY_OF_NORMS_AND_BIASES = """\
 [
@@ -175,7 +181,7 @@ def _loss(task: Mapping[str, Any] | None, smoothing: float | None) -> str:
 def _inputs(done: Mapping[str, Any]) -> str:
     """Return the lines that normalise inputs as the study did, with its numbers if they are few."""
     dims, mean, std = done["dims"], done["mean"], done["std"]
-    shape = ("(n, features)", "(n, channels, length)", "(n, channels, height, width)")[dims - 1]
+    shape = SHAPES[dims - 1]
     axes = (0, *range(2, dims + 1)) if dims > 1 else 0
     more = f"\n# It also had training inputs {done['augmented']}." if done["augmented"] else ""
     exact = done["type"] == "float64"  # float32 would lose precision that matters

@@ -83,7 +83,11 @@ class Stage(ABC):
         return max(loss, LEAST * chance) if loss >= 0 else loss
 
     def guessing(self, outcome: Outcome) -> str:
-        """Return how a run is no better than the best constant prediction, "" if it is better."""
+        """Return how a run is no better than the best constant prediction, "" if it is better.
+
+        Args:
+            outcome: The run's outcome.
+        """
         chance, share = self.facts.chance_loss, self.facts.chance_metric
         if not math.isfinite(self.end_loss(outcome)):
             loss = f"held-out loss {outcome.held_out_loss:.4g}"

@@ -52,7 +52,8 @@ def record_of(
         folder=parts.paths.folder,
         inputs=parts.description.inputs,
         task=parts.description.task,
-        final_epochs=parts.config.final_epochs,
+        own_loop=parts.description.own_loop,
+        final_epochs=facts.final_epochs,
         final_runs=_final_runs(parts, stages),
     )
 

@@ -50,9 +50,10 @@ class Inputs:
         sides = [n + 2 * self.border for n in self.size] if self.images else self.size
         self.values = math.prod((*data.input_shape[:-2], *sides))  # of an example with its border
         # Images are (n, h, w, c) in memory, so that statistics broadcast over the last dimension.
-        of_signals = (-1, 1) if len(data.input_shape) == 2 and not data.tokens else (-1,)
-        self._mean = data.mean.reshape(of_signals).to(device)
-        self._factor = (data.scale / data.std).reshape(of_signals).to(device)
+        after = 0 if self.images or data.tokens else len(data.input_shape) - 1
+        shape = (-1, *(1,) * after)  # of signals (-1, 1), of volumes (-1, 1, 1, 1)
+        self._mean = data.mean.reshape(shape).to(device)
+        self._factor = (data.scale / data.std).reshape(shape).to(device)
         self.train = self._placed_for_training(data.train)
         self.held_out = self.placed(data.held_out)
 

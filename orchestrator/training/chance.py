@@ -41,9 +41,18 @@ def chance_loss(task: Task, y: Tensor, classes: int, scores: Tensor) -> float:
     if not 0 < value < math.inf:
         raise TaskError(
             f"loss {task.name}: is {value:.3g} for the best constant prediction; it must be a"
-            " finite number above 0, since losses are compared by factors"
+            f" finite number above 0, since losses are compared by factors{_above_0(task, value)}"
         )
     return float(f"{value:.6g}")  # the same on every machine
+
+
+def _above_0(task: Task, value: float) -> str:
+    """Return how to keep a loss above 0, "" if it is not at or below 0."""
+    if not value <= 0:
+        return ""
+    if task.name.rpartition(".")[2].lower().replace("_", "") in ("nllloss", "nll"):
+        return ": loss=cross_entropy also takes log-probabilities"
+    return ": add a constant to it"
 
 
 def largest_share(task: Task, y: Tensor) -> float | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
+from orchestrator.training.data.datasets import described
 from orchestrator.training.own_loss import Function, broadcasts, is_sum, state_of, trained_by
 from orchestrator.training.task import Task, TaskError
 
@@ -22,7 +23,10 @@ class ModelError(ConfigError):
 def check_shape(task: Task, scores: object, y: Tensor, classes: int) -> None:
     """Raise TaskError, one line, unless the network returns scores of the right shape."""
     if not isinstance(scores, Tensor):
-        raise TaskError(f"model: must return a tensor of scores, got {type(scores).__name__}")
+        raise TaskError(
+            f"model: must return a tensor of scores, got {described(scores)}: let its forward"
+            " return one of them, or all in one tensor, which your own loss splits"
+        )
     shape, wanted, count = tuple(scores.shape), tuple(y.shape), len(y)
     if task.kind == "own":
         return
@@ -32,6 +36,8 @@ def check_shape(task: Task, scores: object, y: Tensor, classes: int) -> None:
                 f"model: must return one score per class, shape (examples, {classes}),"
                 f" got {shape} for {count} examples (num_classes is passed only if the signature"
                 " names it)"
+                + "; one score for labels that are 0 or 1: loss=bce_with_logits"
+                * (shape[1:] == (1,) and classes == 2)
             )
     elif task.kind == "cross_entropy":
         last = shape[:-1] == wanted and shape[-1] >= classes
@@ -48,6 +54,8 @@ def check_shape(task: Task, scores: object, y: Tensor, classes: int) -> None:
         raise TaskError(
             f"model: must return a score per target for loss {task.kind}, shape ({of}),"
             f" got {shape} for {count} examples"
+            + ": squeeze(1)"
+            * (shape == (wanted[0], 1, *wanted[1:]))
         )
 
 

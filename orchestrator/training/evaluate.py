@@ -87,12 +87,16 @@ def evaluating(
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """Return a context with the model in eval mode; each module's mode is restored at its end.
 
+    Buffers are restored too, so evaluation never changes what is trained or saved, even if a module
+    counts or averages in eval mode.
+
     Yields a function that returns the outputs for the inputs that its argument makes.
     `batch_statistics`: batch norm uses the statistics of the batch, since running ones lag behind
     in a fast ramp; except in frozen layers (in eval mode while the model trains), and for a batch
     with one value per channel, which has no variance.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [kept for module, _ in modes for kept in _kept(module)]
     layers = [m for m, trains in modes if trains and isinstance(m, _BatchNorm)]
     model.eval()
 
@@ -113,6 +117,17 @@ def evaluating(
         model.train(modes[0][1])  # a module's train() may do more than set its flag
         for module, mode in modes:
             module.training = mode
+        for module, name, buffer, version, value in buffers:
+            if buffer._version != version:
+                buffer.copy_(value)
+            if getattr(module, name) is not buffer:
+                setattr(module, name, buffer)
+
+
+def _kept(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor, int, Tensor]]:
+    """Yield the buffers of a module itself, how often they were changed, and copies."""
+    for name, buffer in module.named_buffers(recurse=False):
+        yield module, name, buffer, buffer._version, buffer.clone()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Tries one real training step on two examples, for errors that only training shows."""
+"""Tries two real training steps on two examples, for errors that only training shows."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from orchestrator.training.compatibility import ModelError
 from orchestrator.training.task import TaskError
 from orchestrator.training.trainer import Setup, Trainer
 
-EXAMPLES = 2
+EXAMPLES = STEPS = 2
 SCHEDULE = Schedule("constant", 1e-4, 1e-4, 0.9, 0.9)
+TWICE = "backward through the graph a second time"  # in torch's message
 WEIGHT_DECAY = 1e-4  # some, since not every optimiser takes it with every kind of gradient
 
 
 def check(setup: Setup) -> None:
-    """Make a step with a new network and optimiser. Raises ModelError, one line, if it fails."""
+    """Make two steps with a new network and optimiser. Raises ModelError, one line, if one fails.
+
+    Two, since a network that keeps tensors of the first step fails only in the second.
+    """
     size = min(EXAMPLES, len(setup.data.train))
-    run = Run("train", SCHEDULE, WEIGHT_DECAY, size, 1, 0)
+    run = Run("train", SCHEDULE, WEIGHT_DECAY, size, STEPS, 0)
     trainer = None
     try:
         trainer = Trainer(setup, run)
         _check_scores(trainer)
-        trainer.advance(1)
+        trainer.advance(STEPS)
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # any error of the user's network or optimiser
         problem = f"a training step on {size} examples raised {raised(error)}"
-        raise ModelError(f"model: {problem}{_cure(trainer)}") from error
+        raise ModelError(f"model: {problem}{_cure(trainer, error)}") from error
     if not math.isfinite(loss := float(trainer.total)):
         raise ModelError(f"model: in training mode its loss is {loss} before any training")
 
@@ -64,10 +68,12 @@ def _is_nest(scores: object) -> bool:
     return isinstance(scores, tuple | list)
 
 
-def _cure(trainer: Trainer | None) -> str:
+def _cure(trainer: Trainer | None, error: BaseException) -> str:
     """Return what to do about the error of a step, "" if that is not known."""
     if trainer is None:
         return ""
+    if TWICE in str(error):
+        return ": it keeps tensors of the step before: .detach() them"
     sparse = [n for n, p in trainer.model.named_parameters() if p.grad is not None and _sparse(p)]
     if sparse:
         name = trainer.setup.optimizer.name

@@ -102,7 +102,7 @@ def asides(found: Data, model: ModelConfig | OwnConfig) -> list[str]:
     sentences = []
     if found.scale != 1:
         sentences.append(f"Normalised inputs are multiplied by {found.scale:g}.")
-    if found.augment:
+    if found.border:
         what = "mirrored and shifted" if found.mirrored else "shifted"
         sentences.append(f"Training images are {what} at random.")
     name = model.target if isinstance(model, OwnConfig) else model.name

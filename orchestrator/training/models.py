@@ -39,7 +39,7 @@ def build(config: ModelConfig | OwnConfig, data: Data) -> nn.Module:
             " need a network of your own with an embedding; if they are features, give floats"
         )
     if config.name != "mlp" and len(data.input_shape) != 3:
-        what, cure = "features", ""
+        what, cure = {4: "volumes"}.get(len(data.input_shape), "features"), ""
         if len(data.input_shape) == 2:
             sides = ", ".join(map(str, data.input_shape))
             what, cure = f"signals (n, {sides})", f"; give grey images as (n, 1, {sides})"
@@ -91,6 +91,14 @@ def _scores(model: nn.Module, x: Tensor, data: Data) -> object:
         return model(x)
     except (Exception, SystemExit) as error:
         problem = f"model: it cannot take inputs {data.input_shape}: {raised(error)}"
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+        if kinds and not data.tokens:
+            problem += (
+                f"; inputs come as float32, and its weights are {', '.join(map(str, kinds))}: leave"
+                " them float32 (precision=bfloat16 computes in bfloat16), or cast in its forward"
+            )
+        if not data.tokens and "'indices'" in str(error):
+            problem += "; bytes and floats (n, length) are features: give tokens as int64"
         if data.tokens:
             low, high = int(x.min()), int(x.max())
             problem += (

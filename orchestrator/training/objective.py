@@ -35,6 +35,7 @@ from orchestrator.training.calibration import calibrate
 from orchestrator.training.chance import chance_loss, largest_share, remarks
 from orchestrator.training.data.load import load
 from orchestrator.training.data.parts import Data
+from orchestrator.training.doubts import doubts
 from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.identity import asides, described, edited, named, preprocessing
 from orchestrator.training.loop import train
@@ -125,10 +126,11 @@ class TrainingObjective:
             settings.seed,
             how.micro_batch_size,
             task=task,
-            least_loss=RESOLUTION * chance,
+            min_loss=RESOLUTION * chance,
         )
         with self._at_work():
             first_step.check(self._setup)
+            doubted = doubts(self._setup)
         self.facts = self._facts(chance, settings.final_epochs, tried)
         with self._at_work():  # first, to avoid compiling for its batch size
             warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
@@ -137,7 +139,10 @@ class TrainingObjective:
         told = (*asides(found, settings.model), *edited(sections.values()))
         self._description = Description(
             device=self._device,
-            notes=(found.source, *found.notes, *counted, *told, *said, *compiling, *warning),
+            notes=(
+                *(found.source, *found.notes, *counted, *told),
+                *(*doubted, *said, *compiling, *warning),
+            ),
             datasets=named(settings.data, found),
             versions={name: version(name) for name in ("torch", "torchvision")},
             formats={"training": TRAINING_VERSION},

@@ -64,6 +64,17 @@ def set_rates(groups: list[dict[str, Any]], rates: Rates) -> None:
             group["betas"] = (momentum, *group["betas"][1:])
 
 
+def rate_ratios(groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return each group's lr as a share of the first one's, before any lr scheduler changed it.
+
+    Raises ValueError for a first group whose lr is not above 0.
+    """
+    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    if not rates[0] > 0:
+        raise ValueError(f"the first param group needs an lr above 0, got {rates[0]}")
+    return [rate / rates[0] for rate in rates]
+
+
 def momentum_of(group: Mapping[str, Any]) -> float | None:
     """Return the momentum of a param group, as `set_rates` sets it, None without one."""
     if "momentum" in group:

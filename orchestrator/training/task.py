@@ -178,10 +178,18 @@ def _made(config: OwnConfig) -> Function:
     found = user_code.check(config)
     if not inspect.isclass(found):
         return partial(found, **config.arguments)
+    if found.__module__.startswith("torch.nn."):  # its weights of classes are tensors
+        given = config.arguments.items()
+        tensors = {name: torch.tensor(value) for name, value in given if _is_numbers(value)}
+        config = config.model_copy(update=tensors)
     made = user_code.build(config)
     if not callable(made):
         raise TaskError(f"{config.target}: cannot be called with scores and targets")
     return made  # type: ignore[no-any-return]
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
 
 CLASSIFY = Task()

@@ -36,7 +36,7 @@ class Setup:
     """What all runs of a study share. `make_model` uses torch's global random state.
 
     `micro_batch_size`: larger batches are split into pieces of this size, with gradients added up.
-    `forward` returns the scores of a training batch, perhaps compiled. `least_loss`: lower bound of
+    `forward` returns the scores of a training batch, perhaps compiled. `min_loss`: lower bound of
     reported held-out losses, above 0, since losses are compared by factors.
     """
 
@@ -49,7 +49,7 @@ class Setup:
     micro_batch_size: int | None = None
     forward: Forward = eager
     task: Task = CLASSIFY
-    least_loss: float = 0.0
+    min_loss: float = 0.0
     _warm: set[object] = field(default_factory=set)
 
     @property
@@ -273,4 +273,4 @@ class Trainer:
             autocast=self.setup.autocast(),
         )
         self.evaluation_seconds += time.perf_counter() - start
-        return max(loss, self.setup.least_loss), metric  # in this order NaN stays
+        return max(loss, self.setup.min_loss), metric  # in this order NaN stays

@@ -36,6 +36,9 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
     if ("x_val" in values) != ("y_val" in values):
         raise DataError(f"data {source}: x_val and y_val go together, one of them is missing")
     names = [name for name in PARTS if f"x_{name}" in values]
+    _check_columns({name: values[f"x_{name}"] for name in names})
+    for name in names:
+        _check_one(values[f"x_{name}"], values[f"y_{name}"], name)
     x = {name: convert.tensor(values[f"x_{name}"], f"x_{name}") for name in names}
     y, notes = convert.coded({name: values[f"y_{name}"] for name in names})
     frame = _frame(x["train"])
@@ -60,20 +63,19 @@ def raw(given: Mapping[str, Any], source: str, **more: Any) -> Raw:
 def part(x: Any, y: Any, name: str, frame: Frame | None = None) -> Part:
     """Return checked inputs and targets.
 
-    Inputs: images (n, c, h, w), signals (n, c, length), features (n, d) or tokens (n, t). Images
-    may be channels last, (n, h, w, c). With three dimensions whole numbers are grey images
-    (n, h, w), which get a channel, and floats are signals. uint8 images stay uint8; whole numbers
-    with two dimensions, except uint8, are tokens; everything else becomes float32, in `frame` if
-    there is one. Raises DataError for what cannot be trained on.
+    Inputs: volumes (n, c, d, h, w), images (n, c, h, w), signals (n, c, length), features (n, d) or
+    tokens (n, t). Images may be channels last, (n, h, w, c). With three dimensions whole numbers
+    are grey images (n, h, w), which get a channel, and floats are signals. uint8 images and volumes
+    stay uint8; whole numbers with two dimensions, except uint8, are tokens; everything else becomes
+    float32, in `frame` if there is one. Raises DataError for what cannot be trained on.
     """
     inputs = convert.tensor(x, f"x_{name}")
     targets = _targets(convert.tensor(y, f"y_{name}"), name)
-    if inputs.dim() not in (2, 3, 4):
-        shape = tuple(inputs.shape)
-        more = ": volumes (n, c, d, h, w) need an objective of their own" * (inputs.dim() == 5)
+    if inputs.dim() not in (2, 3, 4, 5):
+        cure = "; for a single feature use x[:, None]" * (inputs.dim() == 1)
         raise DataError(
-            f"x_{name}: need images (n, c, h, w), signals (n, c, length), features (n, d) or"
-            f" tokens (n, t), got {shape}{more}"
+            f"x_{name}: need volumes (n, c, d, h, w), images (n, c, h, w), signals (n, c, length),"
+            f" features (n, d) or tokens (n, t), got {tuple(inputs.shape)}{cure}"
         )
     if inputs.is_complex():
         raise DataError(
@@ -85,6 +87,25 @@ def part(x: Any, y: Any, name: str, frame: Frame | None = None) -> Part:
     if not inputs.numel():
         raise DataError(f"{name}: there are no examples, x has shape {tuple(inputs.shape)}")
     return Part(_inputs(inputs, name, frame), targets)
+
+
+def _check_columns(x: Mapping[str, Any]) -> None:
+    """Raise DataError for data frames with the same columns in another order."""
+    columns = {name: list(map(str, v.columns)) for name, v in x.items() if hasattr(v, "columns")}
+    for name, found in columns.items():
+        wanted = columns.get("train", found)
+        if found != wanted and sorted(found) == sorted(wanted):
+            raise DataError(
+                f"x_{name}: its columns are in another order than those of x_train:"
+                f" use x_{name}[x_train.columns]"
+            )
+
+
+def _check_one(x: Any, y: Any, name: str) -> None:
+    """Raise DataError for a tuple of arrays that are several inputs, not examples."""
+    count = np.shape(y)[:1]
+    if isinstance(x, tuple | list) and x and (len(x),) != count == np.shape(x[0])[:1]:
+        raise DataError(f"x_{name}: must be one array, got {datasets.several(x)}")
 
 
 def _check_alike(x: Mapping[str, Tensor]) -> None:
@@ -183,7 +204,7 @@ def _layout_said(x: Tensor) -> str:
 
 
 def _frame(x: Tensor) -> Frame | None:
-    return None if x.dim() not in (3, 4) and not _features(x) else framed(_layout(x))
+    return None if x.dim() == 2 and not _features(x) else framed(_layout(x))
 
 
 def _features(x: Tensor) -> bool:

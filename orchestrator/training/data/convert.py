@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.training.data.datasets import several
 from orchestrator.training.data.parts import DataError
 
 MOST_DENSE = 2**28  # the largest dense size of a sparse matrix
@@ -19,9 +20,16 @@ NAMED = 10  # text labels, or columns, that a message lists
 
 def tensor(value: Any, name: str) -> Tensor:
     """Return a tensor on the CPU, in the source's own type. Raises DataError, one line."""
+    if isinstance(value, Mapping):
+        raise DataError(f"{name}: must be one array, got {several(value)}")
     if isinstance(value, Tensor):
+        if value.is_nested:
+            raise DataError(
+                f"{name}: its examples differ in length: use torch.nested.to_padded_tensor(x, 0.0)"
+            )
         sparse = value.layout != torch.strided
         dense = (_dense(value, value.to_dense, name) if sparse else value).detach().cpu()
+        dense = dense.dequantize() if dense.is_quantized else dense
         return dense.long() if dense.dtype in UNSIGNED else dense
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DataError(f"{name}: has masked values: fill them in, or remove their examples")
@@ -62,6 +70,12 @@ def _problem(value: Any, error: Exception) -> str:
             return f"columns {some} are not numbers: encode them, or remove them"
     if isinstance(value, list | tuple) and len(shapes := _shapes(value)) > 1:
         return f"its examples have shapes {' and '.join(shapes[:2])}: pad or cut them to one"
+    found = np.asarray(value)
+    if _is_text(found):
+        return "it holds texts: give numbers, for example tokens (n, length)"
+    if found.dtype.kind == "O" and any(isinstance(v, str) for v in found.ravel()):
+        other = next(v for v in found.ravel() if not isinstance(v, str))
+        return f"it holds texts and {other!r}: is that a missing value? Leave its example out"
     kind = getattr(value, "dtype", None)
     if isinstance(kind, np.dtype) and kind.kind == "M":
         return f"it has dates ({kind}): give numbers, as .astype('datetime64[s]').astype(float)"

@@ -37,7 +37,11 @@ def load(config: AnyData, cache: Path, task: Task = CLASSIFY) -> Data:
     if not task.count(held_out.y):
         raise DataError("no held-out target has a label: set data.held_out_examples higher")
     given = {"test": test} if raw.held_out is None else {"held_out": held_out, "test": test}
-    told = (*_near_constant(train.x, mean, std), *_on_another_scale(mean, std, given))
+    told = (
+        *targets.absent(train.y, task, classes),
+        *_near_constant(train.x, mean, std),
+        *_on_another_scale(mean, std, given),
+    )
     return Data(
         train=train,
         held_out=held_out,

@@ -68,14 +68,15 @@ class Raw(NamedTuple):
 class Data:
     """The data of a study, on the CPU.
 
-    `train`, `held_out`: images (n, channels, height, width) as uint8 or float32, signals (n,
-    channels, length) or features (n, d) as float32, or tokens (n, length) as int64; labels
-    0..`classes`-1, or targets of `classes` values. Tokens are not normalised. `held_out` has a
-    fixed order in which every prefix is stratified, so its first n examples are the stratified
-    subset of size n. `mean`, `std`: of the training part, shape (channels,) or (d,). `scale`
-    multiplies the normalised inputs. `augment`: training images are shifted at random, and mirrored
-    if `mirrored`. `source`: one sentence on the source and how much is used; `notes`: more notes.
-    `frame`: scale of the inputs; `source_mean` and `source_std` are in the source's own numbers.
+    `train`, `held_out`: images (n, channels, height, width) and volumes (n, channels, depth,
+    height, width) as uint8 or float32, signals (n, channels, length) or features (n, d) as float32,
+    or tokens (n, length) as int64; labels 0..`classes`-1, or targets of `classes` values. Tokens
+    are not normalised. `held_out` has a fixed order in which every prefix is stratified, so its
+    first n examples are the stratified subset of size n. `mean`, `std`: of the training part, shape
+    (channels,) or (d,). `scale` multiplies the normalised inputs. `augment`: training images are
+    shifted at random, and mirrored if `mirrored`. `source`: one sentence on the source and how much
+    is used; `notes`: more notes. `frame`: scale of the inputs; `source_mean` and `source_std` are
+    in the source's own numbers.
     """
 
     train: Part
@@ -95,7 +96,7 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (channels, height, width), (channels, length) or (d,)."""
+        """Shape of one example, as (channels, height, width), (channels, length) or (d,)."""
         return tuple(self.train.x.shape[1:])
 
     @property

@@ -115,8 +115,9 @@ def _counted(raw: Raw, ignored: int | None, given: int | None) -> tuple[Raw, int
             f"labels go up to {high}, but there are only {raw.train.y.numel():,} training labels:"
             " number the classes 0 to C-1, as numpy.unique(y, return_inverse=True)[1] does"
         )
-    notes = (*raw.notes, *_remarks(seen["train"], values, count))
-    return raw._replace(notes=notes), count
+    if few := _few(values, count):
+        raw = raw._replace(notes=(*raw.notes, few))
+    return raw, count
 
 
 def _named(raw: Raw) -> Iterator[tuple[str, Part]]:
@@ -130,17 +131,28 @@ def _labels(y: Tensor, ignored: int | None) -> set[int]:
     return found - {ignored}
 
 
-def _remarks(trained: set[int], values: Sequence[int], count: int) -> Iterator[str]:
-    """Yield a note on class numbers without examples, or without training examples."""
-    if len(values) < FEW * count:
-        some = ", ".join(map(str, values[:NAMED])) + (", ..." if len(values) > NAMED else "")
-        yield (
-            f"Labels use {len(values)} of {count} class numbers ({some}). If {values[-1]} marks"
-            f" targets without a label: loss.ignore_index={values[-1]}; else number classes without"
-            " gaps."
-        )
-    elif absent := sorted(set(range(count)) - trained):
-        some = ", ".join(map(str, absent[:NAMED])) + (", ..." if len(absent) > NAMED else "")
-        hint = " If labels begin at 1, subtract 1." if absent == [0] else ""
-        classes = f"class{'es' if len(absent) > 1 else ''}"
+def _few(values: Sequence[int], count: int) -> str:
+    """Return a note if most of the class numbers are not used, "" otherwise."""
+    if len(values) >= FEW * count:
+        return ""
+    some = ", ".join(map(str, values[:NAMED])) + (", ..." if len(values) > NAMED else "")
+    return (
+        f"Labels use {len(values)} of {count} class numbers ({some}). If {values[-1]} marks"
+        f" targets without a label: loss.ignore_index={values[-1]}; else number classes without"
+        " gaps."
+    )
+
+
+def absent(y: Tensor, task: Task, count: int) -> Iterator[str]:
+    """Yield a note on classes, of `count`, that have no example in the training targets `y`.
+
+    None if they are most of the classes: the note of `prepared` is on those.
+    """
+    if task.kind != "cross_entropy":
+        return
+    missing = sorted(set(range(count)) - _labels(y, task.ignored))
+    if 0 < len(missing) <= (1 - FEW) * count:
+        some = ", ".join(map(str, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
+        hint = " If labels begin at 1, subtract 1." if missing == [0] else ""
+        classes = f"class{'es' if len(missing) > 1 else ''}"
         yield f"The training data have no example of {classes} {some} of {count}.{hint}"

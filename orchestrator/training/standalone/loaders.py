@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from orchestrator.training.data.datasets import described
+from orchestrator.training.data.datasets import cure, described
 from orchestrator.training.data.splits import order_of
 from orchestrator.training.evaluate import PIECE
 from orchestrator.training.nested import Batch, joined, size_of
@@ -63,7 +63,8 @@ def pairs(batches: Iterable[Any], name: str) -> Iterator[Batch]:
     for batch in batches:
         empty = False
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"batches of {name} must be pairs (x, y), got {described(batch)}")
+            came = f"{described(batch)}{cure(batch)}"
+            raise ValueError(f"batches of {name} must be pairs (x, y), got {came}")
         yield batch[0], batch[1]
     if empty:
         raise ValueError(f"{name} has no batches")

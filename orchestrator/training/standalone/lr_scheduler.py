@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from orchestrator.schedules import Rates, Schedule
+from orchestrator.training.optimizer import rate_ratios
 
 Number: TypeAlias = "float | Tensor"
 
@@ -46,10 +47,7 @@ class ScheduleLR(LRScheduler):
         for group in groups:  # torch requires it to resume; here it is only used for the ratio
             lr = group["lr"]
             group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
-        first = float(groups[0]["initial_lr"])
-        if not first > 0:
-            raise ValueError(f"the first param group needs an lr above 0, got {first}")
-        self._ratios = [float(group["initial_lr"]) / first for group in groups]
+        self._ratios = rate_ratios(groups)
         super().__init__(optimizer, last_epoch)
 
     @property

@@ -93,6 +93,10 @@ class LRRangeResult:
             decision=decision,
         )
 
+    def suggestion(self) -> float | None:
+        """Return max_lr, under the name that it has in Lightning's finder."""
+        return self.max_lr
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot losses against lr, with max_lr, min_lr, the interval and the rules' marks.
 

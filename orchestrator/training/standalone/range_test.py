@@ -114,6 +114,8 @@ def lr_range_test(
     _check(start_lr, end_lr, steps, ramps, lr_factor)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"optimizer must be an instance made for this model, got {optimizer!r}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS has a line search and its own steps: give another optimizer")
     trained = _trained(model, optimizer)
     loaders.check_repeatable(train, "train")
     own = optimizer or torch.optim.SGD(
@@ -131,7 +133,7 @@ def lr_range_test(
         length = steps or _steps(train)
         subset = _subset(held_out, length * batch_size, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
-        stage = _Alone(
+        stage = RangeTestAlone(
             name="lr_range_test",
             facts=_facts(loop, length * batch_size),
             start_lr=start_lr,
@@ -152,7 +154,7 @@ def lr_range_test(
     return LRRangeResult.of(decision, stage.facts.start_loss)
 
 
-class _Alone(LRRange):
+class RangeTestAlone(LRRange):
     """The stage, outside a study."""
 
     way_out: ClassVar[str] = "allow more steps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,3 +140,15 @@ def restoring(
     finally:
         for part in reversed(kept):
             part.put_back()
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Return a context in which the logger `name` logs errors only."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,1 @@
+"""A training function of the user's own as an objective."""
