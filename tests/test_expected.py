@@ -455,3 +455,16 @@ def test_every_field_has_an_effect() -> None:
     for kind in kinds:
         effect = EFFECTS[kind.field]
         assert effect.final.at(2).sd > effect.final.at(1).sd > 0
+
+
+def test_where_the_full_run_is_lost_the_final_stage_tries_lower_rates() -> None:
+    """In a plan without a first run: a quarter, then a sixteenth."""
+
+    def loss(run: Run) -> float:
+        return 0.5 if run.schedule.max_lr < 0.01 else 2.4
+
+    stage = Answer(name="final", facts=FACTS, baselines=False)
+    decision, outcomes = decided(stage, loss, recipe=FIRST)
+    assert [o.run.schedule.max_lr for o in outcomes if not o.run.opens_test] == [0.025, 0.00625]
+    assert decision.values == {"max_lr": 0.00625, "min_lr": 0.000625}
+    assert not decided(stage, lambda _: 2.4, recipe=FIRST)[0].answered

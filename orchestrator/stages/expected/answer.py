@@ -20,10 +20,12 @@ from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import Estimate, noise
 from orchestrator.stages.expected.first_run import full_run, outcome_of
 from orchestrator.stages.measure import measure, measured
+from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Stage
 
 # Of the stages' changes together, on the log of the final loss (benchmarks/frontier).
 CHANGES = Estimate(0.0, 0.15)
+LOWER, TRIES = 0.25, 3  # factor on max_lr after a lost run, and how many are tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Answer(Stage):
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Full runs that are missing, then the sealed ones."""
         known = {o.run for o in outcomes}
-        held_out = [full_run(r, self.facts) for r in self.rivals(recipe)]
+        held_out = [full_run(r, self.facts) for r in self._trained(recipe, outcomes)]
         if missing := [run for run in dict.fromkeys(held_out) if run not in known]:
             return missing
         answer, _ = self._answer(recipe, outcomes)
@@ -75,6 +77,9 @@ class Answer(Stage):
             reason = f"no answer: no final run of the recipe trained to the end ({why})"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         trained = outcome_of(full_run(answer, self.facts), outcomes)
+        if trained and math.isinf(self.end_loss(trained)):
+            reason = f"no answer: {self.guessing(trained)}"
+            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         if trained and (guessing := self.guessing(trained)):
             evidence["warning"] = guessing
             why = f"{guessing}; {why}"
@@ -102,9 +107,22 @@ class Answer(Stage):
             return rivals
         return [r for r in rivals if r in self.only] or rivals[:1]
 
+    def _trained(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Recipe]:
+        """Return the rivals, and lower learning rates where all of them were lost."""
+        recipes = self.rivals(recipe)
+        for number in range(1, TRIES):
+            ends = [outcome_of(full_run(r, self.facts), outcomes) for r in recipes]
+            lost = all(o is not None and math.isinf(self.end_loss(o)) for o in ends)
+            if not lost or self.only is not None or recipe.max_lr is None:
+                break
+            recipes.append(recipe.at_lr(round_to(recipe.max_lr * LOWER**number)))
+        return recipes
+
     def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
         """Return the recipe with the lowest expected loss, and why."""
-        rivals = self.rivals(recipe)
+        rivals = self._trained(recipe, outcomes)
+        if len(rivals) > len(self.rivals(recipe)):
+            return rivals[-1], "at higher rates the full run was lost"
         if len(rivals) == 1:
             same = recipe.after("first_run") == rivals[0] and self.only is None
             return rivals[0], "no later stage changed the first recipe" if same else "the recipe"
