@@ -82,22 +82,23 @@ def test_config_and_study_together_are_refused() -> None:
 
 def test_ctrl_c_gives_a_record_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a notebook's stop button does it: KeyboardInterrupt in the middle of a run."""
-    whole = orchestrator.run_study(study="quadratic", overrides=[PLAN, "study_name=whole"])
+    thorough = [PLAN, "effort=thorough"]
+    whole = orchestrator.run_study(study="quadratic", overrides=[*thorough, "study_name=whole"])
     do, calls = QuadraticObjective.__call__, []
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 7:
             raise KeyboardInterrupt
         return do(self, *arguments)
 
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(QuadraticObjective, "__call__", interrupted)
-    record = orchestrator.run_study(study="quadratic", overrides=[PLAN])
+    record = orchestrator.run_study(study="quadratic", overrides=thorough)
     assert record.status == "interrupted"
     assert [d.stage for d in record.decisions] == ["lr_range"]
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-    record = orchestrator.run_study(study="quadratic", overrides=[PLAN])
+    record = orchestrator.run_study(study="quadratic", overrides=thorough)
     assert record.status == "complete"
     assert record.recipe == whole.recipe
 
