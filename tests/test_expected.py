@@ -320,7 +320,7 @@ def test_batch_sizes_are_tried_for_equal_time() -> None:
     seconds = {size: run.steps * size / 64 for size, run in trials.items()}  # as calibrated
     assert set(trials) == {32, 64, 128}
     assert max(seconds.values()) == pytest.approx(min(seconds.values()), rel=0.02)
-    assert all(run.timed for run in trials.values())
+    assert not any(run.timed for run in trials.values())  # their steps are their time
     assert trials[32].schedule.max_lr == pytest.approx(0.1 / math.sqrt(2), rel=0.01)
 
 

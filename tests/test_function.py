@@ -443,7 +443,7 @@ def test_evaluations_are_not_training_time() -> None:
 def test_a_run_that_runs_out_of_memory_says_so(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After it has begun: the study goes on without it."""
+    """After it has begun: here it is the final run."""
 
     def mine(trial: Trial) -> Result:
         if trial.batch_size == 20 and trial.steps > 100:
@@ -453,7 +453,8 @@ def test_a_run_that_runs_out_of_memory_says_so(
     record = tune(
         mine, steps=120, batch_size=20, overrides=[*QUICK, "recipe.max_lr=0.1"], quiet=True
     )
-    assert record.status == "complete"
+    assert record.status == "failed"
+    assert "a smaller recipe.batch_size may fit" in record.reason
     assert "out of memory" in Path("runs/mine/study.log").read_text()
 
 

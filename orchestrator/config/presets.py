@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 Effort = Literal["quick", "standard", "thorough"]
-STAGES = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
-WITH_FIRST_RUN = ("lr_range", "first_run", *STAGES[1:])
+PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
+WITH_FIRST_RUN = ("lr_range", "first_run", *PLAN[1:])
 SHORT_RAMPS = {"ramps": 1, "min_steps": 40}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
-        "plan": WITH_FIRST_RUN,
+        "plan": ("lr_range", "first_run", "weight_decay", "final"),
         "stages": {"lr_range": SHORT_RAMPS, "final": {"seeds": 1, "baselines": False}},
         "budget": {"final_runs": 2.5},
     },
@@ -21,7 +21,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages": {"lr_range": SHORT_RAMPS, "final": {"seeds": 1}},
         "budget": {"final_runs": 6.0},
     },
-    "thorough": {"plan": STAGES},
+    "thorough": {"plan": PLAN},
 }
 # Options of stages that compare by significance: with another effort they would change nothing.
 BY_SIGNIFICANCE = frozenset({

@@ -179,7 +179,9 @@ class InlineExecutor:
         if job.note is not None and outcome.state == "finished":
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
-        if outcome.state == "finished" and not job.run.kept:  # others may resume from theirs
+        if outcome.state == "finished" and not (
+            job.run.kept and not job.run.opens_test
+        ):  # others may resume from theirs
             self._paths.checkpoint(job.run_key).unlink(missing_ok=True)
         self._watcher.run_ended(stage, outcome)
         return outcome

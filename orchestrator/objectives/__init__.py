@@ -131,6 +131,8 @@ class Description:
         inputs: How inputs are normalised (see `StudyRecord`).
         task: The loss as code (see `StudyRecord`).
         test_examples: Size of the sealed test data, None if not known.
+        continues: Whether a sealed run starts from the kept end of the same run (`Run.kept`)
+            instead of training again.
         fake_clock: Whether time is what the runs report, not wall-clock time.
         own_loop: Whether the user's own code trains, so that the report has no code for it.
         advice: `advice(batch_size)` returns sentences on how to train faster, for a dry run.
@@ -151,6 +153,7 @@ class Description:
     inputs: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
     test_examples: int | None = None
+    continues: bool = False
     fake_clock: bool = False
     own_loop: bool = False
     advice: Callable[[int], Sequence[str]] = _nothing

@@ -62,7 +62,7 @@ class QuadraticObjective:
     def describe(self) -> Description:
         """Return its description: the time of a study is that of the fake clock."""
         note = "The objective is a noisy quadratic model, not a network."
-        return Description(device="fake clock", notes=(note,), fake_clock=True)
+        return Description(device="fake clock", notes=(note,), continues=True, fake_clock=True)
 
     def context(self, run: Run) -> Mapping[str, Any]:
         """Return the problem and the seed: nothing else determines a result."""

@@ -185,8 +185,9 @@ class Budget:
         cost = sum(map(prices.of, runs))
         reserve = 0.0
         if stage.kind != "final" and isinstance(self._final, Answer):
-            has_full_run = any(run.kept for run in runs)  # the final stage needs no other then
-            reserve = self._final.baselines + (0.0 if has_full_run else 1.0)
+            first = not any(run.kept for run in runs)  # else the final stage needs no other
+            wanted = self._final.full_runs(recipe)[-self._final.more :] if self._final.more else []
+            reserve = sum(map(prices.of, wanted)) + first + (not prices.continues)
         return cost + reserve > self.final_runs_left + 1e-6
 
     def final_that_fits(self, stage: Stage, recipe: Recipe) -> Stage | None:
@@ -216,18 +217,16 @@ class Budget:
     ) -> Stage | None:
         """Return the final stage of a cheap study: all of it, or without what does not fit."""
         for smaller in (stage, replace(stage, baselines=False, seeds=1)):
-            missing = [r for r in smaller.full_runs(recipe) if self.pace.known(r) is None]
+            there = {o.run for o in self.pace.outcomes}  # not in the ledger: a replay is the same
+            missing = [r for r in smaller.full_runs(recipe) if r not in there]
             dear = self._too_dear(smaller, recipe, missing)
             seconds = sum(map(prices.of, missing)) if prices else 0.0
             if not dear and seconds <= self.remaining * (1 + EASILY):
-                if smaller is not stage:
-                    self._cuts[stage.name] = "without baselines"
+                if less := _less(stage, smaller):
+                    self._cuts[stage.name] = less
                 return smaller
-        if (there := self.tested_as_it_is(stage, recipe)) is None:
-            self._cuts[stage.name] = "left out"
-        else:
-            self._cuts[stage.name] = "the best full run so far is tested"
-        return there
+        self._cuts[stage.name] = "left out"
+        return self.tested_as_it_is(stage, recipe)
 
     def tested_as_it_is(self, stage: Answer, recipe: Recipe) -> Answer | None:
         """Return the final stage that tests the best full run there is, None without one.
@@ -239,6 +238,8 @@ class Budget:
         if not there:
             return None
         self._over = True
+        if stage.name in self._cuts:
+            self._cuts[stage.name] = "the best full run so far is tested"
         return replace(stage, only=there, baselines=False, seeds=1)
 
     def _reserve(self, stage: Stage, recipe: Recipe, prices: Prices | None) -> float:
@@ -309,7 +310,7 @@ def _text(seconds: float) -> str:
     return f"{max(0.0, seconds):.{0 if seconds >= 10 else 1}f} s"
 
 
-def _less(whole: Final, smaller: Final) -> str:
+def _less(whole: Final | Answer, smaller: Final | Answer) -> str:
     """Return what a final stage does without, "" for nothing."""
     less = ["without baselines"] if whole.baselines > smaller.baselines else []
     less += ["with one seed"] if whole.seeds > smaller.seeds else []

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from orchestrator.curve import Outcome
@@ -133,8 +133,15 @@ class _Rounds:
         level = self.levels.get((run.steps, run.replicate), usual)
         made = self.world.outcome(run, level, first=not self.told)
         self.played.runs[self.stage].append(run)
-        self.played.seconds[self.stage] += self.world.prices.of(run, progress(made))
+        self.played.seconds[self.stage] += self._seconds(run, progress(made))
         return made
+
+    def _seconds(self, run: Run, share: float) -> float:
+        """Return what a run takes; one that starts from a kept end is only tested."""
+        prices = self.world.prices
+        if run.kept and run.opens_test and replace(run, opens_test=False).key({}) in self.told:
+            return prices.scale * prices.example * prices.test_examples
+        return prices.of(run, share)
 
 
 def plays(

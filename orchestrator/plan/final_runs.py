@@ -20,18 +20,22 @@ class FinalRuns:
 
     Examples count, those of evaluations a third each; of runs with another batch size, examples
     count by the seconds that they took in `outcomes`. `test_examples`: size of the sealed test.
+    `continues`: whether the objective starts a sealed run from the kept end of the same run.
     """
 
     facts: Facts
     batch_size: int
     test_examples: int
     outcomes: Sequence[Outcome]
+    continues: bool = True
 
     def of(self, run: Run, share: float = 1.0) -> float:
         """Return the price of a run of which `share` is done."""
         if run.kind not in ("train", "ramp"):
             return self._measuring(run)
-        if run.opens_test and run.kept and self._is_there(run):  # it goes on from the end
+        if (
+            self.continues and run.opens_test and run.kept and self._is_there(run)
+        ):  # it goes on from the end
             return FORWARD * self.test_examples / self._unit
         evaluated = self._evaluated(run)
         trained = run.examples * self._slowness(run.batch_size)

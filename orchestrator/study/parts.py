@@ -99,7 +99,13 @@ class Parts:
     def price(self, outcomes: Sequence[Outcome]) -> FinalRuns:
         """Return the prices of runs in final runs."""
         tested = self.description.test_examples or 0
-        return FinalRuns(self.objective.facts, self.config.recipe.batch_size, tested, outcomes)
+        return FinalRuns(
+            self.objective.facts,
+            self.config.recipe.batch_size,
+            tested,
+            outcomes,
+            self.description.continues,
+        )
 
 
 @contextmanager

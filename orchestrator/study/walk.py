@@ -186,10 +186,13 @@ class _Study:
             return
         number, stage = left[0]
         rivals = [full_run(r, stage.facts) for r in stage.rivals(self._recipe)]
-        if not any(self._parts.executor.is_kept(run) for run in rivals):
+        known = [run for run in rivals if self._parts.pace.known(run)]
+        if not known or not all(map(self._parts.executor.is_kept, known)):  # it would be retrained
             return
-        with suppress(KeyboardInterrupt, StorageError):
+        try:
             self._best_so_far(number, stage)
+        except (Exception, KeyboardInterrupt):
+            log.exception("the best full run so far cannot be tested")
 
     def _rounds(self, stage: str) -> Callable[[list[Run]], list[Outcome]]:
         """Return the function that runs a round; the first one prints why a stage runs again."""

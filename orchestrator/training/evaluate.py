@@ -66,15 +66,17 @@ def standard_error(
 ) -> float:
     """Return the standard error of the mean loss on `part`, NaN for fewer than two blocks of it.
 
-    Estimated from the mean losses of up to `BLOCKS` blocks of examples, for a user's own loss may
-    give no other than means. In the loss's own unit.
+    In the loss's own unit. Estimated from the mean losses of about `BLOCKS` blocks of examples, of at
+    most `PIECE` each, since a user's own loss may give means only.
     """
-    size = max(1, len(part) // BLOCKS)
+    size = min(PIECE, max(1, len(part) // BLOCKS))
     means: list[Tensor] = []
     with autocast or nullcontext(), evaluating(model) as outputs_of:
         for x, y in inputs.pieces(part, -(-len(part) // PIECE)):
             scores = outputs_of(partial(inputs.normalised, x)).float()
             for block, targets in zip(torch.split(scores, size), torch.split(y, size), strict=True):
+                if len(targets) < size and means:  # a rest is no block
+                    continue
                 means.append(task.total(block, targets) / task.count(targets))
     known = torch.stack(means)
     known = known[known.isfinite()]  # a block may hold ignored labels alone

@@ -139,6 +139,7 @@ class TrainingObjective:
         told = (*asides(found, settings.model), *edited(sections.values()))
         self._description = Description(
             device=self._device,
+            continues=True,
             notes=(
                 *(found.source, *found.notes, *counted, *told),
                 *(*doubted, *said, *compiling, *warning),

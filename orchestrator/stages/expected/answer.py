@@ -1,9 +1,9 @@
 """The final stage of a cheap study: the best of its full runs, tested once.
 
 The first recipe was trained at full length before anything else. A recipe that the stages have
-changed is trained at full length too, and the two are compared: the change that the stages expect
-is the prior, the difference of the runs the evidence. The network of the better one is tested on
-the sealed data, beside an untuned recipe.
+changed is trained at full length too. The one with the lower held-out loss is the answer; how much
+of the difference is expected to last, its noise says. Its network is tested on the sealed data,
+beside an untuned recipe.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Answer(Stage):
         held_out = [full_run(r, self.facts) for r in self._trained(recipe, outcomes)]
         if missing := [run for run in dict.fromkeys(held_out) if run not in known]:
             return missing
+        if all(math.isinf(self.end_loss(o)) for o in outcomes if o.run in held_out):
+            return []  # nothing to test
         answer, _ = self._answer(recipe, outcomes)
         recipes = self._tested(recipe, answer)
         sizes = {recipes[name].batch_size for name in recipes.keys() & {"answer", "untuned"}}
@@ -96,8 +98,12 @@ class Answer(Stage):
     def full_runs(self, recipe: Recipe) -> list[Run]:
         """Return the runs that are to be trained, if they are not there."""
         runs = [full_run(r, self.facts) for r in self.rivals(recipe)]
-        more = self.seeds - 1 + (self.baselines and self.only is None)  # as long as the answer's
-        return [*runs, *(full_run(recipe, self.facts, 1 + n) for n in range(more))]
+        return [*runs, *(full_run(recipe, self.facts, 1 + n) for n in range(self.more))]
+
+    @property
+    def more(self) -> int:
+        """Further runs that are as long as the answer's: its other seeds, and untuned training."""
+        return self.seeds - 1 + (self.baselines and self.only is None)
 
     def rivals(self, recipe: Recipe) -> list[Recipe]:
         """Return the recipes with a claim to be the answer, the first full run's first."""
@@ -112,7 +118,7 @@ class Answer(Stage):
         recipes = self.rivals(recipe)
         for number in range(1, TRIES):
             ends = [outcome_of(full_run(r, self.facts), outcomes) for r in recipes]
-            lost = all(o is not None and math.isinf(self.end_loss(o)) for o in ends)
+            lost = all(o and o.state != "failed" and math.isinf(self.end_loss(o)) for o in ends)
             if not lost or self.only is not None or recipe.max_lr is None:
                 break
             recipes.append(recipe.at_lr(round_to(recipe.max_lr * LOWER**number)))

@@ -326,7 +326,8 @@ class _Tries:
             effect = effect.updated(*self.seen(last))
         expected = effect.at(self.steps_to(value), origin)
         gain = expected.known_after(self.noise_of(value)).improvement
-        return value if gain >= self.stage.rate * self.share else None
+        price = self.share * (1 if self.reference or side.tried else 1.5)  # both sides share it
+        return value if gain >= self.stage.rate * price else None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the evidence as a table for the report."""

@@ -115,6 +115,8 @@ class BatchSizeChoice(Choice):
     gives: ClassVar[tuple[str, ...]] = ("batch_size", "max_lr", "min_lr")
     field: ClassVar[str] = "batch_size"
 
+    reach: int = 2  # the seconds of a step are measured for each
+
     def variant(self, recipe: Recipe, value: float) -> Recipe:
         """Return the recipe at another batch size, its lr by the square root of the ratio.
 
@@ -125,7 +127,7 @@ class BatchSizeChoice(Choice):
 
     def prepare(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Measure the seconds of a step of each size that may be tried."""
-        sizes = [int(v) for side in self.sides(recipe, False) for v in side[:1]]
+        sizes = [int(v) for side in self.sides(recipe, False) for v in side[: self.reach]]
         run = measure("calibrate", recipe, [recipe.batch_size, *sizes])
         return [] if any(o.run == run for o in outcomes) else [run]
 
@@ -134,7 +136,7 @@ class BatchSizeChoice(Choice):
         tried = recipe if value == recipe.batch_size else self.variant(recipe, value)
         own = self.facts.steps(share, recipe.batch_size)
         steps = max(10, round(own * self._ratio(recipe, value, outcomes)))
-        return cycle(tried, steps, 0, f"batch size {int(value)}", timed=True)
+        return cycle(tried, steps, 0, f"batch size {int(value)}")
 
     def adjusted(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> float:
         """Return the change from equal time to equal epochs, and the price of a slower size."""

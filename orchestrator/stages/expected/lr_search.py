@@ -19,6 +19,7 @@ from orchestrator.stages.ramps import Reading, read, round_to
 from orchestrator.stages.stage import Stage, cycle
 
 MOST = 0.5  # final runs: what ramps may cost before cycles take their place
+LONGEST = 0.4  # final runs: a first ramp that is longer is not made
 SHARE = 0.25  # length of a cycle at most, SHORTER where that has still enough steps
 SHORTER, ENOUGH = 0.125, 60
 FACTOR = 3.0  # from one rate to the next
@@ -101,7 +102,7 @@ class LRSearch(Stage):
     def _affordable(self, recipe: Recipe) -> bool:
         """Whether a ramp is short against the final run: else a cycle costs no more than a ramp."""
         first = self.ramps.propose(recipe, [])[0]
-        return first.examples <= MOST / 2 * self.facts.final_examples
+        return first.examples <= LONGEST * self.facts.final_examples
 
     def _price(self, ramps: Sequence[Outcome]) -> float:
         """Return the final runs' worth of training of the ramps so far."""
