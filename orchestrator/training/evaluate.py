@@ -66,7 +66,7 @@ def standard_error(
 ) -> float:
     """Return the standard error of the mean loss on `part`, NaN for fewer than two blocks of it.
 
-    In the loss's own unit. Estimated from the mean losses of about `BLOCKS` blocks of examples, of at
+    In the unit of the loss. Estimated from the means of about `BLOCKS` blocks of examples, of at
     most `PIECE` each, since a user's own loss may give means only.
     """
     size = min(PIECE, max(1, len(part) // BLOCKS))
