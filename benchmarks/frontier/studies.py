@@ -20,6 +20,7 @@ from orchestrator.plan.budget import Budget
 from orchestrator.plan.final_runs import FinalRuns
 from orchestrator.plan.pace import Pace
 from orchestrator.recipe import Run
+from orchestrator.stages.expected.answer import Answer
 
 
 def study(lab: Lab, cifar: str | None, **changes: Any) -> dict[str, Any]:
@@ -47,6 +48,9 @@ def study(lab: Lab, cifar: str | None, **changes: Any) -> dict[str, Any]:
     for stage in stages:
         fitting = budget.final_that_fits(stage, recipe) or stage
         decision, _ = budget.walk(fitting, recipe, run_round)
+        if decision is None and isinstance(stage, Answer):  # as `study.walk` does
+            smaller = budget.tested_as_it_is(stage, recipe)
+            decision, _ = budget.walk(smaller or stage, recipe, run_round)
         if decision is None:
             break
         recipe = recipe.with_(decision)

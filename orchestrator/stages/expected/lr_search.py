@@ -19,7 +19,7 @@ from orchestrator.stages.ramps import Reading, read, round_to
 from orchestrator.stages.stage import Stage, cycle
 
 MOST = 0.5  # final runs: what ramps may cost before cycles take their place
-LONGEST = 0.4  # final runs: a first ramp that is longer is not made
+LONGEST = 0.25  # final runs: a first ramp that is longer is not made
 SHARE = 0.25  # length of a cycle at most, SHORTER where that has still enough steps
 SHORTER, ENOUGH = 0.125, 60
 FACTOR = 3.0  # from one rate to the next
