@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 BUDGETS = (1, 2, 4, 6, 12, 24)
+MOST = 0.8  # of the workloads: a mean over fewer is not drawn
 Losses = dict[tuple[str, int], float]  # test loss by workload and seed
 NAMES = {
     "untuned": "untuned defaults",
@@ -45,8 +46,8 @@ def ours(studies: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, Losses]
         losses[line["effort"]][key] = line["test"]
         costs[line["effort"]].append(max(cost.values()))
         first = line.get("baselines", {}).get("range_test_only")
-        if line["effort"] == "standard" and "first_run" in cost:
-            losses["first"][key] = first or line["test"]
+        if line["effort"] == "standard" and first is not None:
+            losses["first"][key] = first
             costs["first"].append(cost["first_run"])
     return {name: (mean(costs[name]), found) for name, found in losses.items()}
 
@@ -119,24 +120,25 @@ def figure(mine: Mapping[str, Any], others: Mapping[str, Any], base: Losses, fil
     """Draw test loss against final runs spent."""
     import matplotlib.pyplot as plt
 
+    workloads = len({workload for workload, _ in base})
     plot, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for name, by_budget in others.items():
-        points = [(b, r[0]) for b in BUDGETS if (r := ratio(by_budget.get(b, {}), base))]
-        if points and name != "untuned":
-            shown = [(b, max(-60.0, min(60.0, 100 * math.expm1(y)))) for b, y in points]
-            axes.plot(*zip(*shown, strict=True), "o-", alpha=0.6, lw=1, ms=3, label=NAMES[name])
+        points = [(b, r) for b in BUDGETS if (r := ratio(by_budget.get(b, {}), base))]
+        shown = [(b, 100 * math.expm1(r[0])) for b, r in points if r[2] >= MOST * workloads]
+        if shown and name != "untuned":
+            axes.plot(*zip(*shown, strict=True), "o-", alpha=0.6, lw=1.5, ms=4, label=NAMES[name])
     for name, (cost, losses) in mine.items():
-        if found := ratio(losses, base):
-            axes.errorbar(
-                cost, 100 * math.expm1(found[0]), 100 * found[1], fmt="D", ms=8, label=NAMES[name]
-            )
+        found = ratio(losses, base)
+        if found and found[2] >= MOST * workloads:
+            axes.plot(cost, 100 * math.expm1(found[0]), "D", ms=10, label=NAMES[name])
     axes.axhline(0, color="grey", lw=1)
     axes.set_xscale("log")
     axes.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
     axes.minorticks_off()
     axes.set_xlabel("cost, in final runs")
     axes.set_ylabel("test loss against untuned, %")
-    axes.legend(fontsize=7, loc="upper right")
+    axes.set_ylim(-60, 85)
+    axes.legend(fontsize=8, loc="center right")
     plot.savefig(file, dpi=150)
 
 
