@@ -126,16 +126,6 @@ def lr_range_stage() -> StageRecord:
         {"max_lr": 0.0631, "min_lr": 0.00631},
         interval=(0.0583, 0.0687),
         evidence={
-            "ramps": [
-                {
-                    "shape": "exponential" if "expo" in o.run.schedule.name else "linear",
-                    "lr": o.curve.lr.tolist(),
-                    "held_out_loss": o.curve.held_out_loss.tolist(),
-                    "smoothed": smooth(o.curve.held_out_loss),
-                    "train_loss": o.curve.train_loss.tolist(),
-                }
-                for o in ramps
-            ],
             "rules": rules,
             "rows": [
                 {

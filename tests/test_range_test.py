@@ -472,7 +472,7 @@ def test_reads_well_in_a_terminal_and_in_a_notebook() -> None:
 def test_plot_draws_the_figure_of_the_report_into_given_axes() -> None:
     """The same curves, interval, names of rates and legend as the figure of a study has."""
     found, ax = short(network()), Figure().add_subplot()
-    stage = StageRecord(replace(found.decision, kind="lr_range"), Recipe(), ())
+    stage = StageRecord(replace(found.decision, kind="lr_range"), Recipe(), found.outcomes)
     figure = figures.of(stage)
     assert figure is not None
     [[panel]] = figure.columns

@@ -177,17 +177,10 @@ def test_figures_survive_odd_input(kind: str, name: str, monkeypatch: pytest.Mon
     """No outcomes, no points, NaN, inf, all pruned: nothing raises, and no points are no figure."""
     monkeypatch.setattr(png, "DPI", 30)
     stage = broken_stages()[name]
-    ramps = [
-        {
-            "shape": "linear",
-            "lr": o.curve.lr.tolist(),
-            "held_out_loss": o.curve.held_out_loss.tolist(),
-            "smoothed": [None] * len(o.curve),
-            "train_loss": [],
-        }
-        for o in stage.outcomes
-    ]
-    evidence = {"field": "max_momentum", "ramps": ramps, "rules": {"steepest": None, "x": math.nan}}
+    if kind == "lr_range":
+        ramps = [replace(o, run=replace(o.run, kind="ramp")) for o in stage.outcomes]
+        stage = replace(stage, outcomes=tuple(ramps))
+    evidence = {"field": "max_momentum", "rules": {"steepest": None, "x": math.nan}}
     decision = replace(
         stage.decision, kind=kind, evidence=evidence if kind != "of_the_user" else {}
     )

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from orchestrator.curve import Floats, Outcome
+from orchestrator.curve import Outcome
 from orchestrator.figures.figure import (
     Axis,
     Dash,
@@ -26,10 +26,11 @@ from orchestrator.figures.numbers import rate
 from orchestrator.figures.style import COLOURS, SOFT, both_axis, log_axis
 from orchestrator.recipe import Decision
 from orchestrator.record import StageRecord
+from orchestrator.stages.suggest import smooth
 
 SYMBOLS: tuple[Symbol, ...] = get_args(Symbol)
 CHOSEN = COLOURS[2]
-# A ramp's curves by name in the evidence: width, dash, alpha, legend key.
+# A ramp's curves by name: width, dash, alpha, legend key.
 LOOKS: dict[str, tuple[float, Dash, float, str]] = {
     "train_loss": (1.0, "dot", 0.6, "train loss"),
     "held_out_loss": (0.8, "solid", 0.5, "measured"),
@@ -39,7 +40,7 @@ LOOKS: dict[str, tuple[float, Dash, float, str]] = {
 
 def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
     """Return the losses of every ramp against lr, with the metric below if there is one."""
-    figure = losses(stage.decision)
+    figure = losses(stage.decision, stage.outcomes)
     metrics = tuple(
         Line(o.curve.lr, o.curve.metric, _colour(_linear(o)), o.run.label, (_shape(_linear(o)),))
         for o in stage.outcomes
@@ -53,7 +54,7 @@ def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
     return replace(figure, columns=((panel, scores),))
 
 
-def losses(decision: Decision) -> Figure | None:
+def losses(decision: Decision, outcomes: Sequence[Outcome]) -> Figure | None:
     """Return the losses of every ramp against lr in one panel, with max_lr and min_lr.
 
     Thin: as measured. Thick: smoothed, which the rules read. Lines: max lr and min lr; shaded: from
@@ -61,7 +62,8 @@ def losses(decision: Decision) -> Figure | None:
     rules. None without a ramp that has a point.
     """
     evidence = decision.evidence
-    lines = [line for ramp in evidence.get("ramps", ()) for line in _ramp(ramp)]
+    ramps = [o for o in outcomes if o.run.kind == "ramp" and len(o.curve)]
+    lines = [line for ramp in ramps for line in _ramp(ramp)]
     if not lines:
         return None
     x = log_axis("learning rate (per step)", (line.x for line in lines))
@@ -82,15 +84,17 @@ def losses(decision: Decision) -> Figure | None:
     return Figure(x, ((panel,),), (*entries, *rules))
 
 
-def _ramp(ramp: Mapping[str, Any]) -> Iterator[Line]:
-    linear = ramp.get("shape") == "linear"
-    lr = _array(ramp.get("lr"))
+def _ramp(ramp: Outcome) -> Iterator[Line]:
+    linear, curve = _linear(ramp), ramp.curve
+    curves = {
+        "train_loss": curve.train_loss,
+        "held_out_loss": curve.held_out_loss,
+        "smoothed": smooth(curve.held_out_loss),
+    }
     for name, (width, dash, alpha, key) in LOOKS.items():
-        loss = _array(ramp.get(name))
-        if len(loss) and len(loss) == len(lr):
-            text = f"{_shape(linear)} ramp, {key if name == 'train_loss' else f'held-out, {key}'}"
-            groups = (_shape(linear), key)
-            yield Line(lr, loss, _colour(linear), text, groups, width, dash, alpha)
+        text = f"{_shape(linear)} ramp, {key if name == 'train_loss' else f'held-out, {key}'}"
+        groups = (_shape(linear), key)
+        yield Line(curve.lr, curves[name], _colour(linear), text, groups, width, dash, alpha)
 
 
 def _linear(o: Outcome) -> bool:
@@ -137,7 +141,3 @@ def _levels(lrs: Sequence[float], low: float, high: float) -> list[int]:
         taken = {levels[k] for k in range(i) if abs(math.log(lr / lrs[k])) < width}
         levels.append(next(n for n in range(i + 1) if n not in taken))
     return levels
-
-
-def _array(values: Any) -> Floats:
-    return np.array([math.nan if v is None else v for v in values or ()], float)

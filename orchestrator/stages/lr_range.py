@@ -185,7 +185,7 @@ class LRRange(Stage):
         lower = search is not None and search.lower
         readings = self._readings(linear)
         good = [r for r in readings if r is not None and not self._fault(r, lower)]
-        evidence = self._evidence(ramps, [r for r in readings if r is not None])
+        evidence = self._evidence([r for r in readings if r is not None])
         if len(good) * 2 <= self.ramps:
             if recipe.adaptive and self._open(linear):
                 return self._by_bracket(ramps, linear, evidence)
@@ -243,7 +243,7 @@ class LRRange(Stage):
         end = linear[0].run.schedule.max_lr
         max_lr = round_to(self.lr_factor * reading.max_lr)
         said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
-        evidence = self._evidence(ramps, [r for r in self._readings(linear) if r is not None])
+        evidence = self._evidence([r for r in self._readings(linear) if r is not None])
         return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
 
     def _by_bracket(
@@ -315,24 +315,13 @@ class LRRange(Stage):
         mark = (reading and reading.max_lr) or suggest.within_drop(*usable(bracket), math.inf)
         return round_to(HAND_OFF * (mark or bracket.run.schedule.min_lr))
 
-    def _evidence(self, outcomes: Sequence[Outcome], linear: Sequence[Reading]) -> dict[str, Any]:
+    def _evidence(self, linear: Sequence[Reading]) -> dict[str, Any]:
         start = self.facts.start_loss
-        names = {"exponential_ramp": "exponential", "range_test": "linear"}
         rules: dict[str, float | None] = {}
         for name, rule in suggest.RULES.items():
             marks = [m for r in linear if (m := rule(r.lr, r.loss, start)) is not None]
             rules[name] = float(f"{median(marks):.4g}") if marks else None
         return {
-            "ramps": [
-                {
-                    "shape": names[o.run.schedule.name],
-                    "lr": o.curve.lr.tolist(),
-                    "held_out_loss": o.curve.held_out_loss.tolist(),
-                    "smoothed": suggest.smooth(o.curve.held_out_loss).tolist(),
-                    "train_loss": o.curve.train_loss.tolist(),
-                }
-                for o in outcomes
-            ],
             "rules": rules,
             "rows": [
                 {

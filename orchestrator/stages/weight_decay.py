@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import Schedule
-from orchestrator.stages import suggest
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
 from orchestrator.stages.noise import Difference
@@ -127,35 +126,21 @@ class WeightDecay(CandidateStage):
         return float(reading.loss.min()) if reading else math.inf
 
     def evidence(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Return the numbers behind the decision; of range tests also the curves.
+        """Return the numbers behind the decision.
 
-        `stable_to`: the last lr at which held-out loss stays near its minimum.
+        "stable to lr", of range tests: the last lr at which held-out loss stays near its minimum.
         """
         evidence = super().evidence(recipe, outcomes)
         if self.mode == "cycles":
             return evidence
-        curves = [self._curve(o) for o in outcomes if len(o.curve)]
         for row in evidence["rows"]:
             own = [
-                c["stable_to"]
-                for c in curves
-                if (c["weight_decay"], c["steps"]) == (row["weight_decay"], row["steps"])
+                read(o, self.facts.start_loss)
+                for o in outcomes
+                if (o.run.weight_decay, o.run.steps) == (row["weight_decay"], row["steps"])
             ]
-            row["stable to lr"] = max((lr for lr in own if lr is not None), default=None)
-        return {**evidence, "mode": self.mode, "curves": curves}
-
-    def _curve(self, outcome: Outcome) -> dict[str, Any]:
-        reading = read(outcome, self.facts.start_loss)
-        return {
-            "weight_decay": outcome.run.weight_decay,
-            "seed": outcome.run.replicate,
-            "steps": outcome.run.steps,
-            "lr": outcome.curve.lr.tolist(),
-            "momentum": outcome.curve.momentum.tolist(),
-            "held_out_loss": outcome.curve.held_out_loss.tolist(),
-            "smoothed": suggest.smooth(outcome.curve.held_out_loss).tolist(),
-            "stable_to": reading.max_lr if reading else None,
-        }
+            row["stable to lr"] = max((r.max_lr for r in own if r is not None), default=None)
+        return {**evidence, "mode": self.mode}
 
 
 def next_value(diffs: Mapping[float, Difference], incumbent: float, margin: float) -> float | None:

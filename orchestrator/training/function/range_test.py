@@ -47,5 +47,5 @@ def range_test(
         schedule="constant",
         optimizer=objective.facts.optimizer,
     )
-    decision, _ = walk(stage, recipe, lambda runs: [execute(objective, run) for run in runs])
-    return LRRangeResult.of(decision, objective.facts.start_loss)
+    decision, outcomes = walk(stage, recipe, lambda runs: [execute(objective, run) for run in runs])
+    return LRRangeResult.of(decision, outcomes, objective.facts.start_loss)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from orchestrator.curve import Floats
+from orchestrator.curve import Floats, Outcome
 from orchestrator.figures import Figure, png
 from orchestrator.figures.lr_range import losses
 from orchestrator.recipe import Decision
+from orchestrator.stages.suggest import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +38,14 @@ class Ramp:
     held_out_loss: Floats
     smoothed: Floats
 
+    @classmethod
+    def of(cls, outcome: Outcome) -> Ramp:
+        """Return the ramp of an outcome."""
+        curve = outcome.curve
+        shape = "linear" if outcome.run.schedule.name == "range_test" else "exponential"
+        smoothed = smooth(curve.held_out_loss)
+        return cls(shape, curve.lr, curve.train_loss, curve.held_out_loss, smoothed)
+
 
 @dataclass(frozen=True, eq=False)
 class LRRangeResult:
@@ -55,6 +62,7 @@ class LRRangeResult:
         ramps: All ramps, in the order made.
         initial_loss: Held-out loss before training.
         decision: The decision of the stage, with its evidence.
+        outcomes: The outcomes of the ramps, in the order made.
     """
 
     max_lr: float | None
@@ -66,13 +74,17 @@ class LRRangeResult:
     ramps: tuple[Ramp, ...] = field(repr=False)
     initial_loss: float
     decision: Decision = field(repr=False)
+    outcomes: tuple[Outcome, ...] = field(repr=False)
 
     @classmethod
-    def of(cls, decision: Decision, initial_loss: float) -> LRRangeResult:
+    def of(
+        cls, decision: Decision, outcomes: Sequence[Outcome], initial_loss: float
+    ) -> LRRangeResult:
         """Make the result from a decision.
 
         Args:
             decision: The decision of an `lr_range` stage.
+            outcomes: The outcomes of its ramps.
             initial_loss: Held-out loss before training.
 
         Returns:
@@ -85,12 +97,10 @@ class LRRangeResult:
             answered=decision.answered,
             reason=decision.reason,
             rules=dict(decision.evidence["rules"]),
-            ramps=tuple(
-                Ramp(r["shape"], *(np.array(r[f], float) for f in list(Ramp.__annotations__)[1:]))
-                for r in decision.evidence["ramps"]
-            ),
+            ramps=tuple(Ramp.of(o) for o in outcomes if len(o.curve)),
             initial_loss=initial_loss,
             decision=decision,
+            outcomes=tuple(outcomes),
         )
 
     def suggestion(self) -> float | None:
@@ -118,7 +128,7 @@ class LRRangeResult:
         return ax
 
     def _figure(self) -> Figure:
-        figure = losses(self.decision)
+        figure = losses(self.decision, self.outcomes)
         assert figure is not None  # there is a ramp, and it has a point
         return figure
 

@@ -6,7 +6,7 @@ The decisions are those of the stage `lr_range`; only the training loop differs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Facts, Recipe
 from orchestrator.stages.lr_range import LONGER, LR_FACTOR, LRRange
 from orchestrator.stages.ramps import COST, POINTS, round_to
@@ -144,14 +145,14 @@ def lr_range_test(
             lr_factor=lr_factor,
         )
         recipe = _recipe(own, batch_size)
-        decision, _ = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
+        decision, outcomes = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
         if not decision.answered:
             batch = _some(train)
             patient = Patient(model, loss, batch, loop.held_out, found[0].restart)
-            decision = _solved(decision, stage.facts.start_loss) or decision.explained(
+            decision = _solved(decision, outcomes, stage.facts.start_loss) or decision.explained(
                 finding(patient, stage.way_out), stage.way_out
             )
-    return LRRangeResult.of(decision, stage.facts.start_loss)
+    return LRRangeResult.of(decision, outcomes, stage.facts.start_loss)
 
 
 class RangeTestAlone(LRRange):
@@ -208,19 +209,19 @@ def _some(train: Iterable[Any]) -> Batch:
     return joined(batches) or batches[0]
 
 
-def _solved(decision: Decision, start_loss: float) -> Decision | None:
+def _solved(decision: Decision, outcomes: Sequence[Outcome], start_loss: float) -> Decision | None:
     """Return the decision for ramps whose loss reaches 0, None if most do not.
 
     Such ramps do not diverge. max_lr is where the loss first reached 0.
     """
-    ramps = decision.evidence["ramps"]
-    curves = [zip(ramp["lr"], ramp["held_out_loss"], strict=True) for ramp in ramps]
+    ramps = [o.curve for o in outcomes if len(o.curve)]
+    curves = [zip(ramp.lr.tolist(), ramp.held_out_loss.tolist(), strict=True) for ramp in ramps]
     nothing = NOTHING * start_loss
     firsts = [next((lr for lr, loss in c if loss <= nothing), None) for c in curves]
     found = [round_to(lr) for lr in firsts if lr is not None]
     if len(found) * 2 <= len(ramps):
         return None
-    max_lr, highest = round_to(median(found)), max(ramp["lr"][-1] for ramp in ramps)
+    max_lr, highest = round_to(median(found)), max(float(ramp.lr[-1]) for ramp in ramps)
     reason = (
         f"max_lr {max_lr:.3g}: from there on the held-out loss is 0, and no rate up to"
         f" {highest:.2g} made it rise: these data are so easy that none is too high"
