@@ -19,7 +19,7 @@ from orchestrator.stages.dropout import Dropout
 from orchestrator.stages.lr_check import LRCheck
 from orchestrator.stages.momentum import Momentum
 from orchestrator.stages.noise import Difference
-from orchestrator.stages.stage import Stage, walk
+from orchestrator.stages.stage import Seen, Stage, walk
 from orchestrator.stages.weight_decay import WeightDecay, next_value
 from orchestrator.testing import StageConformance, replay
 
@@ -339,8 +339,8 @@ def test_a_stage_of_ones_own_needs_a_field_and_a_variant() -> None:
         gives = ("batch_size",)
         field = "batch_size"
 
-        def variant(self, recipe: Recipe, value: float, outcomes: Any) -> Recipe:
-            return replace(recipe, batch_size=int(value))
+        def variant(self, seen: Seen, value: float) -> Recipe:
+            return replace(seen.recipe, batch_size=int(value))
 
         def _steps(self, recipe: Recipe, horizon: float) -> int:
             return 100

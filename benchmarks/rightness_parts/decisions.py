@@ -21,6 +21,7 @@ from workloads import TRUTH, WORKLOADS, Task, in_parallel
 
 from orchestrator.recipe import Recipe
 from orchestrator.stages.candidates import CandidateStage
+from orchestrator.stages.stage import Seen
 
 STAGES = ("momentum", "weight_decay", "batch_size", "lr_check")
 CONTEXTS = 4
@@ -66,7 +67,8 @@ def variants(task: Task, stage: str, recipe: Recipe) -> list[Recipe]:
     """Return what the stage chooses between."""
     made = task.stages[stage]
     if isinstance(made, CandidateStage):
-        return [made.variant(recipe, value, []) for value in made.values(recipe, [])]
+        seen = Seen(recipe, [])
+        return [made.variant(seen, value) for value in made.values(seen)]
     lr = recipe.max_lr or math.nan  # batch sizes: each with the rates that its own ramps may give
     own = recipe.batch_size
     return [

@@ -19,7 +19,7 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.comparison import Comparison, needed, percent, ties
 from orchestrator.stages.noise import LEAST_SEEDS, Difference
-from orchestrator.stages.stage import Stage, cycle, option
+from orchestrator.stages.stage import Seen, Stage, cycle, option
 
 MANY = 8  # candidates: above this they are halved from horizon to horizon
 
@@ -46,7 +46,7 @@ class CandidateStage(Stage):
     # --- what a subclass may say
 
     @abstractmethod
-    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+    def variant(self, seen: Seen, value: float) -> Recipe:
         """Return the recipe with another value of the field, and what must go with it."""
 
     def incumbent(self, recipe: Recipe) -> float:
@@ -57,11 +57,15 @@ class CandidateStage(Stage):
         """Return the candidates that are there from the beginning."""
         return [float(v) for v in self.candidates]
 
-    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
-        """Return the values to compare in the shortest cycles, the incumbent first."""
+    def first_values(self, recipe: Recipe) -> list[float]:
+        """Return the incumbent and the grid."""
         return list(dict.fromkeys((self.incumbent(recipe), *self.grid(recipe))))
 
-    def prepare(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+    def values(self, seen: Seen) -> list[float]:
+        """Return the values to compare in the shortest cycles, the incumbent first."""
+        return self.first_values(seen.recipe)
+
+    def prepare(self, seen: Seen) -> list[Run]:
         """Return runs that must be known before candidates can be compared, [] if they are."""
         return []
 
@@ -85,7 +89,7 @@ class CandidateStage(Stage):
         """Return the value that a run tries."""
         return float(run.params()[self.field])
 
-    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+    def remark(self, seen: Seen, value: float) -> str:
         """Return what else is to be said of the decision for `value`, "" for nothing."""
         return ""
 
@@ -93,14 +97,15 @@ class CandidateStage(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """All values in short cycles, more seeds where it is close, the best in longer ones."""
-        if first := self.prepare(recipe, outcomes):
+        seen = Seen(recipe, outcomes)
+        if first := self.prepare(seen):
             return first
-        found, known = self.compared(recipe, outcomes), {o.run for o in outcomes}
-        values = self.values(recipe, outcomes)
+        found, known = self.compared(seen), seen.known
+        values = self.values(seen)
         many = len(values) - 1 > MANY
         for number, horizon in enumerate(self.horizons):
             steps = self.facts.steps(horizon, recipe.batch_size)
-            wanted = self._runs(recipe, values, steps, outcomes)
+            wanted = self._runs(seen, values, steps)
             if missing := [run for run in wanted if run not in known]:
                 return missing
             last = number == len(self.horizons) - 1
@@ -108,43 +113,40 @@ class CandidateStage(Stage):
                 # They measure noise, so they go to their ends: a hard seed that a pruner ends,
                 # since earlier seeds were better, would count as lost.
                 return [
-                    replace(self._run(recipe, value, steps, seed, outcomes), prunable=False)
+                    replace(self._run(seen, value, steps, seed), prunable=False)
                     for value, seed in more
                 ]
             if number == 0 and found.longest == steps:
                 new = [v for v in self.further(recipe, found, steps) if v not in values]
                 if new:
-                    return self._runs(recipe, new, steps, outcomes)
+                    return self._runs(seen, new, steps)
             values = self._survivors(found, values, steps, many)
         return []
 
-    def compared(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Comparison:
+    def compared(self, seen: Seen) -> Comparison:
         """Return what the trials say so far."""
         tables: dict[int, dict[float, dict[int, float]]] = {}
-        for o in filter(self.judged, outcomes):
+        for o in filter(self.judged, seen.outcomes):
             by = tables.setdefault(o.run.steps, {}).setdefault(self.value_of(o.run), {})
             by[o.run.replicate] = self.score(o)
-        return Comparison(self.incumbent(recipe), tables)
+        return Comparison(self.incumbent(seen.recipe), tables)
 
-    def _runs(
-        self, recipe: Recipe, values: Sequence[float], steps: int, outcomes: Sequence[Outcome]
-    ) -> list[Run]:
+    def _runs(self, seen: Seen, values: Sequence[float], steps: int) -> list[Run]:
         return [
-            self._run(recipe, value, steps, replicate, outcomes)
+            self._run(seen, value, steps, replicate)
             for replicate in range(self.seeds)
             for value in values
         ]
 
     def _run(
         self,
-        recipe: Recipe,
+        seen: Seen,
         value: float,
         steps: int,
         replicate: int,
-        outcomes: Sequence[Outcome],
     ) -> Run:
         label = f"{self.kind.replace('_', ' ')} {value:g} seed {replicate}"
-        return self.trial(self.variant(recipe, value, outcomes), steps, replicate, label)
+        return self.trial(self.variant(seen, value), steps, replicate, label)
 
     def _close(
         self, found: Comparison, values: Sequence[float], steps: int
@@ -189,33 +191,32 @@ class CandidateStage(Stage):
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the winner at the longest horizon reached, or the incumbent."""
-        found, incumbent = self.compared(recipe, outcomes), self.incumbent(recipe)
+        seen = Seen(recipe, outcomes)
+        found, incumbent = self.compared(seen), self.incumbent(recipe)
         if not found.answers():
             reason = f"no answer: no {self.field} candidate finished on every seed"
-            return self._decision(recipe, incumbent, reason, outcomes, answered=False)
+            return self._decision(seen, incumbent, reason, answered=False)
         if found.lost(incumbent):
-            return self._without_incumbent(recipe, found, outcomes)
+            return self._without_incumbent(seen, found)
         diffs = found.at(found.longest)
         winners = [v for v, d in diffs.items() if d.better_by(self.margin)]
         if winners:
             best = min(winners, key=lambda v: diffs[v].mean)
             gain = 100 * (1 - math.exp(diffs[best].mean))
             reason = (
-                f"{self._named(recipe, best, outcomes)}: held-out loss {gain:.0f} % lower than at"
+                f"{self._named(seen, best)}: held-out loss {gain:.0f} % lower than at"
                 f" {incumbent:g}, beyond noise ({diffs[best].n} paired seeds,"
                 f" {found.longest} steps)"
             )
-            return self._decision(recipe, best, reason, outcomes)
+            return self._decision(seen, best, reason)
         near, tied = ties(diffs, self.margin)
         chosen = incumbent
         if self.tie == "paper":
             chosen = max([incumbent, *(v for v in tied if v in near)])
-        reason = self._tie_reason(self._named(recipe, chosen, outcomes), incumbent, tied, diffs)
-        return self._decision(recipe, chosen, reason, outcomes, tied=tied)
+        reason = self._tie_reason(self._named(seen, chosen), incumbent, tied, diffs)
+        return self._decision(seen, chosen, reason, tied=tied)
 
-    def _without_incumbent(
-        self, recipe: Recipe, found: Comparison, outcomes: Sequence[Outcome]
-    ) -> Decision:
+    def _without_incumbent(self, seen: Seen, found: Comparison) -> Decision:
         """Return the best value that trained on every seed: the incumbent did not."""
         incumbent = found.incumbent
         lost = f"was lost on {found.lost(incumbent)} of its runs"
@@ -225,17 +226,17 @@ class CandidateStage(Stage):
                 f"{self.field} {incumbent:g} stays: it {lost}, but no other value trained on every"
                 " seed either"
             )
-            return self._decision(recipe, incumbent, reason, outcomes)
+            return self._decision(seen, incumbent, reason)
         reason = (
-            f"{self._named(recipe, heirs[0], outcomes)}: the incumbent {incumbent:g} {lost}, this"
+            f"{self._named(seen, heirs[0])}: the incumbent {incumbent:g} {lost}, this"
             " one trained on every seed"
         )
-        return self._decision(recipe, heirs[0], reason, outcomes)
+        return self._decision(seen, heirs[0], reason)
 
-    def _named(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+    def _named(self, seen: Seen, value: float) -> str:
         """Return field and value, and the max_lr that goes with it where that is another."""
-        lr = self.variant(recipe, value, outcomes).max_lr
-        more = f" (max_lr {lr:.3g})" if self.field != "max_lr" and lr != recipe.max_lr else ""
+        lr = self.variant(seen, value).max_lr
+        more = f" (max_lr {lr:.3g})" if self.field != "max_lr" and lr != seen.recipe.max_lr else ""
         return f"{self.field} {value:g}{more}"
 
     def _tie_reason(
@@ -263,21 +264,20 @@ class CandidateStage(Stage):
 
     def _decision(
         self,
-        recipe: Recipe,
+        seen: Seen,
         value: float,
         reason: str,
-        outcomes: Sequence[Outcome],
         *,
         answered: bool = True,
         tied: tuple[float, ...] = (),
     ) -> Decision:
-        incumbent, old = self.incumbent(recipe), recipe.values()
+        incumbent, old = self.incumbent(seen.recipe), seen.recipe.values()
         values = {self.field: old[self.field]}
         if value != incumbent:
-            changed = self.variant(recipe, value, outcomes).values()
+            changed = self.variant(seen, value).values()
             values = {k: v for k, v in changed.items() if v != old[k]}
             values = {self.field: values.pop(self.field), **values}  # what it is about comes first
-        more = self.remark(recipe, value, outcomes) if answered else ""
+        more = self.remark(seen, value) if answered else ""
         return Decision(
             stage=self.name,
             kind=self.kind,
@@ -287,10 +287,10 @@ class CandidateStage(Stage):
             incumbent_kept=value == incumbent,
             interval=(min(value, *tied), max(value, *tied)) if tied else None,
             tied_with=tuple(v for v in (incumbent, *tied) if v != value) if tied else (),
-            evidence=self.evidence(recipe, outcomes),
+            evidence=self.evidence(seen),
         )
 
-    def evidence(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def evidence(self, seen: Seen) -> dict[str, Any]:
         """Return the numbers behind the decision, JSON-able, for the report."""
-        rows = self.compared(recipe, outcomes).rows(self.field)
+        rows = self.compared(seen).rows(self.field)
         return {"field": self.field, "rows": rows}

@@ -5,14 +5,12 @@ Dropout regularises, so it belongs to the balance of Smith 2018, section 3. Not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.stages.candidates import CandidateStage
-from orchestrator.stages.stage import option
+from orchestrator.stages.stage import Seen, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,13 @@ class Dropout(CandidateStage):
         """Return the recipe's dropout, or the model's own."""
         return self._or_own(recipe.dropout)
 
-    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+    def variant(self, seen: Seen, value: float) -> Recipe:
         """Return the recipe at another dropout; the incumbent stays as it is."""
-        return recipe if value == self.incumbent(recipe) else replace(recipe, dropout=value)
+        return (
+            seen.recipe
+            if value == self.incumbent(seen.recipe)
+            else replace(seen.recipe, dropout=value)
+        )
 
     def value_of(self, run: Run) -> float:
         """Return the dropout of a run."""

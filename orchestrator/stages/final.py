@@ -19,7 +19,7 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.noise import Difference, differences
-from orchestrator.stages.stage import Stage, cycle, option
+from orchestrator.stages.stage import Seen, Stage, cycle, option
 
 # Replicates that no other stage uses: the first round chooses, the second one reports.
 CONFIRM, SEALED = 1000, 2000
@@ -38,28 +38,28 @@ class Final(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Calibration where batch sizes differ, then the confirming round, then the sealed one."""
+        seen = Seen(recipe, outcomes)
         known = {o.run for o in outcomes}
         sizes = {r.batch_size for r in self._recipes(recipe).values()}
         calibrate = measure("calibrate", recipe, sorted(sizes))
         if len(sizes) > 1 and calibrate not in known:
             return [calibrate]
-        confirm = self._confirming(recipe, outcomes)
+        confirm = self._confirming(seen)
         if missing := [run for run in confirm if run not in known]:
             return missing
-        sealed = dict.fromkeys(self._sealed(recipe, outcomes))  # recipes may be the same
+        sealed = dict.fromkeys(self._sealed(seen))  # recipes may be the same
         return [run for run in sealed if run not in known]
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the answer with its test results, or that it did not train."""
-        answer, why = self._answer(recipe, outcomes)
+        seen = Seen(recipe, outcomes)
+        answer, why = self._answer(seen)
         tested = {
-            name: [o for o in outcomes if o.run in self._cycles(recipe, name, r, SEALED, outcomes)]
+            name: [o for o in outcomes if o.run in self._cycles(seen, name, r, SEALED)]
             for name, r in self._named(recipe, answer).items()
         }
         recipes = self._named(recipe, answer)
-        evidence = sealed.evidence(
-            self.facts, recipes, tested, self._rows(recipe, answer, outcomes)
-        )
+        evidence = sealed.evidence(self.facts, recipes, tested, self._rows(seen, answer))
         if evidence["model"] is None:
             reason = f"no answer: no final run of the recipe trained to the end ({why})"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
@@ -87,33 +87,30 @@ class Final(Stage):
         """Return the recipes of the sealed round by name: the answer and the baselines."""
         return {**self._recipes(recipe), "answer": answer}
 
-    def _confirming(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        recipes = self._recipes(recipe)
-        if recipes.get("range_test_only", recipe) == recipe:  # nothing to choose between
+    def _confirming(self, seen: Seen) -> list[Run]:
+        recipes = self._recipes(seen.recipe)
+        if recipes.get("range_test_only", seen.recipe) == seen.recipe:  # nothing to choose between
             return []
         names = ("answer", "range_test_only")
-        by_name = [self._cycles(recipe, n, recipes[n], CONFIRM, outcomes) for n in names]
+        by_name = [self._cycles(seen, n, recipes[n], CONFIRM) for n in names]
         return [run for pair in zip(*by_name, strict=True) for run in pair]
 
-    def _sealed(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        answer, _ = self._answer(recipe, outcomes)
+    def _sealed(self, seen: Seen) -> list[Run]:
+        answer, _ = self._answer(seen)
         by_name = [
-            self._cycles(recipe, n, r, SEALED, outcomes)
-            for n, r in self._named(recipe, answer).items()
+            self._cycles(seen, n, r, SEALED) for n, r in self._named(seen.recipe, answer).items()
         ]
         return [run for group in zip(*by_name, strict=True) for run in group]
 
-    def _cycles(
-        self, recipe: Recipe, name: str, own: Recipe, first: int, outcomes: Sequence[Outcome]
-    ) -> list[Run]:
+    def _cycles(self, seen: Seen, name: str, own: Recipe, first: int) -> list[Run]:
         """Return the runs of one recipe: as long as the incoming recipe's final run takes."""
-        steps = self.facts.steps(1, recipe.batch_size)
-        if own.batch_size != recipe.batch_size:
-            seconds = measured(outcomes, "calibrate", "seconds_per_step")
+        steps = self.facts.steps(1, seen.recipe.batch_size)
+        if own.batch_size != seen.recipe.batch_size:
+            seconds = measured(seen.outcomes, "calibrate", "seconds_per_step")
             if not seconds:  # not calibrated: equal examples are the next best
                 steps = self.facts.steps(1, own.batch_size)
             else:
-                ratio = seconds[recipe.batch_size] / seconds[own.batch_size]
+                ratio = seconds[seen.recipe.batch_size] / seconds[own.batch_size]
                 steps = max(10, round(steps * ratio))
         role = "confirms" if first == CONFIRM else "tests"
         return [
@@ -128,37 +125,40 @@ class Final(Stage):
             for i in range(self.seeds)
         ]
 
-    def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
+    def _answer(self, seen: Seen) -> tuple[Recipe, str]:
         """Return the better of the recipe and `range_test_only` on held-out data, and why."""
-        recipes = self._recipes(recipe)
-        if recipe.after("lr_range") is None:
-            return recipe, "no range test in this plan to compare with"
+        recipes = self._recipes(seen.recipe)
+        if seen.recipe.after("lr_range") is None:
+            return seen.recipe, "no range test in this plan to compare with"
         if "range_test_only" not in recipes:
-            return recipe, "not compared with the range test's recipe, as there are no baselines"
+            return (
+                seen.recipe,
+                "not compared with the range test's recipe, as there are no baselines",
+            )
         simple = recipes["range_test_only"]
-        if simple == recipe:
-            return recipe, "no later stage changed the range test's recipe"
+        if simple == seen.recipe:
+            return seen.recipe, "no later stage changed the range test's recipe"
         losses: dict[float, dict[int, float]] = {}
         for number, name in enumerate(("range_test_only", "answer")):
-            runs = self._cycles(recipe, name, recipes[name], CONFIRM, outcomes)
-            losses[number] = {o.run.replicate: self.end_loss(o) for o in outcomes if o.run in runs}
+            runs = self._cycles(seen, name, recipes[name], CONFIRM)
+            losses[number] = {
+                o.run.replicate: self.end_loss(o) for o in seen.outcomes if o.run in runs
+            }
         diff = differences(losses, 0).get(1)
         if diff is not None:
             wins, why = _verdict(diff)
-            return recipe if wins else simple, why
+            return seen.recipe if wins else simple, why
         if losses[1] and all(math.isfinite(x) for x in losses[1].values()):
-            return recipe, "the range test's recipe alone did not train"
+            return seen.recipe, "the range test's recipe alone did not train"
         return simple, "neither recipe trained on fresh seeds"
 
-    def _rows(
-        self, recipe: Recipe, answer: Recipe, outcomes: Sequence[Outcome]
-    ) -> list[dict[str, Any]]:
+    def _rows(self, seen: Seen, answer: Recipe) -> list[dict[str, Any]]:
         rows = []
-        rounds = ((CONFIRM, self._recipes(recipe)), (SEALED, self._named(recipe, answer)))
+        rounds = ((CONFIRM, self._recipes(seen.recipe)), (SEALED, self._named(seen.recipe, answer)))
         for first, recipes in rounds:
             for name, own in recipes.items():
-                runs = self._cycles(recipe, name, own, first, outcomes)
-                done = [o for o in outcomes if o.run in runs]
+                runs = self._cycles(seen, name, own, first)
+                done = [o for o in seen.outcomes if o.run in runs]
                 if not done:
                     continue
                 which = "confirm" if first == CONFIRM else "sealed test"

@@ -6,16 +6,14 @@ short cycles at half and twice max_lr say whether it did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
 from orchestrator.stages.ramps import round_to
-from orchestrator.stages.stage import option
+from orchestrator.stages.stage import Seen, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +30,19 @@ class LRCheck(CandidateStage):
     max_seeds: int = option(6, "seeds a close value may get: near the cliff they differ", ge=1)
     reach: int = option(2, "further steps beyond the edge while it is clearly the best", ge=0)
 
-    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+    def variant(self, seen: Seen, value: float) -> Recipe:
         """Return the recipe at another max_lr; the incumbent keeps its min_lr."""
-        return recipe if value == recipe.max_lr else recipe.at_lr(value)
+        return seen.recipe if value == seen.recipe.max_lr else seen.recipe.at_lr(value)
 
     def grid(self, recipe: Recipe) -> list[float]:
         """Return the multiples of the incumbent."""
         incumbent = self.incumbent(recipe)
         return [incumbent if f == 1 else round_to(f * incumbent) for f in self.candidates]
 
-    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+    def values(self, seen: Seen) -> list[float]:
         """Return the multiples and those beyond the edge that were tried."""
-        tried = [self.value_of(o.run) for o in outcomes]
-        return list(dict.fromkeys((*super().values(recipe, outcomes), *tried)))
+        tried = [self.value_of(o.run) for o in seen.outcomes]
+        return list(dict.fromkeys((*super().values(seen), *tried)))
 
     def further(self, recipe: Recipe, found: Comparison, steps: int) -> list[float]:
         """Return the next step beyond the edge, [] where the best is no edge or not surely best.
@@ -61,9 +59,9 @@ class LRCheck(CandidateStage):
         neighbour = known[1] if best == known[0] else known[-2]
         return [round_to(best * best / neighbour)]
 
-    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+    def remark(self, seen: Seen, value: float) -> str:
         """Say whether the later choices moved max_lr."""
-        incumbent = self.incumbent(recipe)
+        incumbent = self.incumbent(seen.recipe)
         if value == incumbent:
             return "the balance of regularisation did not move max_lr"
         return f"the balance of regularisation moved max_lr from {incumbent:g} to {value:g}"

@@ -8,18 +8,16 @@ candidates run at the same momentum where lr is highest: the range test's max_lr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
 
-from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import CYCLED
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.lr_range import LR_FACTOR
 from orchestrator.stages.ramps import Reading, ramp, read, round_to
-from orchestrator.stages.stage import option, schedule_of
+from orchestrator.stages.stage import Seen, option, schedule_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +40,29 @@ class Momentum(CandidateStage):
     min_steps: int = option(80, "and at least so many steps", ge=10)
     lr_factor: float = option(LR_FACTOR, "max_lr as a share of the last good lr", gt=0, le=1)
 
-    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+    def variant(self, seen: Seen, value: float) -> Recipe:
         """Return the recipe at another max_momentum, with the max_lr that goes with it."""
-        lr = self._lr(recipe, value, outcomes)
-        at_lr = recipe if lr is None or lr == recipe.max_lr else recipe.at_lr(lr)
-        return replace(at_lr, max_momentum=value, min_momentum=min(recipe.min_momentum, value))
+        lr = self._lr(seen, value)
+        at_lr = seen.recipe if lr is None or lr == seen.recipe.max_lr else seen.recipe.at_lr(lr)
+        return replace(at_lr, max_momentum=value, min_momentum=min(seen.recipe.min_momentum, value))
 
-    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+    def values(self, seen: Seen) -> list[float]:
         """Return the momenta to compare: those for which there is a max_lr."""
-        values = super().values(recipe, outcomes)
-        return [v for v in values if self._lr(recipe, v, outcomes) is not None]
+        values = super().values(seen)
+        return [v for v in values if self._lr(seen, v) is not None]
 
-    def prepare(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
+    def prepare(self, seen: Seen) -> list[Run]:
         """Constant momentum: a ramp per candidate that aims, then those that measure."""
-        known = {o.run for o in outcomes}
-        others = self._retested(recipe)
-        aims = [self._aim(recipe, v) for v in others]
+        known, others = seen.known, self._retested(seen.recipe)
+        aims = [self._aim(seen.recipe, v) for v in others]
         if missing := [run for run in aims if run not in known]:
             return missing
-        measures = [run for v in others for run in self._measures(recipe, v, outcomes)]
+        measures = [run for v in others for run in self._measures(seen, v)]
         return [run for run in measures if run not in known]
 
-    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+    def remark(self, seen: Seen, value: float) -> str:
         """Say which momenta were tried at which max_lr."""
-        lrs = {v: self._lr(recipe, v, outcomes) for v in self._retested(recipe)}
+        lrs = {v: self._lr(seen, v) for v in self._retested(seen.recipe)}
         if not lrs:
             return ""
         told = [f"{v:g} at {lr:.3g}" if lr else f"{v:g} found none" for v, lr in lrs.items()]
@@ -75,7 +72,7 @@ class Momentum(CandidateStage):
         """Return the candidates that need a max_lr of their own."""
         if recipe.schedule in CYCLED:
             return []
-        return [v for v in super().values(recipe, ()) if v != recipe.max_momentum]
+        return [v for v in self.first_values(recipe) if v != recipe.max_momentum]
 
     def _aim(self, recipe: Recipe, value: float) -> Run:
         """Return a ramp to where the incumbent's would end, at equal lr / (1 - momentum)."""
@@ -87,15 +84,15 @@ class Momentum(CandidateStage):
         lr = schedule_of(recipe).max_lr
         return lr if recipe.adaptive else lr * (1 - value) / (1 - recipe.max_momentum)
 
-    def _measures(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> list[Run]:
+    def _measures(self, seen: Seen, value: float) -> list[Run]:
         """Return the ramps that end at three times the mark of the first, as the range test's do.
 
         A first ramp that says nothing broke too soon: a tenth of its end is tried.
         """
-        aim = self._aim(recipe, value)
-        reading = self._reading(aim, outcomes)
+        aim = self._aim(seen.recipe, value)
+        reading = self._reading(seen, aim)
         end = round_to(3 * reading.max_lr if reading else aim.schedule.max_lr / 10)
-        return [self._ramp(recipe, value, end, replicate) for replicate in range(self.ramps)]
+        return [self._ramp(seen.recipe, value, end, replicate) for replicate in range(self.ramps)]
 
     def _ramp(self, recipe: Recipe, value: float, end: float, replicate: int) -> Run:
         steps = max(self.min_steps, self.facts.steps(self.ramp_share, recipe.batch_size))
@@ -103,22 +100,22 @@ class Momentum(CandidateStage):
         run = ramp(own, self.facts, "range_test", end / 100, end, steps, replicate)
         return replace(run, label=f"momentum {value:g} {run.label}")
 
-    def _reading(self, run: Run, outcomes: Sequence[Outcome]) -> Reading | None:
-        found = next((o for o in outcomes if o.run == run), None)
+    def _reading(self, seen: Seen, run: Run) -> Reading | None:
+        found = seen.by_run.get(run)
         return read(found, self.facts.start_loss) if found else None
 
-    def _lr(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> float | None:
+    def _lr(self, seen: Seen, value: float) -> float | None:
         """Return the max_lr of a candidate, None if its ramps found none.
 
         A larger momentum gets no more than the scaled rate: its velocity builds up over
         1 / (1 - momentum) steps, so that a short ramp breaks too late and reads too high.
         """
-        if value not in self._retested(recipe):
-            return recipe.max_lr
-        runs = self._measures(recipe, value, outcomes)
-        marks = [r.max_lr for run in runs if (r := self._reading(run, outcomes))]
+        if value not in self._retested(seen.recipe):
+            return seen.recipe.max_lr
+        runs = self._measures(seen, value)
+        marks = [r.max_lr for run in runs if (r := self._reading(seen, run))]
         if not marks:
             return None
         lr = self.lr_factor * median(marks)
-        larger = value > recipe.max_momentum
-        return round_to(min(lr, self._scaled(recipe, value)) if larger else lr)
+        larger = value > seen.recipe.max_momentum
+        return round_to(min(lr, self._scaled(seen.recipe, value)) if larger else lr)

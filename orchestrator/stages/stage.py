@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.curve import Outcome
@@ -108,6 +109,24 @@ class Stage(ABC):
         Returns:
             The decision. It sets only fields that are in `gives`.
         """
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a stage decides by: the recipe that came in, and all outcomes so far."""
+
+    recipe: Recipe
+    outcomes: Sequence[Outcome]
+
+    @cached_property
+    def known(self) -> set[Run]:
+        """The runs that there are outcomes of."""
+        return {o.run for o in self.outcomes}
+
+    @cached_property
+    def by_run(self) -> dict[Run, Outcome]:
+        """The outcomes by their runs."""
+        return {o.run: o for o in self.outcomes}
 
 
 def walk(

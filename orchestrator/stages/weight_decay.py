@@ -8,7 +8,7 @@ is added so has to win by the same rule as the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
 from orchestrator.stages.noise import Difference
 from orchestrator.stages.ramps import ramp, read, round_to
-from orchestrator.stages.stage import option
+from orchestrator.stages.stage import Seen, option
 
 PRESETS = {
     "default": (1e-3, 1e-4, 1e-5, 0.0),
@@ -74,27 +74,27 @@ class WeightDecay(CandidateStage):
         adamw = self.preset == "default" and recipe.optimizer == "adamw"
         return [float(v) for v in self.candidates or PRESETS["decoupled" if adamw else self.preset]]
 
-    def values(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[float]:
+    def values(self, seen: Seen) -> list[float]:
         """Return the grid and what was added to it."""
-        tried = [self.value_of(o.run) for o in outcomes]
-        return list(dict.fromkeys((*super().values(recipe, outcomes), *tried)))
+        tried = [self.value_of(o.run) for o in seen.outcomes]
+        return list(dict.fromkeys((*super().values(seen), *tried)))
 
-    def variant(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> Recipe:
+    def variant(self, seen: Seen, value: float) -> Recipe:
         """Return the recipe at another weight_decay."""
-        return replace(recipe, weight_decay=value)
+        return replace(seen.recipe, weight_decay=value)
 
     def further(self, recipe: Recipe, found: Comparison, steps: int) -> list[float]:
         """Return the next value to add, [] if there is nothing to gain or enough was added."""
-        added = set(found.tables[steps]) - set(super().values(recipe, ()))
+        added = set(found.tables[steps]) - set(self.first_values(recipe))
         if len(added) >= self.refine or found.lost(self.incumbent(recipe)):
             return []
         new = next_value(found.at(steps), self.incumbent(recipe), self.margin)
         return [] if new is None else [new]
 
-    def remark(self, recipe: Recipe, value: float, outcomes: Sequence[Outcome]) -> str:
+    def remark(self, seen: Seen, value: float) -> str:
         """Say what was added to the grid, or why nothing was."""
-        grid = super().values(recipe, ())
-        added = [v for v in self.values(recipe, outcomes) if v not in grid]
+        grid = self.first_values(seen.recipe)
+        added = [v for v in self.values(seen) if v not in grid]
         parts = ["judged by range tests"] if self.mode == "range_test" else []
         if added:
             parts.append(f"the grid was refined by {', '.join(f'{v:g}' for v in added)}")
@@ -125,18 +125,18 @@ class WeightDecay(CandidateStage):
         reading = read(outcome, self.facts.start_loss)
         return float(reading.loss.min()) if reading else math.inf
 
-    def evidence(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def evidence(self, seen: Seen) -> dict[str, Any]:
         """Return the numbers behind the decision.
 
         "stable to lr", of range tests: the last lr at which held-out loss stays near its minimum.
         """
-        evidence = super().evidence(recipe, outcomes)
+        evidence = super().evidence(seen)
         if self.mode == "cycles":
             return evidence
         for row in evidence["rows"]:
             own = [
                 read(o, self.facts.start_loss)
-                for o in outcomes
+                for o in seen.outcomes
                 if (o.run.weight_decay, o.run.steps) == (row["weight_decay"], row["steps"])
             ]
             row["stable to lr"] = max((r.max_lr for r in own if r is not None), default=None)

@@ -21,7 +21,7 @@ from orchestrator.stages.expected.effects import Estimate, noise
 from orchestrator.stages.expected.first_run import full_run, outcome_of
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.ramps import round_to
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Seen, Stage
 
 # Of the stages' changes together, on the log of the final loss (benchmarks/frontier).
 CHANGES = Estimate(0.0, 0.15)
@@ -45,13 +45,14 @@ class Answer(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Full runs that are missing, then the sealed ones."""
+        seen = Seen(recipe, outcomes)
         known = {o.run for o in outcomes}
-        held_out = [full_run(r, self.facts) for r in self._trained(recipe, outcomes)]
+        held_out = [full_run(r, self.facts) for r in self._trained(seen)]
         if missing := [run for run in dict.fromkeys(held_out) if run not in known]:
             return missing
         if all(math.isinf(self.end_loss(o)) for o in outcomes if o.run in held_out):
             return []  # nothing to test
-        answer, _ = self._answer(recipe, outcomes)
+        answer, _ = self._answer(seen)
         recipes = self._tested(recipe, answer)
         sizes = {recipes[name].batch_size for name in recipes.keys() & {"answer", "untuned"}}
         calibrate = measure("calibrate", answer, sorted(sizes))
@@ -62,7 +63,8 @@ class Answer(Stage):
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the answer with its test result, or that it did not train."""
-        answer, why = self._answer(recipe, outcomes)
+        seen = Seen(recipe, outcomes)
+        answer, why = self._answer(seen)
         recipes = self._tested(recipe, answer)
         tested = {
             name: [
@@ -72,9 +74,7 @@ class Answer(Stage):
             ]
             for name in recipes
         }
-        evidence = sealed.evidence(
-            self.facts, recipes, tested, self._rows(recipe, recipes, tested, outcomes)
-        )
+        evidence = sealed.evidence(self.facts, recipes, tested, self._rows(seen, recipes, tested))
         if evidence["model"] is None:
             reason = f"no answer: no final run of the recipe trained to the end ({why})"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
@@ -113,37 +113,40 @@ class Answer(Stage):
             return rivals
         return [r for r in rivals if r in self.only] or rivals[:1]
 
-    def _trained(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Recipe]:
+    def _trained(self, seen: Seen) -> list[Recipe]:
         """Return the rivals, and lower learning rates where all of them were lost."""
-        recipes = self.rivals(recipe)
+        recipes = self.rivals(seen.recipe)
         for number in range(1, TRIES):
-            ends = [outcome_of(full_run(r, self.facts), outcomes) for r in recipes]
+            ends = [outcome_of(full_run(r, self.facts), seen.outcomes) for r in recipes]
             lost = all(o and o.state != "failed" and math.isinf(self.end_loss(o)) for o in ends)
-            if not lost or self.only is not None or recipe.max_lr is None:
+            if not lost or self.only is not None or seen.recipe.max_lr is None:
                 break
-            recipes.append(recipe.at_lr(round_to(recipe.max_lr * LOWER**number)))
+            recipes.append(seen.recipe.at_lr(round_to(seen.recipe.max_lr * LOWER**number)))
         return recipes
 
-    def _answer(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> tuple[Recipe, str]:
+    def _answer(self, seen: Seen) -> tuple[Recipe, str]:
         """Return the recipe with the lowest expected loss, and why."""
-        rivals = self._trained(recipe, outcomes)
-        if len(rivals) > len(self.rivals(recipe)):
+        rivals = self._trained(seen)
+        if len(rivals) > len(self.rivals(seen.recipe)):
             return rivals[-1], "at higher rates the full run was lost"
         if len(rivals) == 1:
-            same = recipe.after("first_run") == rivals[0] and self.only is None
+            same = seen.recipe.after("first_run") == rivals[0] and self.only is None
             return rivals[0], "no later stage changed the first recipe" if same else "the recipe"
-        ends = [outcome_of(full_run(r, self.facts), outcomes) for r in rivals]
+        ends = [outcome_of(full_run(r, self.facts), seen.outcomes) for r in rivals]
         losses = [self.end_loss(o) if o else math.inf for o in ends]
         first, tuned = rivals
         if not math.isfinite(losses[1]):
-            return first, "the changed recipe did not train at full length, so the first one stands"
+            return (
+                first,
+                "the changed recipe did not train at full length, so the first one stands",
+            )
         if not math.isfinite(losses[0]) or ends[0] is None:
             return tuned, "the first recipe did not train at full length"
-        seen = math.log(losses[1] / losses[0])
-        found = CHANGES.updated(seen, noise(ends[0], self.facts))
+        change = math.log(losses[1] / losses[0])
+        found = CHANGES.updated(change, noise(ends[0], self.facts))
         low, high = found.interval()
         told = (
-            f"held-out loss of the full runs {percent(seen)}, expected final loss"
+            f"held-out loss of the full runs {percent(change)}, expected final loss"
             f" {percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         )
         if found.mean < 0:
@@ -178,15 +181,14 @@ class Answer(Stage):
 
     def _rows(
         self,
-        recipe: Recipe,
+        seen: Seen,
         recipes: Mapping[str, Recipe],
         tested: Mapping[str, Sequence[Outcome]],
-        outcomes: Sequence[Outcome],
     ) -> list[dict[str, Any]]:
         rows = []
-        for own in self.rivals(recipe):
-            if done := outcome_of(full_run(own, self.facts), outcomes):
-                name = "first" if own == recipe.after("first_run") else "changed"
+        for own in self.rivals(seen.recipe):
+            if done := outcome_of(full_run(own, self.facts), seen.outcomes):
+                name = "first" if own == seen.recipe.after("first_run") else "changed"
                 rows.append(sealed.row(self.facts, name, "held out", own, [done]))
         for name, own in recipes.items():
             if tested[name]:
