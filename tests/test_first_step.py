@@ -231,12 +231,6 @@ def made(data: str, model: OwnConfig, **more: Any) -> TrainingObjective:
         ("features", my("TwoHeads", how="dict", always=True), {}, "got a dict with keys out: let"),
         ("features", my("TwoHeads", how="shape", always=True), {}, "0 or 1: loss=bce_with_logits"),
         ("features", my("InPlace"), {}, "modified by an inplace operation"),
-        (
-            "words",
-            my("Bag", sparse=True),
-            {},
-            "bag.weight has sparse gradients, which sgd cannot take here: make its module with spa",
-        ),
         ("words", my("Bag", sparse=True), {"optimizer": AdamWConfig()}, "which adamw cannot take"),
         (
             "words",
@@ -314,6 +308,17 @@ def test_two_heads_are_trained_by_a_loss_that_takes_both() -> None:
     """A loss of the user's own gets what the network gives."""
     session, _ = train(made("features", my("TwoHeads"), loss=my("both")), steps())
     assert session.points[-1].held_out_loss < 0.5
+
+
+def test_sparse_gradients_are_trained_by_sgd_without_their_weight_decay() -> None:
+    """Not fused, for torch's fused step takes none; the other weights do decay."""
+    made_of = made("words", my("Bag", sparse=True))
+    session, _ = train(made_of, steps())
+    losses = [p.train_loss for p in session.points]
+    assert losses[-1] < losses[0]
+    optimizer = Trainer(made_of._setup, steps()).optimizer
+    assert {len(g["params"]): g["weight_decay"] for g in optimizer.param_groups}[1] == 0
+    assert not optimizer.defaults["fused"]
 
 
 def test_sparse_gradients_go_to_an_optimiser_that_takes_them() -> None:

@@ -19,13 +19,18 @@ from orchestrator.training.compatibility import ModelError
 def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimizer:
     """Return the optimiser of all trained parameters; its rates are set before each step.
 
-    It has two groups if norms and biases (parameters with at most one dimension) have no weight
-    decay. Raises ModelError if a user's own optimiser is not an Optimizer, or has no weight decay.
+    Norms and biases (parameters with at most one dimension) may have no weight decay. Embeddings
+    with sparse gradients have none: torch cannot add the two. Raises ModelError if a user's own
+    optimiser is not an Optimizer, or has no weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = _groups(trained, options, weight_decay)
+    sparse = {
+        p for m in model.modules() if getattr(m, "sparse", False) for p in m.parameters(False)
+    }
+    groups = _groups(trained, options, weight_decay, sparse)
     # fused is fastest on CPU and CUDA (small nets on a CPU: 10-20 % of a step), for real weights
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
+    fused = fused and sparse.isdisjoint(trained)
     if isinstance(options, OwnOptimizerConfig):
         return _own(options, groups, weight_decay)
     if isinstance(options, AdamWConfig):
@@ -93,12 +98,14 @@ def name_of(optimizer: Optimizer) -> str:
 
 
 def _groups(
-    trained: list[nn.Parameter], options: AnyOptimizer, weight_decay: float
+    trained: list[nn.Parameter],
+    options: AnyOptimizer,
+    weight_decay: float,
+    sparse: set[nn.Parameter],
 ) -> list[dict[str, Any]]:
-    if options.decay_norms_and_biases:
-        return [{"params": trained, "weight_decay": weight_decay}]
-    decaying = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
+    least = 0 if options.decay_norms_and_biases else 2  # dimensions of what decays
+    decaying = [p for p in trained if p.ndim >= least and p not in sparse]
+    others = [p for p in trained if p.ndim < least or p in sparse]
     groups = (
         {"params": decaying, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
