@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from io import BytesIO
@@ -48,7 +49,9 @@ def read(saved: bytes) -> tuple[dict[str, Any], list[Point]]:
 
     Raises various exceptions for other bytes.
     """
-    state = torch.load(BytesIO(saved), map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Validating sparse tensor")  # a momentum may be sparse
+        state = torch.load(BytesIO(saved), map_location="cpu", weights_only=True)
     return state, [Point(*row) for row in state["points"]]
 
 
