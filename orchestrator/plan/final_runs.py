@@ -33,9 +33,8 @@ class FinalRuns:
         """Return the price of a run of which `share` is done."""
         if run.kind not in ("train", "ramp"):
             return self._measuring(run)
-        if (
-            self.continues and run.opens_test and run.kept and self._is_there(run)
-        ):  # it goes on from the end
+        # A sealed run goes on from the end of its full run.
+        if self.continues and run.opens_test and run.kept and self._is_there(run):
             return FORWARD * self.test_examples / self._unit
         evaluated = self._evaluated(run)
         trained = run.examples * self._slowness(run.batch_size)

@@ -60,18 +60,7 @@ class Final(Stage):
         }
         recipes = self._named(recipe, answer)
         evidence = sealed.evidence(self.facts, recipes, tested, self._rows(seen, answer))
-        if evidence["model"] is None:
-            reason = f"no answer: no final run of the recipe trained to the end ({why})"
-            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
-        changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
-        return Decision(
-            stage=self.name,
-            kind=self.kind,
-            values=changed,
-            incumbent_kept=not changed,
-            reason=sealed.sentence(self.facts, evidence, why),
-            evidence=evidence,
-        )
+        return sealed.decision(self, recipe, answer, evidence, why)
 
     def _recipes(self, recipe: Recipe) -> dict[str, Recipe]:
         """Return the recipes of the final stage by name; two of them may be the same."""

@@ -9,8 +9,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from orchestrator.curve import Outcome
-from orchestrator.recipe import Facts, Recipe
+from orchestrator.recipe import Decision, Facts, Recipe
 from orchestrator.stages.comparison import spread
+from orchestrator.stages.stage import Stage
 
 UNTUNED = Recipe(max_momentum=0.9, min_momentum=0.85, weight_decay=5e-4, batch_size=128)
 UNTUNED_LR = 0.1
@@ -64,6 +65,27 @@ def evidence(
         "model": next(good, None),
         "rows": list(rows),
     }
+
+
+def decision(
+    stage: Stage, recipe: Recipe, answer: Recipe, evidence: dict[str, Any], why: str
+) -> Decision:
+    """Return a final stage's decision: the answer with its test result, or that it did not train.
+
+    `recipe`: the one that came in.
+    """
+    if evidence["model"] is None:
+        reason = f"no answer: no final run of the recipe trained to the end ({why})"
+        return Decision(stage.name, stage.kind, reason, answered=False, evidence=evidence)
+    changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
+    return Decision(
+        stage=stage.name,
+        kind=stage.kind,
+        values=changed,
+        incumbent_kept=not changed,
+        reason=sentence(stage.facts, evidence, why),
+        evidence=evidence,
+    )
 
 
 def sentence(facts: Facts, found: Mapping[str, Any], why: str) -> str:

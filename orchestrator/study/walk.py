@@ -162,9 +162,8 @@ class _Study:
         parts.pace.stage_ended(number)
         if decision is None:
             return None
-        if (
-            decision.kind in ("lr_range", "first_run") and not decision.answered
-        ):  # stages cannot train
+        # No later stage can train.
+        if decision.kind in ("lr_range", "first_run") and not decision.answered:
             way_out = getattr(stage, "way_out", "")
             decision = decision.explained(parts.description.diagnose(way_out), way_out)
         read = {o.key: clue for o in outcomes if (clue := parts.watch.clue(o))}

@@ -18,14 +18,13 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
 from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import Estimate, noise
-from orchestrator.stages.expected.first_run import full_run, outcome_of
+from orchestrator.stages.expected.first_run import full_run, lowered
 from orchestrator.stages.measure import measure, measured
-from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage
 
 # Of the stages' changes together, on the log of the final loss (benchmarks/frontier).
 CHANGES = Estimate(0.0, 0.15)
-LOWER, TRIES = 0.25, 3  # factor on max_lr after a lost run, and how many are tried
+LOWER, TRIES = 0.25, 3  # as `lower` and `tries` of the first run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,8 @@ class Answer(Stage):
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Full runs that are missing, then the sealed ones."""
         seen = Seen(recipe, outcomes)
-        known = {o.run for o in outcomes}
         held_out = [full_run(r, self.facts) for r in self._trained(seen)]
-        if missing := [run for run in dict.fromkeys(held_out) if run not in known]:
+        if missing := [run for run in dict.fromkeys(held_out) if run not in seen.known]:
             return missing
         if all(math.isinf(self.end_loss(o)) for o in outcomes if o.run in held_out):
             return []  # nothing to test
@@ -56,10 +54,10 @@ class Answer(Stage):
         recipes = self._tested(recipe, answer)
         sizes = {recipes[name].batch_size for name in recipes.keys() & {"answer", "untuned"}}
         calibrate = measure("calibrate", answer, sorted(sizes))
-        if len(sizes) > 1 and calibrate not in known:
+        if len(sizes) > 1 and calibrate not in seen.known:
             return [calibrate]
-        tests = [run for name in recipes for run in self._sealed(name, recipes, outcomes)]
-        return [run for run in dict.fromkeys(tests) if run not in known]
+        tests = [run for name in recipes for run in self._sealed(name, recipes, seen)]
+        return [run for run in dict.fromkeys(tests) if run not in seen.known]
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the answer with its test result, or that it did not train."""
@@ -68,32 +66,19 @@ class Answer(Stage):
         recipes = self._tested(recipe, answer)
         tested = {
             name: [
-                o
-                for run in self._sealed(name, recipes, outcomes)
-                if (o := outcome_of(run, outcomes))
+                seen.by_run[run] for run in self._sealed(name, recipes, seen) if run in seen.by_run
             ]
             for name in recipes
         }
         evidence = sealed.evidence(self.facts, recipes, tested, self._rows(seen, recipes, tested))
-        if evidence["model"] is None:
-            reason = f"no answer: no final run of the recipe trained to the end ({why})"
-            return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
-        trained = outcome_of(full_run(answer, self.facts), outcomes)
+        trained = seen.by_run.get(full_run(answer, self.facts)) if evidence["model"] else None
         if trained and math.isinf(self.end_loss(trained)):
             reason = f"no answer: {self.guessing(trained)}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         if trained and (guessing := self.guessing(trained)):
             evidence["warning"] = guessing
             why = f"{guessing}; {why}"
-        changed = {k: v for k, v in answer.values().items() if v != recipe.values()[k]}
-        return Decision(
-            stage=self.name,
-            kind=self.kind,
-            values=changed,
-            incumbent_kept=not changed,
-            reason=sealed.sentence(self.facts, evidence, why),
-            evidence=evidence,
-        )
+        return sealed.decision(self, recipe, answer, evidence, why)
 
     def full_runs(self, recipe: Recipe) -> list[Run]:
         """Return the runs that are to be trained, if they are not there."""
@@ -117,11 +102,11 @@ class Answer(Stage):
         """Return the rivals, and lower learning rates where all of them were lost."""
         recipes = self.rivals(seen.recipe)
         for number in range(1, TRIES):
-            ends = [outcome_of(full_run(r, self.facts), seen.outcomes) for r in recipes]
+            ends = [seen.by_run.get(full_run(r, self.facts)) for r in recipes]
             lost = all(o and o.state != "failed" and math.isinf(self.end_loss(o)) for o in ends)
             if not lost or self.only is not None or seen.recipe.max_lr is None:
                 break
-            recipes.append(seen.recipe.at_lr(round_to(seen.recipe.max_lr * LOWER**number)))
+            recipes.append(lowered(seen.recipe, LOWER**number))
         return recipes
 
     def _answer(self, seen: Seen) -> tuple[Recipe, str]:
@@ -132,7 +117,7 @@ class Answer(Stage):
         if len(rivals) == 1:
             same = seen.recipe.after("first_run") == rivals[0] and self.only is None
             return rivals[0], "no later stage changed the first recipe" if same else "the recipe"
-        ends = [outcome_of(full_run(r, self.facts), seen.outcomes) for r in rivals]
+        ends = [seen.by_run.get(full_run(r, self.facts)) for r in rivals]
         losses = [self.end_loss(o) if o else math.inf for o in ends]
         first, tuned = rivals
         if not math.isfinite(losses[1]):
@@ -163,16 +148,14 @@ class Answer(Stage):
             found["untuned"] = sealed.untuned(recipe, self.facts)
         return found
 
-    def _sealed(
-        self, name: str, recipes: Mapping[str, Recipe], outcomes: Sequence[Outcome]
-    ) -> list[Run]:
+    def _sealed(self, name: str, recipes: Mapping[str, Recipe], seen: Seen) -> list[Run]:
         """Return the sealed runs of a recipe; untuned training gets the time of the answer's."""
         own, answer = recipes[name], recipes["answer"]
         runs = [
             full_run(own, self.facts, seed, opens_test=True, label=f"{name} tests seed {seed}")
             for seed in range(self.seeds if name == "answer" else 1)
         ]
-        seconds = measured(outcomes, "calibrate", "seconds_per_step")
+        seconds = measured(seen.outcomes, "calibrate", "seconds_per_step")
         if name != "untuned" or own.batch_size == answer.batch_size or not seconds:
             return runs
         ratio = seconds[answer.batch_size] / seconds[own.batch_size]
@@ -187,7 +170,7 @@ class Answer(Stage):
     ) -> list[dict[str, Any]]:
         rows = []
         for own in self.rivals(seen.recipe):
-            if done := outcome_of(full_run(own, self.facts), seen.outcomes):
+            if done := seen.by_run.get(full_run(own, self.facts)):
                 name = "first" if own == seen.recipe.after("first_run") else "changed"
                 rows.append(sealed.row(self.facts, name, "held out", own, [done]))
         for name, own in recipes.items():

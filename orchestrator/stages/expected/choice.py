@@ -28,8 +28,8 @@ from orchestrator.stages.expected.effects import (
     noise,
     steps_between,
 )
-from orchestrator.stages.expected.first_run import clue_of, full_run, outcome_of
-from orchestrator.stages.stage import Stage, cycle
+from orchestrator.stages.expected.first_run import clue_of, full_run
+from orchestrator.stages.stage import Seen, Stage, cycle
 
 SHARE = 0.25  # length of a short cycle, as a share of the final run
 RATE = 0.01  # log loss that is worth the price of one final run
@@ -103,7 +103,7 @@ class Choice(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """The first full run, which is known, for its clue; then candidates while they pay."""
-        tries = _Tries(self, recipe, outcomes)
+        tries = _Tries(recipe, outcomes, self)
         if tries.first is not None and tries.first_outcome is None:
             return [tries.first]
         if not tries.allowed:
@@ -112,7 +112,7 @@ class Choice(Stage):
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the value with the lowest expected loss; the one that came in, unless it pays."""
-        tries = _Tries(self, recipe, outcomes)
+        tries = _Tries(recipe, outcomes, self)
         own, evidence = self.own(recipe), {"field": self.field, "rows": tries.rows()}
         if not tries.estimates:
             reason = f"{self.field} {own:g} stays: {tries.why_nothing}"
@@ -164,12 +164,10 @@ class Choice(Stage):
 
 
 @dataclass(frozen=True)
-class _Tries:
+class _Tries(Seen):
     """What a choice has tried so far, read from its outcomes."""
 
     stage: Choice
-    recipe: Recipe
-    outcomes: Sequence[Outcome]
 
     @cached_property
     def first(self) -> Run | None:
@@ -180,7 +178,7 @@ class _Tries:
     @cached_property
     def first_outcome(self) -> Outcome | None:
         """Its outcome."""
-        return outcome_of(self.first, self.outcomes) if self.first else None
+        return self.by_run.get(self.first) if self.first else None
 
     @cached_property
     def clue(self) -> str:
@@ -217,7 +215,7 @@ class _Tries:
 
     def outcome(self, value: float) -> Outcome | None:
         """Return its outcome, None if it was not tried."""
-        return outcome_of(self.run(value), self.outcomes)
+        return self.by_run.get(self.run(value))
 
     @cached_property
     def own(self) -> float:

@@ -16,7 +16,7 @@ from orchestrator.clues import Clue
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.ramps import round_to
-from orchestrator.stages.stage import Stage, cycle, option
+from orchestrator.stages.stage import Seen, Stage, cycle, option
 
 STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
 
@@ -39,9 +39,11 @@ def full_run(recipe: Recipe, facts: Facts, replicate: int = 0, **changes: Any) -
     )
 
 
-def outcome_of(run: Run, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the outcome of a run, None while there is none."""
-    return next((o for o in outcomes if o.run == run), None)
+def lowered(recipe: Recipe, factor: float) -> Recipe:
+    """Return the recipe at `factor` times its max_lr; at 1, or while that is unset, as it is."""
+    if factor == 1 or recipe.max_lr is None:
+        return recipe
+    return recipe.at_lr(round_to(recipe.max_lr * factor))
 
 
 def clue_of(outcome: Outcome, facts: Facts) -> Clue:
@@ -63,9 +65,10 @@ class FirstRun(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """The full run, again at a lower rate while it is lost."""
+        seen = Seen(recipe, outcomes)
         for number in range(self.tries):
-            run = full_run(self._at(recipe, number), self.facts)
-            done = outcome_of(run, outcomes)
+            run = full_run(lowered(recipe, self.lower**number), self.facts)
+            done = seen.by_run.get(run)
             if done is None:
                 return [run]
             if math.isfinite(self.end_loss(done)) or done.state == "failed":
@@ -82,11 +85,10 @@ class FirstRun(Stage):
             reason = f"no answer: no full run at max_lr {tried} was better than {chance}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         clue, guessing = clue_of(last, self.facts), self.guessing(last)
-        found = self._at(recipe, len(outcomes) - 1)
+        found = lowered(recipe, self.lower ** (len(outcomes) - 1))
         changed = {} if found == recipe else {"max_lr": found.max_lr, "min_lr": found.min_lr}
-        lower = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost," * bool(
-            changed
-        )
+        retried = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost,"
+        lower = retried if changed else ""
         metric = f", {self.facts.metric} {last.metric:.4g}" if self.facts.metric else ""
         reason = (
             f"held-out loss {last.held_out_loss:.4g}{metric} in {self.facts.final_epochs:g}"
@@ -94,12 +96,6 @@ class FirstRun(Stage):
             f" {self._advice(clue, last)}"
         )
         return Decision(self.name, self.kind, reason, changed, evidence=evidence)
-
-    def _at(self, recipe: Recipe, number: int) -> Recipe:
-        """Return the recipe of try `number`, from 0."""
-        if number == 0 or recipe.max_lr is None:
-            return recipe
-        return recipe.at_lr(round_to(recipe.max_lr * self.lower**number))
 
     def _advice(self, clue: Clue, outcome: Outcome) -> str:
         """Return what the clue says about the next stages and about the length of training."""
