@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.schedules import Schedule as Schedule
     from orchestrator.training.function.alone import trial_of as trial_of
     from orchestrator.training.function.trial import Trial as Trial
+    from orchestrator.training.muon import MuonAdamW as MuonAdamW
     from orchestrator.training.standalone.lr_scheduler import ScheduleLR as ScheduleLR
     from orchestrator.training.standalone.range_result import LRRangeResult as LRRangeResult
     from orchestrator.training.standalone.range_test import lr_range_test as lr_range_test
@@ -36,6 +37,7 @@ _HOMES = {
     "Schedule": "orchestrator.schedules",
     "Trial": "orchestrator.training.function.trial",
     "trial_of": "orchestrator.training.function.alone",
+    "MuonAdamW": "orchestrator.training.muon",
     "ScheduleLR": "orchestrator.training.standalone.lr_scheduler",
     "LRRangeResult": "orchestrator.training.standalone.range_result",
     "lr_range_test": "orchestrator.training.standalone.range_test",

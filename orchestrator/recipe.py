@@ -79,10 +79,10 @@ class Recipe:
         min_lr: Lowest learning rate of the cycle. None: a tenth of `max_lr`.
         max_momentum: Momentum where lr is lowest.
         min_momentum: Momentum where lr is highest, if the schedule cycles it.
-        weight_decay: Coupled L2 in `torch.optim.SGD`, decoupled in AdamW.
+        weight_decay: Coupled L2 in `torch.optim.SGD`, decoupled in AdamW and Muon.
         batch_size: Examples in a step.
         schedule: Name of the schedule.
-        optimizer: "sgd", "adamw" or the path of a class.
+        optimizer: "sgd", "adamw", "muon" or the path of a class.
         nesterov: Whether SGD uses Nesterov momentum.
         dropout: Probability of all dropout modules of the model. None: not changed.
         optimizer_options: Options of the config's `optimizer` that are on (label smoothing, ...);
@@ -142,11 +142,11 @@ class Recipe:
 def usual_weight_decay(optimizer: str, facts: Facts) -> float:
     """Return the weight decay that a study begins with: larger for smaller data.
 
-    5e-4 (AdamW: .01) for 50,000 examples, by the square root of their number for networks without
-    normalisation, to one digit. Direction: Smith 2018, section 4.4; the size is ours
+    5e-4 (AdamW, Muon: .01) for 50,000 examples, by the square root of their number for networks
+    without normalisation, to one digit. Direction: Smith 2018, section 4.4; the size is ours
     (docs/design.md).
     """
-    usual = 0.01 if optimizer == "adamw" else 5e-4
+    usual = 0.01 if optimizer in ("adamw", "muon") else 5e-4
     if facts.normalised:
         return usual
     return float(f"{usual * math.sqrt(50_000 / facts.train_examples):.1g}")

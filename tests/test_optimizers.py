@@ -1,5 +1,7 @@
 """Optimisers other than SGD: what a step does, what a run of them keeps, how they are asked for."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 from trainings import objective
 
-from orchestrator import build
+from orchestrator import build, lr_range_test
 from orchestrator.config.optimizer import (
     AdamWConfig,
     AnyOptimizer,
+    MuonConfig,
     OptimizerConfig,
     OwnOptimizerConfig,
 )
@@ -23,12 +26,15 @@ from orchestrator.config.options import OwnConfig
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import StopRun
-from orchestrator.recipe import Facts, Recipe, Run
+from orchestrator.recipe import Facts, Recipe, Run, usual_weight_decay
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
 from orchestrator.stages.final import Final
+from orchestrator.stages.stage import schedule_of
 from orchestrator.stages.weight_decay import WeightDecay
 from orchestrator.testing import FakeSession
+from orchestrator.training.muon import MuonAdamW, matrices
+from orchestrator.training.optimizer import set_rates
 from orchestrator.training.trainer import Trainer
 
 NET = OwnConfig(_target_="trainings.Hard")
@@ -59,6 +65,7 @@ class NoDecay(Optimizer):
 
 OPTIMIZERS: dict[str, AnyOptimizer] = {
     "adamw": AdamWConfig(),
+    "muon": MuonConfig(),
     "rmsprop": own("torch.optim.RMSprop", alpha=0.9),
     "nadam": own("torch.optim.NAdam", decoupled_weight_decay=True),
     "adagrad": own("torch.optim.Adagrad"),
@@ -85,14 +92,16 @@ def test_the_steps_are_those_of_torch_adamw() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_resumed_run_is_bit_equal(optimizer: AnyOptimizer) -> None:
     """Cut after a report and gone on: losses, model and the state of the optimiser."""
-    run = a_run(opens_test=True)
+    run, net = a_run(opens_test=True), NET
+    if isinstance(optimizer, MuonConfig):
+        net = OwnConfig(_target_=f"{__name__}.deep")
     whole = FakeSession(run)
-    objective(model=NET, optimizer=optimizer)(run, whole)
+    objective(model=net, optimizer=optimizer)(run, whole)
     cut = FakeSession(run, stop_at=1)
     with pytest.raises(StopRun):
-        objective(model=NET, optimizer=optimizer)(run, cut)
+        objective(model=net, optimizer=optimizer)(run, cut)
     resumed = FakeSession(run, cut.checkpoint)
-    objective(model=NET, optimizer=optimizer)(run, resumed)
+    objective(model=net, optimizer=optimizer)(run, resumed)
     assert resumed.points[:1] == cut.points  # their seconds, too: not trained again
     assert [p.held_out_loss for p in resumed.points] == [p.held_out_loss for p in whole.points]
     assert resumed.model == whole.model
@@ -119,7 +128,10 @@ def test_what_decays_by_itself_is_not_counted_on() -> None:
         ({"name": "adamw", "nesterov": True}, "optimizer.nesterov: unknown key"),
         ({"name": "adamw", "beta2": 1}, "optimizer.beta2: 1 is not allowed: must be less than 1"),
         ({"name": "adamw", "eps": 0}, "optimizer.eps: 0 is not allowed: must be greater than 0"),
-        ({"name": "adam"}, "optimizer.name: 'adam' is not allowed: must be one of sgd, adamw"),
+        (
+            {"name": "adam"},
+            "optimizer.name: 'adam' is not allowed: must be one of sgd, adamw, muon",
+        ),
         ({"_target_": "torch.optim.Nope"}, "optimizer._target_: torch.optim.Nope: torch.optim has"),
         ({"_target_": "torch.optim.Adam", "bets": 1}, "optimizer._target_: torch.optim.Adam takes"),
         ({"_target_": "torch.optim.Adam", "ema": 2}, "optimizer.ema: 2 is not allowed"),
@@ -151,6 +163,7 @@ def test_an_own_optimizer_that_cannot_be_used_is_told_at_the_start(target: str, 
     ("section", "back"),
     [
         ({"name": "adamw", "beta2": 0.95}, {"name": "adamw", "beta2": 0.95}),
+        ({"name": "muon", "eps": 1e-6}, {"name": "muon", "eps": 1e-6}),
         (
             {"_target_": "torch.optim.RMSprop", "alpha": 0.9, "ema": 0.99},
             {"_target_": "torch.optim.RMSprop", "ema": 0.99, "alpha": 0.9},
@@ -189,16 +202,20 @@ def test_the_recipe_is_for_final_runs_of_a_length(epochs: float, written: float)
     assert "stages" not in yaml.safe_load(recipe_file(record))
 
 
-def test_the_recipe_of_adamw_can_be_composed(here: Path, file_of: Callable[[Recipe], str]) -> None:
+@pytest.mark.parametrize("optimizer", [AdamWConfig(eps=1e-6), MuonConfig(eps=1e-6)])
+def test_the_recipe_can_be_composed(
+    optimizer: AdamWConfig | MuonConfig, here: Path, file_of: Callable[[Recipe], str]
+) -> None:
     """As a study of Hydra's, over a default that is SGD."""
     from orchestrator.config.compose import compose, parse
 
-    recipe = build.recipe(Config.from_mapping({"optimizer": {"name": "adamw", "eps": 1e-6}}), FACTS)
+    section = {"name": optimizer.name, "eps": 1e-6}
+    recipe = build.recipe(Config.from_mapping({"optimizer": section}), FACTS)
     (here / "conf/study").mkdir(parents=True)
     (here / "conf/study/mine.yaml").write_text(file_of(recipe))
     composed = compose(parse(["+study=[digits,mine]"]))
     assert composed is not None
-    assert Config.from_mapping(composed).optimizer == AdamWConfig(eps=1e-6)
+    assert Config.from_mapping(composed).optimizer == optimizer
 
 
 def test_the_snippet_trains_with_adamw() -> None:
@@ -217,10 +234,148 @@ def test_the_snippet_trains_with_adamw() -> None:
     assert pytorch(Recipe(max_lr=1e-2, optimizer="torch.optim.Adam"), 2.0) is None
 
 
-def test_defaults_that_are_sgds_give_way() -> None:
-    """AdamW has decays of its own to try, and an untuned baseline that makes sense."""
-    recipe = Recipe(max_lr=1e-2, optimizer="adamw")
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_defaults_that_are_sgds_give_way(name: str) -> None:
+    """Optimisers with decoupled decay have decays to try, and an untuned baseline, of their own."""
+    recipe = Recipe(max_lr=1e-2, optimizer=name)
     assert WeightDecay(name="w", facts=FACTS).grid(recipe) == [0.1, 0.01, 0.001, 0.0]
     assert WeightDecay(name="w", facts=FACTS, preset="large").grid(recipe)[0] == 1e-4
     untuned = Final(name="final", facts=FACTS)._recipes(recipe)["untuned"]
-    assert (untuned.max_lr, untuned.weight_decay, untuned.optimizer) == (1e-3, 0.01, "adamw")
+    assert (untuned.max_lr, untuned.weight_decay, untuned.optimizer) == (1e-3, 0.01, name)
+    assert usual_weight_decay(name, FACTS) == 0.01
+
+
+class Tokens(nn.Module):
+    """Every kind of parameter: embedding, places, attention, norms, a convolution, the last layer.
+
+    The embedding and the last layer are no hidden layers, places are no weights of one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(5, 4), nn.Parameter(torch.zeros(3, 4))
+        self.conv = nn.Conv1d(3, 3, 3, padding=1)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(
+            self.layer(self.conv(self.tokens(x) + self.places)).mean(1)
+        )
+        return scores
+
+
+def test_muon_takes_the_matrices_of_hidden_layers() -> None:
+    """AdamW all others; frozen ones are nobody's; biases and norms may go without decay."""
+    model = Tokens()
+    model.layer.linear1.weight.requires_grad_(False)
+    names = {p: name for name, p in model.named_parameters()}
+    made = MuonAdamW(model, weight_decay=0.1, decay_norms_and_biases=False)
+    groups = [{names[p] for p in group["params"]} for group in made.param_groups]
+    assert groups[0] == {
+        "layer.self_attn.in_proj_weight",
+        "layer.self_attn.out_proj.weight",
+        "layer.linear2.weight",
+    }
+    assert groups[1] == {"tokens.weight", "places", "conv.weight", "head.weight"}
+    assert all(model.get_parameter(name).ndim == 1 for name in groups[2])
+    assert sum(map(len, groups)) == len(names) - 1
+    assert [group["weight_decay"] for group in made.param_groups] == [0.1, 0.1, 0.0]
+
+
+def test_a_step_is_that_of_torchs_two_optimizers() -> None:
+    """At the rates that are set on its groups, also after its state was loaded."""
+    models = [Tokens(), Tokens(), Tokens()]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    made = MuonAdamW(models[0], momentum=0.9)
+    known = set(matrices(models[1]))
+    plain = [
+        torch.optim.Muon(list(known), 1e-3, 0.01, 0.9, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [p for p in models[1].parameters() if p not in known], 1e-3, (0.9, 0.999)
+        ),
+    ]
+    x, y = torch.randint(5, (6, 3)), torch.randint(2, (6,))
+
+    def step(model: nn.Module, *optimizers: Optimizer, lr: float) -> None:
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+
+    for lr in (1e-3, 3e-3):
+        step(models[0], made, lr=lr)
+        step(models[1], *plain, lr=lr)
+    models[2].load_state_dict(models[0].state_dict())
+    loaded = MuonAdamW(models[2])
+    loaded.load_state_dict(copy.deepcopy(made.state_dict()))
+    step(models[0], made, lr=2e-3)
+    step(models[1], *plain, lr=2e-3)
+    step(models[2], loaded, lr=2e-3)
+    for name in models[0].state_dict():
+        mine, others, again = (model.get_parameter(name) for model in models)
+        if "in_proj_bias" not in name:  # that of the keys has no gradient but rounding
+            torch.testing.assert_close(mine, others)
+        assert torch.equal(mine, again)
+
+
+def test_a_network_without_hidden_matrices_is_told_so() -> None:
+    """One line, before any trial; AdamW alone would train it."""
+    with pytest.raises(ConfigError, match="optimizer muon: the model has no matrix but"):
+        objective(model=OwnConfig(_target_=f"{__name__}.linear"), optimizer=MuonConfig())
+    with pytest.raises(ValueError, match="use AdamW"):
+        MuonAdamW(nn.Linear(3, 2))
+
+
+def deep(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    """A user's network with a hidden matrix."""
+    first = nn.Linear(math.prod(input_shape), 8)
+    return nn.Sequential(nn.Flatten(), first, nn.Dropout(0.2), nn.Linear(8, num_classes))
+
+
+def linear(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    """A user's network with one layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+
+def test_the_snippet_trains_as_muon_does() -> None:
+    """The pasted code ends at the weights of a loop over ours."""
+    recipe = Recipe(max_lr=1e-2, optimizer="muon", optimizer_options={"beta2": 0.9})
+    code = pytorch(recipe, 2.0)
+    assert code is not None
+    models = [Tokens(), Tokens()]
+    models[1].load_state_dict(models[0].state_dict())
+    loader = [(torch.randint(5, (6, 3)), torch.randint(2, (6,))) for _ in range(3)]
+    space = {"model": models[0], "loader": loader, "loss_function": nn.CrossEntropyLoss()}
+    exec(code, space)
+    ours = MuonAdamW(models[1], beta2=0.9, weight_decay=recipe.weight_decay)
+    for step in range(6):
+        set_rates(ours.param_groups, schedule_of(recipe).at(step / 6))
+        x, y = loader[step % 3]
+        ours.zero_grad()
+        nn.functional.cross_entropy(models[1](x), y).backward()
+        ours.step()
+    for name in models[0].state_dict():
+        if "in_proj_bias" not in name:  # that of the keys has no gradient but rounding
+            torch.testing.assert_close(*(model.get_parameter(name) for model in models))
+
+
+def test_a_range_test_with_muon() -> None:
+    """`lr_range_test` takes it as any optimiser, and restores it."""
+    torch.manual_seed(0)
+    x = torch.randn(240, 4)
+    y = (x[:, 0] > x[:, 1]).long()
+    model = nn.Sequential(
+        nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    optimizer = MuonAdamW(model)
+    train = [(x[i : i + 20], y[i : i + 20]) for i in range(0, 200, 20)]
+    found = lr_range_test(
+        model, nn.CrossEntropyLoss(), train, (x[200:], y[200:]), optimizer=optimizer
+    )
+    assert found.answered
+    assert found.outcomes[0].run.schedule.max_lr == 0.1  # as with AdamW
+    assert not optimizer.state

@@ -14,7 +14,12 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, SerializeAsAny, create_model
 
 from orchestrator.config import sections, user_code
-from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
+from orchestrator.config.optimizer import (
+    AdamWConfig,
+    MuonConfig,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+)
 from orchestrator.config.options import Options, OwnConfig, Real, Section, options_of, signature_of
 from orchestrator.config.problems import choose, read, shown
 from orchestrator.config.sections import (
@@ -62,7 +67,11 @@ def variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
     if key == "objective":
         return {"training": lambda: sections.TrainingConfig, "quadratic": quadratic}
     if key == "optimizer":
-        return {"sgd": lambda: OptimizerConfig, "adamw": lambda: AdamWConfig}
+        return {
+            "sgd": lambda: OptimizerConfig,
+            "adamw": lambda: AdamWConfig,
+            "muon": lambda: MuonConfig,
+        }
     if key == "executor":
         return {
             "inline": lambda: sections.ExecutorConfig,

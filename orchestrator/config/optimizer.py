@@ -66,6 +66,26 @@ class AdamWConfig(Fitting):
     """Added to the root of that mean."""
 
 
+class MuonConfig(Fitting):
+    """Muon for the matrices of hidden layers, AdamW for all other parameters, at one lr.
+
+    Momentum means that of Muon and beta1 of AdamW. Weight decay is decoupled, as in `AdamWConfig`.
+    Matrices are weights with two dimensions; embeddings and the last layer are AdamW's. Source:
+    Jordan 2024 (kellerjordan.github.io/posts/muon), Liu et al. 2025 (arXiv 2502.16982).
+    """
+
+    always: ClassVar[set[str]] = {"name"}
+
+    nesterov: ClassVar[bool] = False
+
+    name: Literal["muon"] = "muon"
+    """The optimiser."""
+    beta2: Fraction = 0.999
+    """AdamW's decay of the mean of squared gradients."""
+    eps: Positive = 1e-8
+    """Added to the root of that mean."""
+
+
 class OwnOptimizerConfig(Fitting, OwnConfig):
     """Another torch optimiser, by `_target_` and its arguments.
 
@@ -83,4 +103,4 @@ class OwnOptimizerConfig(Fitting, OwnConfig):
         return self.target
 
 
-AnyOptimizer = OptimizerConfig | AdamWConfig | OwnOptimizerConfig
+AnyOptimizer = OptimizerConfig | AdamWConfig | MuonConfig | OwnOptimizerConfig

@@ -14,7 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, SerializeAsAny
 
 from orchestrator.config import checks, choices, presets
-from orchestrator.config.optimizer import AdamWConfig, OptimizerConfig, OwnOptimizerConfig
+from orchestrator.config.optimizer import (
+    AdamWConfig,
+    MuonConfig,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+)
 from orchestrator.config.options import OwnConfig, Positive, Section, Seed, Whole
 from orchestrator.config.presets import Effort
 from orchestrator.config.problems import read
@@ -58,7 +63,7 @@ class Config(Section):
     model: ModelConfig | OwnConfig
     loss: LossConfig | OwnConfig
     metric: MetricConfig | OwnMetricConfig
-    optimizer: OptimizerConfig | AdamWConfig | OwnOptimizerConfig
+    optimizer: OptimizerConfig | AdamWConfig | MuonConfig | OwnOptimizerConfig
     schedule: ScheduleConfig
     pruner: SerializeAsAny[BaseModel]
     objective: SerializeAsAny[BaseModel]

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 DECAYS = {  # not known for a user's own optimiser
     "sgd": ", weight decay is coupled L2",
     "adamw": ", weight decay is decoupled: each step takes lr x weight_decay of the weights",
+    "muon": ", weight decay is decoupled: each step takes lr x weight_decay of the weights",
 }
 VERDICTS = {
     "complete": "",

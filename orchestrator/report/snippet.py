@@ -104,6 +104,33 @@ optimizer = torch.optim.AdamW(
     eps={eps},
     weight_decay={decay},
 )"""
+_MUON = """\
+weights = [(n, p) for n, p in model.named_parameters() if "weight" in n.rpartition(".")[2]]
+kinds = torch.nn.Embedding, torch.nn.EmbeddingBag
+embeddings = [m for m in model.modules() if isinstance(m, kinds)]
+embedded = {{p for m in embeddings for p in m.parameters(False)}}
+matrices = [p for _, p in weights if p.ndim == 2 and p not in embedded][:-1]  # of hidden layers
+matrices = [p for p in matrices if p.requires_grad]
+others = [p for p in model.parameters() if p.requires_grad and p not in set(matrices)]
+optimizer = torch.optim.Muon(
+    matrices,
+    lr=MIN_LR,
+    momentum=MAX_MOMENTUM,
+    weight_decay={decay},
+    adjust_lr_fn="match_rms_adamw",
+)
+adamw = torch.optim.AdamW(
+    {parameters},
+    lr=MIN_LR,
+    betas=(MAX_MOMENTUM, {beta2}),
+    eps={eps},
+    weight_decay={decay},
+)"""
+_SET_MUON = """\
+group["lr"], momentum = rates(step / steps)
+            group["momentum"] = momentum
+        for group in adamw.param_groups:
+            group["lr"], group["betas"] = optimizer.param_groups[0]["lr"], (momentum, {beta2})"""
 _PAGE = Template("""\
 ${imports}import torch
 
@@ -124,9 +151,9 @@ for epoch in range(EPOCHS):
     for inputs, targets in loader:
         for group in optimizer.param_groups:
             $set_rates
-        optimizer.zero_grad()
+        $zero_grad()
         loss_function(model($given)$scores, targets$targets).backward()$clipped
-        optimizer.step()$averaged
+        optimizer.step()$also$averaged
         step += 1
 """)
 
@@ -146,6 +173,8 @@ def pytorch(
         return None
     schedule = schedule_of(recipe)  # sets min_lr if the recipe has none
     parts = {
+        "zero_grad": "optimizer.zero_grad",
+        "also": "",
         **_optimizer(recipe),
         **_options(recipe.optimizer_options),
         "body": _BODIES[recipe.schedule],
@@ -233,8 +262,17 @@ def _optimizer(recipe: Recipe) -> dict[str, str]:
             "optimizer": _SGD.format(**known, nesterov=nesterov),
             "set_rates": 'group["lr"], group["momentum"] = rates(step / steps)',
         }
+    known |= {"beta2": options["beta2"], "eps": options["eps"]}
+    if recipe.optimizer == "muon":
+        parameters = str(known["parameters"]).replace("model.parameters()", "others")
+        return {
+            "optimizer": _MUON.format(**{**known, "parameters": parameters}),
+            "set_rates": _SET_MUON.format(beta2=options["beta2"]),
+            "zero_grad": "model.zero_grad",
+            "also": f"\n{' ' * 8}adamw.step()",
+        }
     set_rates = f'group["lr"], beta1 = rates(step / steps)\n{" " * 12}group["betas"] = '
     return {
-        "optimizer": _ADAMW.format(**known, beta2=options["beta2"], eps=options["eps"]),
+        "optimizer": _ADAMW.format(**known),
         "set_rates": set_rates + f"(beta1, {options['beta2']})",
     }

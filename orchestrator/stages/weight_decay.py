@@ -71,8 +71,9 @@ class WeightDecay(CandidateStage):
 
     def grid(self, recipe: Recipe) -> list[float]:
         """Return the candidates, or the preset's."""
-        adamw = self.preset == "default" and recipe.optimizer == "adamw"
-        return [float(v) for v in self.candidates or PRESETS["decoupled" if adamw else self.preset]]
+        decoupled = self.preset == "default" and recipe.optimizer in ("adamw", "muon")
+        preset = "decoupled" if decoupled else self.preset
+        return [float(v) for v in self.candidates or PRESETS[preset]]
 
     def values(self, seen: Seen) -> list[float]:
         """Return the grid and what was added to it."""

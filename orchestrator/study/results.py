@@ -83,7 +83,7 @@ def recipe_file(record: StudyRecord) -> str:
     if record.final_epochs and (record.final is None or record.final.decision.stage == "final"):
         epochs = record.final_epochs  # the length that the recipe was found for
         sections["stages"] = {"final": {"epochs": int(epochs) if epochs % 1 == 0 else epochs}}
-    if name == "adamw":  # its keys must not be merged with those of the default optimiser
+    if name in ("adamw", "muon"):  # its keys must not be merged with those of the default optimiser
         sections = {"defaults": [{"override /optimizer": name}, "_self_"], **sections}
     text: str = yaml.safe_dump(sections, sort_keys=False)
     return head + text

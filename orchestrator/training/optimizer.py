@@ -11,9 +11,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from orchestrator.config import user_code
-from orchestrator.config.optimizer import AdamWConfig, AnyOptimizer, OwnOptimizerConfig
+from orchestrator.config.optimizer import (
+    AdamWConfig,
+    AnyOptimizer,
+    MuonConfig,
+    OwnOptimizerConfig,
+)
 from orchestrator.schedules import Rates
 from orchestrator.training.compatibility import ModelError
+from orchestrator.training.muon import MuonAdamW
 
 
 def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimizer:
@@ -21,8 +27,10 @@ def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimi
 
     Norms and biases (parameters with at most one dimension) may have no weight decay. Embeddings
     with sparse gradients have none: torch cannot add the two. Raises ModelError if a user's own
-    optimiser is not an Optimizer, or has no weight decay.
+    optimiser is not an Optimizer, or has no weight decay; if there is no matrix for Muon.
     """
+    if isinstance(options, MuonConfig):
+        return _muon(model, options, weight_decay)
     trained = [p for p in model.parameters() if p.requires_grad]
     sparse = {
         p for m in model.modules() if getattr(m, "sparse", False) for p in m.parameters(False)
@@ -43,6 +51,19 @@ def make(model: nn.Module, options: AnyOptimizer, weight_decay: float) -> Optimi
         nesterov=options.nesterov,
         fused=fused,
     )
+
+
+def _muon(model: nn.Module, options: MuonConfig, weight_decay: float) -> Optimizer:
+    try:
+        return MuonAdamW(
+            model,
+            beta2=options.beta2,
+            eps=options.eps,
+            weight_decay=weight_decay,
+            decay_norms_and_biases=options.decay_norms_and_biases,
+        )
+    except ValueError as error:
+        raise ModelError(f"optimizer muon: {error}") from None
 
 
 def _own(
