@@ -41,6 +41,7 @@ GROUPS: Mapping[str, tuple[Any, ...]] = {
         orchestrator.LRRangeResult,
         orchestrator.Schedule,
         orchestrator.ScheduleLR,
+        orchestrator.MuonAdamW,
     ),
     "In plain Optuna": (
         orchestrator.CluePruner,
