@@ -39,8 +39,8 @@ class LRSearch(Stage):
     gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
 
     way_out: ClassVar[str] = (  # what the user may do where there is no answer
-        "train for more epochs (stages.final.epochs), or set recipe.max_lr and leave lr_range out of"
-        " the plan"
+        "train for more epochs (stages.final.epochs), or set recipe.max_lr and leave lr_range out"
+        " of the plan"
     )
 
     ramps: LRRange
