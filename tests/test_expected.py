@@ -71,7 +71,7 @@ class TestLRSearch(StageConformance):
 
     def make(self) -> Stage:
         facts = QuadraticObjective().facts
-        ramps = LRRange(name="lr_range", facts=facts, ramps=1)
+        ramps = LRRange(name="lr_range", facts=facts)
         return LRSearch(name="lr_range", facts=facts, ramps=ramps)
 
 
@@ -214,6 +214,9 @@ def test_a_lost_first_run_is_made_again_at_a_lower_rate() -> None:
         return decision
 
     assert trained_below(0.05).values == {"max_lr": 0.025, "min_lr": 0.0025}
+    at_chance = [outcome(full_run(FIRST, FACTS), 2.295)]  # of 2.303
+    assert stage.propose(FIRST, at_chance)
+    assert stage.decide(FIRST, at_chance).answered  # better than nothing, in a small budget
     assert not trained_below(1e-9).answered
     assert "constant prediction (2.3)" in trained_below(1e-9).reason
 
@@ -399,25 +402,78 @@ def falls(run: Run, best: float) -> float:
     return 0.5 + 0.1 * abs(math.log(run.schedule.max_lr / best))
 
 
-@pytest.mark.parametrize("best", [0.01, 0.1, 0.9, 3.0])
-def test_where_ramps_say_nothing_short_cycles_find_the_rate(best: float) -> None:
-    """Until the best has a worse neighbour on either side, at most seven."""
+def search(
+    loss: Callable[[Run], float], ramp: Sequence[float] = (2.3,) * 10, facts: Facts = FACTS
+) -> tuple[Decision, list[Outcome]]:
+    """Walk a range test where cycles end at `loss(run)`, after a ramp with these losses."""
 
     def done(run: Run) -> Outcome:
-        if run.kind == "ramp":  # a network that has not begun to learn in so few steps
-            return replace(
-                outcome(run, 2.3), curve=curve([2.3] * 10, lr=list(np.geomspace(1e-5, 10, 10)))
-            )
-        return outcome(run, falls(run, best))
+        if run.kind == "train":
+            return outcome(run, loss(run))
+        rates = list(np.geomspace(1e-5, 10, 10))[: len(ramp)]
+        reason = "stop rule" if len(ramp) < 10 else ""
+        return replace(outcome(run, 2.3), curve=curve(list(ramp), lr=rates), reason=reason)
 
-    ramps = LRRange(name="lr_range", facts=FACTS, ramps=1)
-    stage = LRSearch(name="lr_range", facts=FACTS, ramps=ramps)
+    ramps = LRRange(name="lr_range", facts=facts, share=0.08, min_steps=30)
+    stage = LRSearch(name="lr_range", facts=facts, ramps=ramps)
     decision, outcomes = walk(stage, Recipe(), lambda runs: list(map(done, runs)))
-    cycles = [o for o in outcomes if o.run.kind == "train"]
+    return decision, [o for o in outcomes if o.run.kind == "train"]
+
+
+@pytest.mark.parametrize("best", [0.01, 0.1, 0.9, 3.0])
+def test_short_cycles_find_the_rate(best: float) -> None:
+    """Until the best has a worse neighbour on either side, at most six."""
+    decision, cycles = search(lambda run: falls(run, best))
     assert decision.answered
     assert abs(math.log(decision.values["max_lr"] / best)) <= math.log(3) * 0.6
-    assert 3 <= len(cycles) <= 7
+    assert 3 <= len(cycles) <= 6
     assert not any(o.run.prunable for o in cycles)
+    assert decision.interval is not None
+    assert decision.interval[0] < decision.values["max_lr"] < decision.interval[1]
+
+
+def test_the_ramp_says_where_the_cycles_begin() -> None:
+    """Around .4 x its mark; below the rate where it broke, if it fell too little before."""
+    fell, _ = search(lambda run: falls(run, 4e-4), ramp=(2.3, 2.3, 2, 1.8, 2.1, 2.6, 3.1))
+    assert len(fell.evidence["rows"]) == 3  # its mark is .001
+    assert fell.evidence["rules"]["within_drop"] == pytest.approx(1e-3)
+    _, cycles = search(lambda run: falls(run, 1e-3), ramp=(2.3, 2.3, 2.3, 2.3, 2.3, 3.1))
+    assert max(o.run.schedule.max_lr for o in cycles) == pytest.approx(2.15e-3 * 3**0.5, rel=0.01)
+
+
+def test_cycles_become_longer_while_nothing_is_learnt() -> None:
+    """Up to a quarter of the final run; the rate is that of the longest ones."""
+    full = FACTS.steps(1, 64)
+    decision, cycles = search(lambda run: 2.3 if run.steps < 0.2 * full else falls(run, 0.1))
+    assert [len([o for o in cycles if o.run.steps == n]) for n in (30, 60, 78)] == [2, 2, 3]
+    assert decision.answered
+    assert "3 cycles of 78 steps" in decision.reason
+
+
+def test_a_rate_below_a_lost_one_is_lowered() -> None:
+    """A longer run has more steps in which to diverge: half-way to the next lower rate."""
+    decision, _ = search(lambda run: math.inf if run.schedule.max_lr > 0.5 else falls(run, 0.35))
+    assert decision.values["max_lr"] == pytest.approx(0.2, rel=0.01)
+    assert "the next higher rate was lost" in decision.reason
+
+
+def test_where_no_cycle_learns_there_is_no_answer() -> None:
+    """What the ramp shows says why."""
+    decision, cycles = search(lambda _: 2.4)
+    assert not decision.answered
+    assert "held-out loss is flat" in decision.reason
+    assert len(cycles) <= 10
+    broke, _ = search(lambda _: 2.4, ramp=(2.3, 2.1, 2, 2.9, 3.5))
+    assert "was better than chance (2.303)" in broke.reason
+
+
+def test_a_ramp_that_is_long_against_the_final_run_is_not_made() -> None:
+    """Cycles alone search from the usual rate, each at most a fifth of the final run."""
+    small = replace(FACTS, train_examples=700)  # a final run of 109 steps
+    decision, cycles = search(lambda run: falls(run, 0.3), facts=small)
+    assert {o.run.steps for o in cycles} == {22}
+    assert decision.answered
+    assert set(decision.evidence["rules"].values()) == {None}
 
 
 def test_a_stage_is_replaced_with_its_candidates() -> None:

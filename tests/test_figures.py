@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,22 @@ def test_the_range_test_shows_interval_both_rates_and_all_rules() -> None:
     ]
     assert figure.x.log
     assert {k for line in panel.lines for k in line.groups} >= {"train loss", "smoothed"}
+
+
+def test_short_cycles_stand_in_the_figure_of_the_range_test() -> None:
+    """A circle at the end of each of the last length, by its max_lr; lost ones are not drawn."""
+    found = records.lr_range_stage()
+    ends = {0.02: 1.2, 0.06: 0.9, 0.18: math.inf}
+    cycles = []
+    for steps in (30, 60):
+        for lr, loss in ends.items():
+            run = records.run(f"to {lr}", lr=lr, steps=steps)
+            cycles.append(records.outcome(run, records.falling(run, loss, noise=0)))
+    figure = drawn(replace(found, outcomes=(*found.outcomes, *cycles)))
+    circles = [mark for mark in figure.columns[0][0].marks if "cycles" in mark.groups]
+    assert [mark.x for mark in circles] == [0.02, 0.06]
+    assert circles[1].y == pytest.approx(0.9, abs=0.02)
+    assert "end of a short cycle, by its max lr" in [entry.label for entry in figure.legend]
 
 
 def test_the_range_test_shows_the_accuracy_where_there_is_one() -> None:

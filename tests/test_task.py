@@ -78,6 +78,14 @@ def text() -> Any:
     return x, (x + 1) % VOCABULARY, x[:20], (x[:20] + 1) % VOCABULARY
 
 
+def mostly_one() -> Any:
+    """A user's data: one of the three classes is frequent."""
+    x, *_ = regression()
+    y = torch.zeros(N, dtype=torch.int64)
+    y[:: N // 12], y[1 :: N // 12] = 1, 2
+    return x, y, x[:20], y[:20]
+
+
 def constant() -> Any:
     """A user's data with nothing to learn."""
     x, y, *_ = regression()
@@ -209,6 +217,9 @@ def test_where_an_untrained_network_costs_more_than_chance_that_is_known() -> No
     centred = made(my("regression"), mse).facts
     assert centred.start_loss < 1.2 * centred.chance_loss
     assert made(my("text"), None, my("Tokens")).facts.untrained_loss == 0
+    rare = made(my("mostly_one"), None).facts
+    assert rare.start_loss == pytest.approx(math.log(3), rel=0.01)
+    assert rare.chance_loss < 0.6 * rare.start_loss
 
 
 def test_labels_have_an_accuracy() -> None:

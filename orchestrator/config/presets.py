@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 Effort = Literal["quick", "standard", "thorough"]
 PLAN = ("lr_range", "momentum", "weight_decay", "batch_size", "lr_check", "final")
 WITH_FIRST_RUN = ("lr_range", "first_run", *PLAN[1:])
-SHORT_RAMPS = {"ramps": 1, "min_steps": 40}
+SHORT_RAMPS = {"share": 0.08, "min_steps": 30}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "plan": ("lr_range", "first_run", "weight_decay", "final"),
@@ -29,7 +29,16 @@ BY_SIGNIFICANCE = frozenset({
     "min_steps", "lr_factor", "share", "target", "tolerance", "max_sizes", "ramp_top",
     "ramp_max_momentum", "ramp_min_momentum", "reach",
 })  # fmt: skip
-SIGNIFICANT = ("momentum", "weight_decay", "dropout", "batch_size", "lr_check")  # kinds
+# By kind of stage: what only `thorough` does, and the options of it.
+BY_COMPARISON = "compares candidates by significance", BY_SIGNIFICANCE
+THOROUGH: Mapping[str, tuple[str, frozenset[str]]] = {
+    "lr_range": ("makes linear ramps", frozenset({"ramps"})),
+    "momentum": BY_COMPARISON,
+    "weight_decay": BY_COMPARISON,
+    "dropout": BY_COMPARISON,
+    "batch_size": BY_COMPARISON,
+    "lr_check": BY_COMPARISON,
+}
 
 
 def with_presets(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,12 +73,13 @@ def lines(mapping: Mapping[str, Any]) -> list[str]:
     if effort not in get_args(Effort) or effort == "thorough" or not isinstance(stages, Mapping):
         return []
     return [
-        f"stages.{name}.{key}: only effort=thorough compares candidates by significance, effort is"
-        f" {effort}: leave it out, or set effort=thorough"
+        f"stages.{name}.{key}: only effort=thorough {does}, effort is {effort}: leave it out, or"
+        " set effort=thorough"
         for name, entry in stages.items()
-        if isinstance(entry, Mapping) and (kind := entry.get("kind", name)) in SIGNIFICANT
+        if isinstance(entry, Mapping) and (kind := entry.get("kind", name)) in THOROUGH
+        for does, ignored in [THOROUGH[kind]]
         for key, value in entry.items()
-        if key in BY_SIGNIFICANCE and not _is_default(STAGES[kind], key, value)
+        if key in ignored and not _is_default(STAGES[kind], key, value)
     ]
 
 

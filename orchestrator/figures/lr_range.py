@@ -57,20 +57,22 @@ def lr_range(stage: StageRecord, metric: str | None = None) -> Figure | None:
 def losses(decision: Decision, outcomes: Sequence[Outcome]) -> Figure | None:
     """Return the losses of every ramp against lr in one panel, with max_lr and min_lr.
 
-    Thin: as measured. Thick: smoothed, which the rules read. Lines: max lr and min lr; shaded: from
-    the lowest to the highest max lr of the single ramps. Marks at the bottom: results of other
-    rules. None without a ramp that has a point.
+    Thin: as measured. Thick: smoothed, which the rules read. Circles: the losses at the ends of
+    short cycles by their max_lr, if these decided. Lines: max lr and min lr; shaded: the interval
+    of max lr. Marks at the bottom: results of other rules. None without a point.
     """
     evidence = decision.evidence
     ramps = [o for o in outcomes if o.run.kind == "ramp" and len(o.curve)]
-    lines = [line for ramp in ramps for line in _ramp(ramp)]
+    cycles, circles = _cycles(outcomes)
+    lines = [*(line for ramp in ramps for line in _ramp(ramp)), *cycles]
     if not lines:
         return None
     x = log_axis("learning rate (per step)", (line.x for line in lines))
     train = [line.y for line in lines if line.dash == "dot"]
     y = both_axis([line.y for line in lines if line.dash != "dot"], train)
     marks = tuple(_rules(evidence, x, y))
-    panel = Panel(y, 3.4, lines=tuple(lines), marks=marks, spans=tuple(_spans(decision)))
+    spans = tuple(_spans(decision))
+    panel = Panel(y, 3.4, lines=tuple(lines), marks=(*circles, *marks), spans=spans)
     entries = [
         Entry("linear", "linear ramps", _colour(True), 2.0),
         Entry("exponential", "exponential ramp", _colour(False), 2.0),
@@ -78,8 +80,11 @@ def losses(decision: Decision, outcomes: Sequence[Outcome]) -> Figure | None:
         Entry("measured", "held-out loss as measured", SOFT, 0.8),
         Entry("train loss", "train loss", SOFT, 1.0, "dot"),
     ]
+    if cycles:
+        entries.append(Entry("cycles", "end of a short cycle, by its max lr", CHOSEN, 2.0))
     if decision.interval:
-        entries.append(Entry("interval", "max lr, ramp by ramp", CHOSEN, 6, alpha=0.3))
+        text = "max lr, half-way to its neighbours" if cycles else "max lr, ramp by ramp"
+        entries.append(Entry("interval", text, CHOSEN, 6, alpha=0.3))
     rules = [Entry(m.text, m.text, m.colour, symbol=m.symbol) for m in marks]
     return Figure(x, ((panel,),), (*entries, *rules))
 
@@ -95,6 +100,25 @@ def _ramp(ramp: Outcome) -> Iterator[Line]:
         text = f"{_shape(linear)} ramp, {key if name == 'train_loss' else f'held-out, {key}'}"
         groups = (_shape(linear), key)
         yield Line(curve.lr, curves[name], _colour(linear), text, groups, width, dash, alpha)
+
+
+def _cycles(outcomes: Sequence[Outcome]) -> tuple[list[Line], list[Mark]]:
+    """Return a line through the ends of the last short cycles, and a circle at each."""
+    cycles = [o for o in outcomes if o.run.kind == "train"]
+    ends = sorted(
+        (o.run.schedule.max_lr, o.held_out_loss)
+        for o in cycles
+        if o.run.steps == cycles[-1].run.steps and math.isfinite(o.held_out_loss)
+    )
+    if not ends:
+        return [], []
+    lr, loss = np.array(ends).T
+    text, groups = f"ends of cycles of {cycles[-1].run.steps} steps", ("cycles",)
+    circles = [
+        Mark(float(x), float(y), "circle", CHOSEN, f"cycle to lr {rate(float(x))}", groups)
+        for x, y in zip(lr, loss, strict=True)
+    ]
+    return [Line(lr, loss, CHOSEN, text, groups, 2.0)], circles
 
 
 def _linear(o: Outcome) -> bool:

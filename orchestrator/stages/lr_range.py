@@ -189,7 +189,7 @@ class LRRange(Stage):
         if len(good) * 2 <= self.ramps:
             if recipe.adaptive and self._open(linear):
                 return self._by_bracket(ramps, linear, evidence)
-            return self._none(self._why_not(ramps, linear), evidence)
+            return self._none(self.why_not(ramps, linear), evidence)
         marks = sorted(round_to(self.lr_factor * r.max_lr) for r in good)
         said = self._median_of(readings, marks, lower) + (search.told() if search else "")
         known = ends.STEP**0.5 if lower else 1.0  # half-way to the neighbours, or as read
@@ -199,7 +199,8 @@ class LRRange(Stage):
     def _last(self, linear: Sequence[Outcome], search: ends.Search | None) -> Sequence[Outcome]:
         return search.counted if search else linear[-self.ramps :]
 
-    def _why_not(self, ramps: Sequence[Outcome], linear: Sequence[Outcome]) -> str:
+    def why_not(self, ramps: Sequence[Outcome], linear: Sequence[Outcome]) -> str:
+        """Return why ramps say nothing; `linear`: those that were to give the answer."""
         return NoAnswer(self.facts, self.min_drop, self.way_out).why(ramps, linear)
 
     def _none(self, why: str, evidence: dict[str, Any]) -> Decision:
@@ -237,15 +238,6 @@ class LRRange(Stage):
             return "broke nowhere"
         return "fell too little" if reading.drop < self.min_drop else ""
 
-    def by_bracket(self, ramps: Sequence[Outcome], reading: Reading) -> Decision:
-        """Return the exponential ramp's answer; `reading`: what it says."""
-        linear = [o for o in ramps if o.run.schedule.name == "range_test"]
-        end = linear[0].run.schedule.max_lr
-        max_lr = round_to(self.lr_factor * reading.max_lr)
-        said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
-        evidence = self._evidence([r for r in self._readings(linear) if r is not None])
-        return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
-
     def _by_bracket(
         self, ramps: Sequence[Outcome], linear: Sequence[Outcome], evidence: dict[str, Any]
     ) -> Decision:
@@ -259,7 +251,9 @@ class LRRange(Stage):
         reading, end = read(bracket, self.facts.start_loss), linear[0].run.schedule.max_lr
         if reading is None or reading.at_end or not self._has_learnt(bracket):
             return self._none(f"{nothing_broke(end)}: {self.way_out}", evidence)
-        return self.by_bracket(ramps, reading)
+        max_lr = round_to(self.lr_factor * reading.max_lr)
+        said = f" in the exponential ramp; the linear ones broke nowhere up to lr {end:.2g}"
+        return self._found(max_lr, (max_lr, round_to(self.lr_factor * end)), said, evidence)
 
     def _found(
         self, max_lr: float, interval: tuple[float, float], said: str, evidence: dict[str, Any]
@@ -315,12 +309,17 @@ class LRRange(Stage):
         mark = (reading and reading.max_lr) or suggest.within_drop(*usable(bracket), math.inf)
         return round_to(HAND_OFF * (mark or bracket.run.schedule.min_lr))
 
-    def _evidence(self, linear: Sequence[Reading]) -> dict[str, Any]:
+    def rules(self, ramps: Sequence[Reading]) -> dict[str, float | None]:
+        """Return for each suggestion rule the median of its rates in the ramps."""
         start = self.facts.start_loss
         rules: dict[str, float | None] = {}
         for name, rule in suggest.RULES.items():
-            marks = [m for r in linear if (m := rule(r.lr, r.loss, start)) is not None]
+            marks = [m for r in ramps if (m := rule(r.lr, r.loss, start)) is not None]
             rules[name] = float(f"{median(marks):.4g}") if marks else None
+        return rules
+
+    def _evidence(self, linear: Sequence[Reading]) -> dict[str, Any]:
+        rules = self.rules(linear)
         return {
             "rules": rules,
             "rows": [

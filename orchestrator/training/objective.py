@@ -131,7 +131,7 @@ class TrainingObjective:
         with self._at_work():
             first_step.check(self._setup)
             doubted = doubts(self._setup)
-        self.facts = self._facts(chance, settings.final_epochs, tried)
+        self.facts = self._facts(chance, classes, settings.final_epochs, tried)
         with self._at_work():  # first, to avoid compiling for its batch size
             warning = advice.on_hours(self._setup, self.facts.final_examples, self._device)
         compiling = self._compile(settings.batch_size, cache)
@@ -160,10 +160,10 @@ class TrainingObjective:
         """Return its description."""
         return self._description
 
-    def _facts(self, chance: float, final_epochs: float, model: nn.Module) -> Facts:
+    def _facts(self, chance: float, classes: int, final_epochs: float, model: nn.Module) -> Facts:
         data, task = self._setup.data, self._setup.task
         with self._at_work():
-            untrained = untrained_loss(self._setup, chance)
+            untrained = untrained_loss(self._setup, chance, classes)
         share = largest_share(task, data.train.y) if task.metric_name == "accuracy" else None
         return Facts(
             train_examples=len(data.train),

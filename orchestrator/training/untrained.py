@@ -13,19 +13,19 @@ SEEDS = 3  # replicates: those of the range test's ramps
 NEAR = 1.1  # x chance: a network that starts below this is said to start at chance
 
 
-def untrained_loss(setup: Setup, chance_loss: float) -> float:
+def untrained_loss(setup: Setup, chance_loss: float, classes: int) -> float:
     """Return the highest held-out loss of the first seeds before training, 0 if near chance.
 
-    Also 0 for cross-entropy: an untrained network starts at log(classes) unless its inputs are
-    wrong. Rounded to three digits, since it decides where ramps stop, which must not depend on the
-    last bits.
+    For cross-entropy it is log(`classes`), where an untrained network starts unless its inputs are
+    wrong: above chance if some classes are rare, as characters of a text. Rounded to three digits,
+    since it decides where ramps stop, which must not depend on the last bits.
     """
     if setup.task.kind == "cross_entropy":
-        return 0.0
-    part = Part(*(t[:EXAMPLES] for t in setup.inputs.held_out))
-    highest = max(
-        (x for r in range(SEEDS) if math.isfinite(x := _of_seed(setup, part, r))), default=0
-    )
+        highest = math.log(classes)
+    else:
+        part = Part(*(t[:EXAMPLES] for t in setup.inputs.held_out))
+        losses = [_of_seed(setup, part, replicate) for replicate in range(SEEDS)]
+        highest = max(filter(math.isfinite, losses), default=0)
     return float(f"{highest:.3g}") if highest > NEAR * chance_loss else 0.0
 
 

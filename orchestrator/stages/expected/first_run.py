@@ -18,6 +18,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage, cycle, option
 
+LEARNT = 0.99  # x chance: above it a full run has learnt nothing
 STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
 
 
@@ -71,13 +72,17 @@ class FirstRun(Stage):
             done = seen.by_run.get(run)
             if done is None:
                 return [run]
-            if math.isfinite(self.end_loss(done)) or done.state == "failed":
+            if not self._lost(done) or done.state == "failed":
                 return []
         return []
 
+    def _lost(self, outcome: Outcome) -> bool:
+        """Whether a run has learnt nothing to speak of."""
+        return self.end_loss(outcome) > LEARNT * self.facts.chance_loss
+
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return what the run reached and what its curve shows."""
-        last = outcomes[-1]
+        last = min(reversed(outcomes), key=self.end_loss)  # the lowest rate, if all are lost
         evidence: dict[str, Any] = {"rows": [self._row(o) for o in outcomes]}
         if not math.isfinite(self.end_loss(last)):
             tried = ", ".join(f"{o.run.schedule.max_lr:.3g}" for o in outcomes)
@@ -85,7 +90,7 @@ class FirstRun(Stage):
             reason = f"no answer: no full run at max_lr {tried} was better than {chance}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         clue, guessing = clue_of(last, self.facts), self.guessing(last)
-        found = lowered(recipe, self.lower ** (len(outcomes) - 1))
+        found = lowered(recipe, self.lower ** outcomes.index(last))
         changed = {} if found == recipe else {"max_lr": found.max_lr, "min_lr": found.min_lr}
         retried = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost,"
         lower = retried if changed else ""

@@ -1,8 +1,9 @@
-"""The range test at a bounded price: where its ramps say too little, short cycles do.
+"""The range test at a bounded price: one ramp says where to look, short cycles find the rate.
 
-A network with batch norm may follow a linear ramp to any rate. Then the exponential ramp answers.
-Ramps are short against the final run: a network that is slow to begin learns nothing in one, and
-longer ramps would cost many final runs. There a few short cycles show which learning rate trains.
+A ramp reads a rate while the network has not seen it for long. Ours: complete cycles of a few dozen
+steps compare rates a factor of 3 apart as a final run would use them. In benchmarks/frontier they
+found the best rate of the grid, or its neighbour, on all tuning workloads, also where ramps read
+too high (batch norm), fell too little (slow starters) or never broke (Adam).
 """
 
 from __future__ import annotations
@@ -10,123 +11,174 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.lr_range import LRRange
-from orchestrator.stages.ramps import Reading, read, round_to
-from orchestrator.stages.stage import Stage, cycle
+from orchestrator.stages.ramps import FLAT, problem, read, round_to, stopped, usable
+from orchestrator.stages.stage import Seen, Stage, cycle
 
-MOST = 0.5  # final runs: what ramps may cost before cycles take their place
-LONGEST = 0.25  # final runs: a first ramp that is longer is not made
-SHARE = 0.25  # length of a cycle at most, SHORTER where that has still enough steps
-SHORTER, ENOUGH = 0.125, 60
 FACTOR = 3.0  # from one rate to the next
-USUAL, USUAL_ADAPTIVE = 0.1, 1e-3  # where the search begins
-RATES = 7  # at most
+ROOT = FACTOR**0.5
+USUAL, USUAL_ADAPTIVE = 0.2, 5e-3  # the middle of the search, if the ramp says nothing
+BROKE = 0.1  # x the rate at which a ramp broke that had learnt nothing: the highest middle
+FIRST, LONGEST = 0.2, 0.25  # final runs: no first cycle is longer, and no later one
+RAMP = 0.14  # final runs: a longer ramp is not made
+RATES = 6  # cycles of one length at most
+TELLING = ("at once", "flat")  # problems of a ramp that say why nothing is learnt
 
 
 @dataclass(frozen=True, kw_only=True)
 class LRSearch(Stage):
-    """The range test `ramps`, and short cycles where it has no answer."""
+    """The exponential ramp of `ramps`, then cycles as long as it."""
 
     kind: ClassVar[str] = "lr_range"
     needs: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
 
+    way_out: ClassVar[str] = (  # what the user may do where there is no answer
+        "train for more epochs (stages.final.epochs), or set recipe.max_lr and leave lr_range out"
+        " of the plan"
+    )
+
     ramps: LRRange
 
-    @property
-    def way_out(self) -> str:
-        """What a user may do where there is no answer."""
-        return self.ramps.way_out
-
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        """Ramps while they are cheap, then cycles until the best rate has two neighbours."""
-        ramps = [o for o in outcomes if o.run.kind == "ramp"]
-        cycles = [o for o in outcomes if o.run.kind == "train"]
-        if not cycles and self._affordable(recipe):
-            if self._open(recipe, ramps):
-                return []
-            runs = self.ramps.propose(recipe, ramps)
-            if runs and self._price(ramps) < MOST:
-                return runs
-            if self._answered(recipe, ramps) or all(o.state == "failed" for o in ramps):
-                return []
-        return self._next(recipe, cycles)
+        """The ramp if it is cheap, then cycles until the best rate has two neighbours."""
+        ramp = self.ramps.propose(recipe, [])
+        if not outcomes and ramp[0].examples <= RAMP * self.facts.final_examples:
+            return ramp
+        return _Cycles(recipe, outcomes, self).next()
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
-        """Return what the ramps say, or the best rate of the cycles."""
-        cycles = [o for o in outcomes if o.run.kind == "train"]
+        """Return the best rate of the cycles; no answer if no cycle was better than chance."""
+        cycles = _Cycles(recipe, outcomes, self)
         ramps = [o for o in outcomes if o.run.kind == "ramp"]
-        if not cycles and (reading := self._open(recipe, ramps)):
-            return self.ramps.by_bracket(ramps, reading)
-        found = self.ramps.decide(recipe, ramps)
-        if found.answered or not any(math.isfinite(o.held_out_loss) for o in cycles):
-            return found
-        by_lr = {o.run.schedule.max_lr: o.held_out_loss for o in cycles}
-        best = min(by_lr, key=lambda lr: by_lr[lr])
-        why = found.reason.removeprefix("no answer: ").partition(": ")[0]
-        why = f"of the ramps {why}" if ramps else "ramps are longer than the final run allows"
-        reason = (
-            f"max_lr {best:.3g}: the lowest held-out loss of {len(by_lr)} cycles of"
-            f" {cycles[0].run.steps} steps (max_lr {min(by_lr):.3g} to {max(by_lr):.3g}), since"
-            f" {why}"
+        readings = [r for o in ramps if (r := read(o, self.facts.start_loss)) is not None]
+        rows = [self._row(o) for o in cycles.all]
+        evidence = {"rules": self.ramps.rules(readings), "rows": rows}
+        losses = {lr: loss for lr, loss in cycles.losses.items() if math.isfinite(loss)}
+        if not losses:
+            why = self._why_not(cycles, ramps)
+            return Decision(
+                self.name, self.kind, f"no answer: {why}", answered=False, evidence=evidence
+            )
+        best = min(losses, key=lambda lr: losses[lr])
+        max_lr, low, high = best, best / ROOT, best * ROOT
+        tried = sorted(cycles.losses)
+        told = (
+            f"the lowest held-out loss, {losses[best]:.4g}, of {len(tried)} cycles of"
+            f" {cycles.steps} steps at max_lr {tried[0]:.3g} to {tried[-1]:.3g}"
         )
-        values = {"max_lr": best, "min_lr": round_to(best / 10)}
-        interval = round_to(best / FACTOR**0.5), round_to(best * FACTOR**0.5)
+        if any(math.isinf(loss) for lr, loss in cycles.losses.items() if lr > best):
+            # The edge is near, and a longer run has more steps in which to diverge.
+            max_lr, low, high = round_to(best / ROOT), best / FACTOR, best
+            told = f"below {best:.3g}, {told}, as the next higher rate was lost"
         return Decision(
-            self.name, self.kind, reason, values, interval=interval, evidence=found.evidence
+            self.name,
+            self.kind,
+            f"max_lr {max_lr:.3g}: {told}",
+            {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
+            interval=(round_to(low), round_to(high)),
+            evidence=evidence,
         )
 
-    def _open(self, recipe: Recipe, ramps: Sequence[Outcome]) -> Reading | None:
-        """Return what the exponential ramp says if it has to answer, None if it does not.
+    def _why_not(self, cycles: _Cycles, ramps: Sequence[Outcome]) -> str:
+        """Return why no cycle is an answer; what a ramp shows may say more."""
+        if ramps and problem(ramps[0], self.facts.start_loss, self.ramps.min_drop) in TELLING:
+            return self.ramps.why_not(ramps, [])
+        if all(o.state == "failed" for o in cycles.outcomes):
+            return "every run failed"
+        tried = sorted(cycles.losses)
+        return (
+            f"no cycle of {cycles.steps} steps at max_lr {tried[0]:.3g} to {tried[-1]:.3g} was"
+            f" better than chance ({self.facts.chance_loss:.4g}): {self.way_out}"
+        )
 
-        That is where the first linear ramps went to their ends, with SGD: those of Adam go further.
-        """
-        linear = [o for o in ramps if o.run.schedule.name == "range_test"]
-        bracket = next((o for o in reversed(ramps) if o not in linear), None)
-        if recipe.adaptive or not linear or bracket is None:
-            return None
-        said = [read(o, self.facts.start_loss) for o in linear]
-        reading = read(bracket, self.facts.start_loss)
-        if reading is None or reading.drop < self.ramps.min_drop:
-            return None
-        return reading if all(r is not None and r.at_end for r in said) else None
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        loss = outcome.held_out_loss
+        return {
+            "max_lr": outcome.run.schedule.max_lr,
+            "steps": outcome.run.steps,
+            "held_out_loss": loss if math.isfinite(loss) else None,
+        }
 
-    def _answered(self, recipe: Recipe, ramps: Sequence[Outcome]) -> bool:
-        linear = any(o.run.schedule.name == "range_test" for o in ramps)
-        return linear and self.ramps.decide(recipe, ramps).answered
 
-    def _affordable(self, recipe: Recipe) -> bool:
-        """Whether a ramp is short against the final run: else a cycle costs no more than a ramp."""
-        first = self.ramps.propose(recipe, [])[0]
-        return first.examples <= LONGEST * self.facts.final_examples
+@dataclass(frozen=True)
+class _Cycles(Seen):
+    """The cycles of a search so far."""
 
-    def _price(self, ramps: Sequence[Outcome]) -> float:
-        """Return the final runs' worth of training of the ramps so far."""
-        return sum(o.result.examples for o in ramps) / self.facts.final_examples
+    stage: LRSearch
 
-    def _next(self, recipe: Recipe, cycles: Sequence[Outcome]) -> list[Run]:
-        usual = USUAL_ADAPTIVE if recipe.adaptive else USUAL
-        if not cycles:
-            return [self._cycle(recipe, lr) for lr in (usual / FACTOR, usual, usual * FACTOR)]
-        by_lr = {o.run.schedule.max_lr: self.end_loss(o) for o in cycles}
-        if len(by_lr) >= RATES or all(o.state == "failed" for o in cycles):
+    @property
+    def all(self) -> list[Outcome]:
+        """All cycles, of each length."""
+        return [o for o in self.outcomes if o.run.kind == "train"]
+
+    @cached_property
+    def steps(self) -> int:
+        """The length of the last cycles, or of the first ones to come."""
+        if self.all:
+            return self.all[-1].run.steps
+        ramp = self.stage.ramps.propose(self.recipe, [])[0]
+        return min(ramp.steps, self.stage.facts.steps(FIRST, self.recipe.batch_size))
+
+    @property
+    def longest(self) -> int:
+        """The most steps of a cycle."""
+        return self.stage.facts.steps(LONGEST, self.recipe.batch_size)
+
+    @cached_property
+    def losses(self) -> dict[float, float]:
+        """The losses at the ends of the last cycles by max_lr, inf for no better than chance."""
+        return {
+            o.run.schedule.max_lr: self.stage.end_loss(o)
+            for o in self.all
+            if o.run.steps == self.steps
+        }
+
+    @property
+    def learnt(self) -> bool:
+        """Whether one of them ended below the untrained loss by more than noise."""
+        return min(self.losses.values()) < (1 - FLAT) * self.stage.facts.start_loss
+
+    @property
+    def middle(self) -> float:
+        """The rate around which the search begins."""
+        usual = USUAL_ADAPTIVE if self.recipe.adaptive else USUAL
+        if not self.outcomes or self.outcomes[0].run.kind != "ramp":
+            return usual
+        ramp, start = self.outcomes[0], self.stage.facts.start_loss
+        reading = read(ramp, start)
+        if reading is not None and reading.drop >= self.stage.ramps.min_drop:
+            return self.stage.ramps.lr_factor * reading.max_lr
+        lr, _ = usable(ramp)
+        return min(usual, BROKE * float(lr[-1])) if stopped(ramp) and len(lr) else usual
+
+    def next(self) -> list[Run]:
+        """Return the next cycles: two, longer ones while nothing is learnt, then neighbours."""
+        if not self.all:
+            return self._pair(self.steps)
+        if all(o.state == "failed" for o in self.all):
             return []
-        low, high = min(by_lr), max(by_lr)
-        if all(math.isinf(loss) for loss in by_lr.values()):  # nothing has learnt: either way
-            return [self._cycle(recipe, lr) for lr in (low / FACTOR, high * FACTOR)]
-        best = min(by_lr, key=lambda lr: by_lr[lr])
+        if not self.learnt and len(self.losses) == 2 and self.steps < self.longest:
+            return self._pair(min(2 * self.steps, self.longest))
+        if len(self.losses) >= RATES:
+            return []
+        low, high = min(self.losses), max(self.losses)
+        if not self.learnt:
+            return [self._cycle(lr, self.steps) for lr in (low / FACTOR, high * FACTOR)]
+        best = min(self.losses, key=lambda lr: self.losses[lr])
         if low < best < high:
             return []
-        return [self._cycle(recipe, best / FACTOR if best == low else best * FACTOR)]
+        return [self._cycle(best / FACTOR if best == low else best * FACTOR, self.steps)]
 
-    def _cycle(self, recipe: Recipe, lr: float) -> Run:
+    def _pair(self, steps: int) -> list[Run]:
+        return [self._cycle(self.middle * factor, steps) for factor in (1 / ROOT, ROOT)]
+
+    def _cycle(self, lr: float, steps: int) -> Run:
         lr = round_to(lr)
-        long, short = (self.facts.steps(share, recipe.batch_size) for share in (SHARE, SHORTER))
-        steps = min(long, max(short, ENOUGH))
-        # A network that is slow to begin looks stuck to a pruner.
-        run = cycle(recipe.at_lr(lr), steps, 0, f"cycle to lr {lr:.3g}")
-        return replace(run, prunable=False)
+        run = cycle(self.recipe.at_lr(lr), steps, 0, f"cycle of {steps} steps to lr {lr:.3g}")
+        return replace(run, prunable=False)  # what is slow to begin looks stuck to a pruner
