@@ -104,7 +104,8 @@ def alone(lab: Lab, **options: Any) -> tuple[float | None, float, Decision]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=decay)
     size = lab.config.recipe.batch_size
-    x, y = setup.inputs.train
+    parts = setup.inputs.train, setup.inputs.held_out
+    (x, y), held_out = ((setup.inputs.normalised(part.x), part.y) for part in parts)
     order = torch.Generator().manual_seed(lab.seed)
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(x, y), size, shuffle=True, drop_last=True, generator=order
@@ -114,7 +115,7 @@ def alone(lab: Lab, **options: Any) -> tuple[float | None, float, Decision]:
         return cross_entropy(scores.flatten(0, -2), targets.flatten())
 
     found = lr_range_test(
-        model, loss, loader, tuple(setup.inputs.held_out), optimizer=optimizer, seed=lab.seed,
+        model, loss, loader, held_out, optimizer=optimizer, seed=lab.seed,
         **options,
     )  # fmt: skip
     spent = sum(o.result.examples for o in found.outcomes) / lab.facts.final_examples

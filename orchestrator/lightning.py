@@ -45,14 +45,16 @@ def lr_find(
     val_dataloaders: Any = None,
     monitor: str = "val_loss",
     num_training: int = 100,
+    final_steps: int | None = None,
     batch_size: int = 32,
     seed: int = 0,
     **options: Any,
 ) -> LRRangeResult:
     """Find max_lr for `model` as `Tuner(trainer).lr_find` does, but on validation loss.
 
-    `monitor`: the loss that `validation_step` logs. `num_training`: steps of a ramp. `batch_size`:
-    examples of a step, to judge how many reports a ramp can bear. `options`: see
+    `monitor`: the loss that `validation_step` logs. `num_training`: steps of a ramp. `final_steps`:
+    updates of the training that the rate is for (None: not known, ramps alone decide).
+    `batch_size`: examples of a step, to judge how many reports a ramp can bear. `options`: see
     `orchestrator.lr_range_test`. Precision, accumulation, clipping and callbacks are those of
     `trainer`, without loggers, checkpoints and early stopping; lr schedulers are left out, with a
     warning in the log. Model, data module, trainer and random states are left as found: take
@@ -71,7 +73,15 @@ def lr_find(
             found.put_back()
 
     name, size = f"{__name__}.lr_find", batch_size
-    return range_test(once, name, steps=num_training, batch_size=size, seed=seed, **options)
+    return range_test(
+        once,
+        name,
+        steps=num_training,
+        batch_size=size,
+        seed=seed,
+        final_steps=final_steps,
+        **options,
+    )
 
 
 def train(

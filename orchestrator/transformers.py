@@ -7,6 +7,7 @@ The adapter translates and decides nothing: `lr_find` is the range test over `Tr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ except ModuleNotFoundError as error:
 from orchestrator.config.user_code import built
 from orchestrator.training.function.range_test import range_test
 from orchestrator.training.function.trial import Trial
+from orchestrator.training.standalone.range_test import LEAST_FINAL
 from orchestrator.training.standalone.restore import SavedModules, SavedOptimizer
 
 if TYPE_CHECKING:
@@ -31,13 +33,19 @@ DECAY = 0.01  # stands for what the study sets, so that norms and biases keep th
 
 
 def lr_find(
-    trainer: hf.Trainer, *, num_training: int = 100, seed: int = 0, **options: Any
+    trainer: hf.Trainer,
+    *,
+    num_training: int = 100,
+    final_steps: int | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> LRRangeResult:
     """Find max_lr for `trainer`, on the loss of its `eval_dataset`.
 
-    `num_training`: steps of a ramp. `options`: see `orchestrator.lr_range_test`. Batch size,
-    accumulation, precision and clipping are those of its arguments; its lr scheduler, early
-    stopping, logging and saving are left out. Model, optimiser, arguments and random states are
+    `num_training`: steps of a ramp. `final_steps`: updates of the training that the rate is for;
+    None: those of its arguments; 0: not considered, ramps alone decide. `options`: see
+    `orchestrator.lr_range_test`. Batch size, accumulation, precision and clipping are those of its
+    arguments; its lr scheduler, early stopping, logging and saving are left out. Model, optimiser, arguments and random states are
     left as found: take `trainer.args.learning_rate = found.max_lr` yourself. Raises ConfigError,
     one line, for what cannot be used.
     """
@@ -47,7 +55,27 @@ def lr_find(
             return _fit(trial, _copied(trainer))
 
     name, size = f"{__name__}.lr_find", trainer.args.per_device_train_batch_size * _pieces(trainer)
-    return range_test(once, name, steps=num_training, batch_size=size, seed=seed, **options)
+    length = _updates(trainer, size) if final_steps is None else final_steps
+    return range_test(
+        once,
+        name,
+        steps=num_training,
+        batch_size=size,
+        seed=seed,
+        final_steps=length if length >= LEAST_FINAL or final_steps else None,
+        **options,
+    )
+
+
+def _updates(trainer: hf.Trainer, size: int) -> int:
+    """Return the updates of `trainer.train()`, 0 for data without a length."""
+    if trainer.args.max_steps > 0:
+        return int(trainer.args.max_steps)
+    data: Any = trainer.train_dataset
+    try:
+        return math.ceil(trainer.args.num_train_epochs * math.ceil(len(data) / size))
+    except TypeError:
+        return 0
 
 
 def train(

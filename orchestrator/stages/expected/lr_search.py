@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.expected.longer import for_longer, lowest
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.ramps import FLAT, problem, read, round_to, stopped, usable
 from orchestrator.stages.stage import Seen, Stage, cycle
@@ -76,6 +77,14 @@ class LRSearch(Stage):
             # The edge is near, and a longer run has more steps in which to diverge.
             max_lr, low, high = round_to(best / ROOT), best / FACTOR, best
             told = f"below {best:.3g}, {told}, as the next higher rate was lost"
+        if recipe.adaptive:
+            final_steps = self.facts.steps(1, recipe.batch_size)
+            share, peak = for_longer(cycles.steps, final_steps), lowest(cycles.losses)
+            max_lr, low, high = round_to(share * peak), share * peak / ROOT, share * peak * ROOT
+            told = (
+                f"{share:.2g} x {peak:.3g}, {told}; {final_steps} steps need a lower rate than"
+                f" {cycles.steps}"
+            )
         return Decision(
             self.name,
             self.kind,

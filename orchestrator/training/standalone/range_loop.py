@@ -1,4 +1,4 @@
-"""The training loop of `lr_range_test`: ramps over the user's model, optimiser and loaders."""
+"""The training loop of `lr_range_test`: ramps and cycles over the user's model and loaders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 class RampLoop:
-    """Trains ramps: takes a `Run`, trains from the saved weights, returns its `Outcome`.
+    """Trains ramps and cycles: takes a `Run`, trains from the saved weights, returns its `Outcome`.
 
     `held_out`: the fixed subset, in batches, kept on the device. `found`: the saved state of model
     and optimiser. A loss that is a sum over examples is divided by their number. Every method
@@ -73,7 +73,7 @@ class RampLoop:
         return value
 
     def __call__(self, run: Run) -> Outcome:
-        """Train one ramp, until its end or its stop rule."""
+        """Train one ramp or cycle, until its end or its stop rule."""
         for found in self._found:
             found.restart()
         order = run_seed(self._seed, run.replicate, "order")
@@ -83,7 +83,9 @@ class RampLoop:
             start = time.perf_counter()
             train_loss = self._advance(run, batches, step, stop)
             seconds += time.perf_counter() - start
-            held_out_loss = self._held_out_loss(run.held_out_examples)
+            ends = run.kind == "train" and stop == run.steps
+            examples = 0 if ends else run.held_out_examples
+            held_out_loss = self._held_out_loss(examples, batch_statistics=not ends)
             rates, step = run.schedule.at((stop - 1) / run.steps), stop
             points.append(
                 Point(
@@ -116,11 +118,11 @@ class RampLoop:
         return float(total) / (stop - start)
 
     @torch.no_grad()
-    def _held_out_loss(self, examples: int) -> float:
+    def _held_out_loss(self, examples: int, batch_statistics: bool = True) -> float:
         """Return the mean loss on the first `examples` (0: all), in whole batches."""
         total, seen = 0.0, 0
         # The running statistics of batch norm lag behind a ramp: see training.loop.
-        with evaluating(self._model, batch_statistics=True) as outputs_of:
+        with evaluating(self._model, batch_statistics=batch_statistics) as outputs_of:
             for x, y in self._cut(examples):
                 size = size_of((x, y))
                 outputs = outputs_of(partial(fresh, x, self._device))

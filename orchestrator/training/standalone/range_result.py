@@ -54,15 +54,16 @@ class LRRangeResult:
     Attributes:
         max_lr: Learning rate per step to train with at most, None if not `answered`.
         min_lr: A tenth of it.
-        interval: Lowest and highest max_lr of the single ramps.
+        interval: Lowest and highest max_lr of the single ramps, from a fifth of the lowest on where
+            steps do not grow with the gradient; half-way to the neighbours if cycles decided.
         answered: Whether the ramps gave a max_lr.
         reason: The result, or why there is none, in one sentence with numbers.
         rules: The lr of every suggestion rule (see `stages.suggest`), without a margin; None where
             a rule does not apply.
-        ramps: All ramps, in the order made.
+        ramps: All ramps, in the order made; none if they are long against the final run.
         initial_loss: Held-out loss before training.
         decision: The decision of the stage, with its evidence.
-        outcomes: The outcomes of the ramps, in the order made.
+        outcomes: The outcomes of the ramps, in the order made, and of the cycles.
     """
 
     max_lr: float | None
@@ -84,7 +85,7 @@ class LRRangeResult:
 
         Args:
             decision: The decision of an `lr_range` stage.
-            outcomes: The outcomes of its ramps.
+            outcomes: The outcomes of its ramps and cycles.
             initial_loss: Held-out loss before training.
 
         Returns:
@@ -97,7 +98,7 @@ class LRRangeResult:
             answered=decision.answered,
             reason=decision.reason,
             rules=dict(decision.evidence["rules"]),
-            ramps=tuple(Ramp.of(o) for o in outcomes if len(o.curve)),
+            ramps=tuple(Ramp.of(o) for o in outcomes if o.run.kind == "ramp" and len(o.curve)),
             initial_loss=initial_loss,
             decision=decision,
             outcomes=tuple(outcomes),
@@ -136,14 +137,16 @@ class LRRangeResult:
         if self.max_lr is None or self.min_lr is None or self.interval is None:
             return self.reason
         low, high = self.interval
-        return (
-            f"max_lr {self.max_lr:.3g} ({low:.3g} to {high:.3g}), min_lr {self.min_lr:.3g}\n"
-            f"{self.reason.partition(': ')[2]}\n{self._others()}"
-        )
+        lines = [
+            f"max_lr {self.max_lr:.3g} ({low:.3g} to {high:.3g}), min_lr {self.min_lr:.3g}",
+            self.reason.partition(": ")[2],
+            *([others] if (others := self._others()) else []),
+        ]
+        return "\n".join(lines)
 
     def _others(self) -> str:
         marks = [f"{k.replace('_', ' ')} {v:.2g}" for k, v in self.rules.items() if v is not None]
-        return f"rules, without a margin: {', '.join(marks)}"
+        return f"rules, without a margin: {', '.join(marks)}" if marks else ""
 
     def _repr_html_(self) -> str:
         """Return the result with its figure, for a notebook."""

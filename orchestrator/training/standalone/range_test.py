@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Facts, Recipe
+from orchestrator.stages.expected.lr_search import LRSearch
 from orchestrator.stages.lr_range import LONGER, LR_FACTOR, LRRange
 from orchestrator.stages.ramps import COST, POINTS, round_to
-from orchestrator.stages.stage import held_out_share, walk
+from orchestrator.stages.stage import Stage, held_out_share, walk
 from orchestrator.training.diagnose import SOME, Patient, finding
 from orchestrator.training.evaluate import RESOLUTION
 from orchestrator.training.nested import Batch, joined, size_of
@@ -33,6 +34,9 @@ from orchestrator.training.standalone.restore import restoring
 
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # of a ramp where the length of an epoch is not known either
+LEAST_FINAL = 50
+UNSEEN = 0.2  # x the rate of ramps: the best one of a fine-tuning run (benchmarks/finetune.py)
+SHORT = 16  # of the final run: LONGER times as much is the longest cycle
 NOTHING = 10 * RESOLUTION  # a loss of 0, as a share of the loss before training
 
 
@@ -48,6 +52,7 @@ def lr_range_test(
     start_lr: float = 1e-5,
     end_lr: float | None = None,
     steps: int | None = None,
+    final_steps: int | None = None,
     ramps: int = 3,
     lr_factor: float = LR_FACTOR,
     seed: int = 0,
@@ -58,6 +63,12 @@ def lr_range_test(
     start from the model's current weights; data order and dropout differ between them. Each is read
     on held-out loss. This trains 4 x `steps` steps: fewer where ramps diverge early, more where
     they give too little evidence and are repeated, longer or over other rates.
+
+    A ramp is too short to show what a training at a rate overwrites, or overfits. For fine-tuning,
+    and for Adam and its kin in general, give `final_steps`: then one ramp says where to look, and
+    complete short cycles with linear decay find the rate, which is adjusted to that length. They
+    train about as much as the ramps, and no more than 1.2 x `final_steps` steps. Without it the
+    interval of such an optimiser goes down to a fifth of what the ramps say.
 
     Afterwards, also after an exception or Ctrl-C, these are restored: model and loss (weights,
     buffers, gradients, modes, hooks, other attributes), parameters and state of the optimiser,
@@ -87,6 +98,7 @@ def lr_range_test(
             others, whose steps do not grow with the gradient.
         steps: Length of one ramp. None: an epoch, at least 80 and at most 400, or 100 where `train`
             has no length. Ramps with too little evidence are made up to four times as long.
+        final_steps: Steps of the training that the rate is for. None: ramps alone decide.
         ramps: Number of linear ramps.
         lr_factor: max_lr as a share of the last good rate of the ramps.
         seed: Seed of data order and dropout.
@@ -112,7 +124,7 @@ def lr_range_test(
     (True, True)
     >>> axes = found.plot()
     """
-    _check(start_lr, end_lr, steps, ramps, lr_factor)
+    _check(start_lr, end_lr, steps, ramps, lr_factor, final_steps)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"optimizer must be an instance made for this model, got {optimizer!r}")
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -132,15 +144,15 @@ def lr_range_test(
         seed_all(seed, generators=generators)
         batch_size = size_of(next(loaders.pairs(train, "train")))
         length = steps or _steps(train)
-        subset = _subset(held_out, length * batch_size, seed)
+        seen = max(length, (final_steps or 0) // SHORT) * batch_size  # by a ramp or a cycle
+        subset = _subset(held_out, seen, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
-        stage = RangeTestAlone(
-            name="lr_range_test",
-            facts=_facts(loop, length * batch_size),
+        stage = stage_alone(
+            _facts(loop, (final_steps or length) * batch_size),
+            length,
+            final_steps is not None,
             start_lr=start_lr,
             end_lr=end_lr,
-            min_steps=length,
-            max_steps=length,
             ramps=ramps,
             lr_factor=lr_factor,
         )
@@ -148,9 +160,10 @@ def lr_range_test(
         decision, outcomes = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
         if not decision.answered:
             batch = _some(train)
+            way_out = str(getattr(stage, "way_out", ""))
             patient = Patient(model, loss, batch, loop.held_out, found[0].restart)
             decision = _solved(decision, outcomes, stage.facts.start_loss) or decision.explained(
-                finding(patient, stage.way_out), stage.way_out
+                finding(patient, way_out), way_out
             )
     return LRRangeResult.of(decision, outcomes, stage.facts.start_loss)
 
@@ -160,16 +173,59 @@ class RangeTestAlone(LRRange):
 
     way_out: ClassVar[str] = "allow more steps"
 
+    def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
+        """Return what the ramps say; of Adam and its kin, that the best rate may be far lower."""
+        found = super().decide(recipe, outcomes)
+        if not (found.answered and recipe.adaptive and found.interval):
+            return found
+        low, high = found.interval
+        lowest = round_to(UNSEEN * low)
+        reason = (
+            f"{found.reason}; a ramp does not show what longer training overwrites or overfits:"
+            f" for fine-tuning the best rate may be as low as {lowest:.2g}, which final_steps finds"
+            " out by short cycles"
+        )
+        return replace(found, reason=reason, interval=(lowest, high))
+
+
+class SearchAlone(LRSearch):
+    """One ramp and short cycles, outside a study."""
+
+    way_out: ClassVar[str] = "allow more final_steps"
+
+
+def stage_alone(facts: Facts, length: int, cycles: bool, **options: Any) -> Stage:
+    """Return the stage of a range test outside a study.
+
+    `length`: steps of a ramp. `cycles`: whether short cycles decide, by the final run of `facts`.
+    `options`: of the ramps.
+    """
+    lengths = {"min_steps": length, "max_steps": length}
+    alone = RangeTestAlone(name="lr_range_test", facts=facts, **lengths, **options)
+    return SearchAlone(name=alone.name, facts=facts, ramps=alone) if cycles else alone
+
 
 def _check(
-    start_lr: float, end_lr: float | None, steps: int | None, ramps: int, lr_factor: float
+    start_lr: float,
+    end_lr: float | None,
+    steps: int | None,
+    ramps: int,
+    lr_factor: float,
+    final_steps: int | None,
 ) -> None:
     if not (0 < start_lr < math.inf and (end_lr is None or start_lr < end_lr < math.inf)):
         raise ValueError(f"need 0 < start_lr < end_lr < inf, got {start_lr=}, {end_lr=}")
     if steps is not None and steps < 10:
         raise ValueError(f"a ramp needs 10 steps or more, got {steps=}")
+    check_final(final_steps)
     if ramps < 1 or not 0 < lr_factor <= 1:
         raise ValueError(f"need ramps >= 1 and 0 < lr_factor <= 1, got {ramps=}, {lr_factor=}")
+
+
+def check_final(final_steps: int | None) -> None:
+    """Raise ValueError for a final run that is too short for cycles."""
+    if final_steps is not None and final_steps < LEAST_FINAL:
+        raise ValueError(f"short cycles need {LEAST_FINAL} final steps or more, got {final_steps=}")
 
 
 def _trained(model: nn.Module, optimizer: Optimizer | None) -> list[nn.Parameter]:
@@ -248,6 +304,6 @@ def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
         max_momentum=momentum,
         weight_decay=float(group.get("weight_decay", 0.0)),
         batch_size=batch_size,
-        schedule="constant",
+        schedule="linear",  # of the cycles, if there are any; momentum stays as it is
         optimizer=name_of(optimizer),
     )
