@@ -122,6 +122,11 @@ def alone(lab: Lab, **options: Any) -> tuple[float | None, float, Decision]:
     return found.max_lr, spent, found.decision
 
 
+def alone_for_length(lab: Lab) -> tuple[float | None, float, Decision]:
+    """The same with the length of the training."""
+    return alone(lab, final_steps=lab.facts.steps(1, lab.config.recipe.batch_size))
+
+
 def _train_losses(lab: Lab, start: float, end: float, beta: float, stop: float) -> Any:
     """Return rates and smoothed train losses of a finder's ramp of 100 steps."""
     recipe = build.recipe(lab.config, lab.facts)
@@ -178,6 +183,7 @@ def usual(lab: Lab) -> tuple[float | None, float, None]:
 RULES: Mapping[str, Callable[[Lab], tuple[float | None, float, Decision | None]]] = {
     "stage": stage,
     "alone": alone,
+    "alone_for_length": alone_for_length,
     "fastai": fastai,
     "lightning": lightning,
     "torch_lr_finder": torch_lr_finder,

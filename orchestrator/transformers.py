@@ -45,9 +45,9 @@ def lr_find(
     `num_training`: steps of a ramp. `final_steps`: updates of the training that the rate is for;
     None: those of its arguments; 0: not considered, ramps alone decide. `options`: see
     `orchestrator.lr_range_test`. Batch size, accumulation, precision and clipping are those of its
-    arguments; its lr scheduler, early stopping, logging and saving are left out. Model, optimiser, arguments and random states are
-    left as found: take `trainer.args.learning_rate = found.max_lr` yourself. Raises ConfigError,
-    one line, for what cannot be used.
+    arguments; its lr scheduler, early stopping, logging and saving are left out. Model, optimiser,
+    arguments and random states are left as found: take `trainer.args.learning_rate = found.max_lr`
+    yourself. Raises ConfigError, one line, for what cannot be used.
     """
 
     def once(trial: Trial) -> Result:

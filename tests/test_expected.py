@@ -29,6 +29,7 @@ from orchestrator.stages.expected.fields import (
     WeightDecayChoice,
 )
 from orchestrator.stages.expected.first_run import FirstRun, full_run
+from orchestrator.stages.expected.longer import for_longer, lowest
 from orchestrator.stages.expected.lr_search import LRSearch
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.momentum import Momentum
@@ -250,6 +251,21 @@ def test_where_the_first_run_overfits_weight_decay_grows_at_full_length_while_it
         assert "overfitting, so only regularisation is tried" in decision.reason
 
 
+def test_where_adam_overfits_lower_rates_are_tried_too() -> None:
+    """At full length while they help, none above; a pretrained network may need them."""
+    adam = replace(RECIPE, optimizer="adamw")
+
+    def loss(run: Run) -> float:
+        return {0.05: 0.4, 0.025: 0.42}.get(run.schedule.max_lr, 0.5)
+
+    decision, outcomes = decided(choice(LRChoice, 0.5, 2.0), loss, "overfitting", adam)
+    assert [o.run.schedule.max_lr for o in outcomes] == [0.05, 0.025]
+    assert {o.run.steps for o in outcomes} == {FACTS.steps(1, 64)}
+    assert decision.values["max_lr"] == 0.05
+    decision, outcomes = decided(choice(MomentumChoice, 0.95), loss, "overfitting", adam)
+    assert outcomes == []
+
+
 def test_more_weight_decay_that_does_not_help_is_tried_once() -> None:
     """The first step that is worse is the last."""
     stage = choice(WeightDecayChoice, 1e-3)
@@ -403,7 +419,10 @@ def falls(run: Run, best: float) -> float:
 
 
 def search(
-    loss: Callable[[Run], float], ramp: Sequence[float] = (2.3,) * 10, facts: Facts = FACTS
+    loss: Callable[[Run], float],
+    ramp: Sequence[float] = (2.3,) * 10,
+    facts: Facts = FACTS,
+    recipe: Recipe | None = None,
 ) -> tuple[Decision, list[Outcome]]:
     """Walk a range test where cycles end at `loss(run)`, after a ramp with these losses."""
 
@@ -416,7 +435,7 @@ def search(
 
     ramps = LRRange(name="lr_range", facts=facts, share=0.08, min_steps=30)
     stage = LRSearch(name="lr_range", facts=facts, ramps=ramps)
-    decision, outcomes = walk(stage, Recipe(), lambda runs: list(map(done, runs)))
+    decision, outcomes = walk(stage, recipe or Recipe(), lambda runs: list(map(done, runs)))
     return decision, [o for o in outcomes if o.run.kind == "train"]
 
 
@@ -430,6 +449,39 @@ def test_short_cycles_find_the_rate(best: float) -> None:
     assert not any(o.run.prunable for o in cycles)
     assert decision.interval is not None
     assert decision.interval[0] < decision.values["max_lr"] < decision.interval[1]
+
+
+@pytest.mark.parametrize("best", [5e-4, 2e-3, 0.01, 0.03])
+def test_the_rate_of_adam_is_lower_for_the_longer_final_run(best: float) -> None:
+    """By the cube root of the lengths, from where a parabola through the losses is lowest."""
+
+    def loss(run: Run) -> float:
+        return float(0.5 * math.exp(0.1 * math.log(run.schedule.max_lr / best) ** 2))
+
+    decision, cycles = search(loss, recipe=Recipe(optimizer="adamw"))
+    steps, final_steps = cycles[-1].run.steps, FACTS.steps(1, 64)
+    assert steps < final_steps / 4
+    expected = best * (steps / final_steps) ** (1 / 3)
+    assert decision.values["max_lr"] == pytest.approx(expected, rel=0.01)
+    assert decision.values["min_lr"] == pytest.approx(expected / 10, rel=0.01)
+    assert decision.interval is not None
+    assert decision.interval[0] < decision.values["max_lr"] < decision.interval[1]
+    assert f"{final_steps} steps need a lower rate than {steps}" in decision.reason
+
+
+def test_a_rate_is_read_between_those_that_were_tried() -> None:
+    """At the lowest point of a parabola in logarithms; half-way from a lost neighbour."""
+    rates = [0.01 * 3**n for n in range(-1, 3)]
+    assert lowest(
+        {r: 0.3 * math.exp(0.2 * math.log(r / 0.02) ** 2) for r in rates}
+    ) == pytest.approx(0.02)
+    assert lowest({0.01: 0.4, 0.03: 0.3, 0.09: math.inf}) == pytest.approx(0.03 / 3**0.5)
+    assert lowest({0.01: math.inf, 0.03: 0.3, 0.09: 0.4}) == pytest.approx(0.03 * 3**0.5)
+    assert lowest({0.01: math.inf, 0.03: 0.3, 0.09: math.inf}) == pytest.approx(0.03)
+    assert lowest({0.01: 0.3, 0.03: 0.4}) == 0.01
+    assert lowest({0.01: 0.3, 0.03: 0.3, 0.09: 0.3}) == 0.01
+    assert for_longer(100, 800) == pytest.approx(0.5)
+    assert for_longer(100, 50) == 1
 
 
 def test_the_ramp_says_where_the_cycles_begin() -> None:

@@ -105,6 +105,66 @@ def test_finds_a_rate_that_trains() -> None:
     assert found.initial_loss == pytest.approx(np.log(CLASSES), rel=0.3)
 
 
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters())
+
+
+def test_ramps_of_adam_leave_room_below() -> None:
+    """For fine-tuning the best rate may be far lower: interval and reason say so, not of SGD."""
+    model = network()
+    found, sgd = short(model, optimizer=adamw(model)), short(model)
+    assert found.interval is not None
+    assert sgd.interval is not None
+    assert found.max_lr is not None
+    assert found.interval[0] <= 0.2 * found.max_lr * 1.01
+    assert found.max_lr <= found.interval[1] <= 3 * found.max_lr
+    assert "for fine-tuning the best rate may be as low as" in found.reason
+    assert sgd.interval[0] > 0.3 * sgd.interval[1]
+    assert "fine-tuning" not in sgd.reason
+
+
+@pytest.mark.parametrize("final_steps", [120, 1200])
+def test_cycles_decide_if_the_length_of_the_training_is_given(final_steps: int) -> None:
+    """After one ramp, unless that is long beside the training; everything is left as found."""
+    model = network()
+    optimizer = adamw(model)
+    before = everything(model, optimizer)
+    found = short(model, optimizer=optimizer, final_steps=final_steps)
+    assert same(everything(model, optimizer), before)
+    assert found.answered
+    cycles = [o for o in found.outcomes if o.run.kind == "train"]
+    assert len(found.ramps) == len(found.outcomes) - len(cycles) == (final_steps == 1200)
+    assert {o.run.schedule.name for o in cycles} == {"linear"}
+    assert all(o.run.steps <= final_steps / 4 for o in cycles)
+    assert found.max_lr is not None
+    assert found.max_lr < min(cycles, key=lambda o: o.held_out_loss).run.schedule.max_lr * 3**0.5
+    assert f"{final_steps} steps need a lower rate" in found.reason
+    assert "fine-tuning" not in found.reason
+    assert found.plot(Figure().add_subplot()).lines
+    assert str(found).splitlines()[-1]
+
+
+def test_the_end_of_a_cycle_is_measured_on_all_held_out_examples() -> None:
+    """As a final run is, also where its reports use a part of them."""
+    sizes: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                sizes.append(len(x))
+            return self.net(x)
+
+    model = Counting()
+    held_out = examples(2000, seed=1)
+    found = short(model, optimizer=adamw(model), final_steps=200, held_out=held_out)
+    cycle = next(o for o in found.outcomes if o.run.kind == "train")
+    assert 0 < cycle.run.held_out_examples < max(sizes) <= 2000
+
+
 def test_same_seed_same_answer() -> None:
     """The answer does not depend on the random state that the caller happens to have."""
     model = network()
@@ -388,6 +448,7 @@ def lbfgs() -> torch.optim.Optimizer:
     ("options", "message"),
     [
         ({"model": frozen()}, "the model has no parameters that can be trained (requires_grad)"),
+        ({"final_steps": 20}, "short cycles need 50 final steps or more, got final_steps=20"),
         ({"model": nn.LazyLinear(3)}, "lazy parameters: call it on one batch first"),
         ({"optimizer": optimizer_of_another()}, "trains none of this model's parameters"),
         (

@@ -87,6 +87,27 @@ def test_it_finds_a_rate_on_the_evaluation_loss(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "options", "final_steps"),
+    [
+        ({"num_train_epochs": 4}, {}, 80),
+        ({"max_steps": 90}, {}, 90),
+        ({"max_steps": 90}, {"final_steps": 120}, 120),
+        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, {}, None),  # 40: too few
+        ({"max_steps": 90}, {"final_steps": 0}, None),
+    ],
+)
+def test_the_rate_is_for_the_training_of_its_arguments(
+    arguments: dict[str, Any], options: dict[str, Any], final_steps: int | None
+) -> None:
+    """Short cycles find it then, with linear decay; ramps alone where it is too short, or asked."""
+    result = found(trainer(**arguments), **options)
+    cycles = [o.run for o in result.outcomes if o.run.kind == "train"]
+    assert {run.schedule.name for run in cycles} == ({"linear"} if final_steps else set())
+    assert (f" {final_steps} steps need a lower rate" in result.reason) is bool(final_steps)
+
+
+@pytest.mark.usefixtures("here")
 def test_the_rates_are_those_of_the_updates(watched: Watched) -> None:
     """Of accumulated batches, and without the trainer's own decay to 0."""
     result = found(trainer(callbacks=[watched], gradient_accumulation_steps=2))

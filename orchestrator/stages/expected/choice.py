@@ -3,8 +3,9 @@
 Candidates are tried in short cycles beside the recipe as it came in, with the same seed, the
 nearest values first, and further ones only in a direction that pays. A cycle is bought only if its
 expected improvement is worth its price (`rate`). The clue of the first full run says what is tried
-at all: where it overfits, more regularisation, at full length; where it is level, only batch size
-and learning rate.
+at all: where it overfits, more regularisation, at full length, and with Adam and its kin lower
+learning rates, as a pretrained network may need; where it is level, only batch size and learning
+rate.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Choice(Stage):
     def sides(self, recipe: Recipe, more: bool) -> tuple[tuple[float, ...], ...]:
         """Return the candidates below and above the recipe's value, nearest first.
 
-        `more`: only those that regularise more.
+        `more`: only those that may overfit less.
         """
         own = self.own(recipe)
         below = sorted((v for v in self.candidates if v < own), reverse=True)
@@ -189,11 +190,13 @@ class _Tries(Seen):
     @property
     def allowed(self) -> bool:
         """Whether the clue leaves this field to be tried."""
+        if self.more and self.recipe.adaptive and self.stage.field == "max_lr":
+            return True
         return self.stage.field in TRIED.get(self.clue, (self.stage.field,))
 
     @property
     def more(self) -> bool:
-        """Whether only more regularisation is tried, at full length."""
+        """Whether only what may overfit less is tried, at full length."""
         return self.clue == "overfitting"
 
     @property
@@ -274,7 +277,8 @@ class _Tries(Seen):
     @property
     def prior(self) -> Parabola:
         """The effect of the field on the final loss, before anything was tried."""
-        return MORE_REGULARISATION if self.more else self.effect.final
+        more = self.more and self.stage.field in REGULARISERS
+        return MORE_REGULARISATION if more else self.effect.final
 
     def seen(self, value: float) -> tuple[float, float, float]:
         """Return what a trial says of the final loss: steps to the value, change, noise (sd)."""

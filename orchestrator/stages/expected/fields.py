@@ -92,10 +92,13 @@ class LRChoice(Choice):
         return recipe.at_lr(value)
 
     def sides(self, recipe: Recipe, more: bool) -> tuple[tuple[float, ...], ...]:
-        """Return the multiples on either side, nearest first, each side in its own factor."""
+        """Return the multiples on either side, nearest first, each side in its own factor.
+
+        `more`: only lower ones.
+        """
         own = self.own(recipe)
         below = max((f for f in self.candidates if f < 1), default=None)
-        above = min((f for f in self.candidates if f > 1), default=None)
+        above = None if more else min((f for f in self.candidates if f > 1), default=None)
         return tuple(
             tuple(round_to(own * factor**n) for n in range(1, self.reach + 1)) if factor else ()
             for factor in (below, above)
