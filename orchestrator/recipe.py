@@ -35,6 +35,8 @@ class Facts:
         chance_metric: The metric of the best constant prediction, None if it is not known.
         optimizer: The optimiser of the recipe if what trains has its own; "": that of the config.
         nesterov: Whether that optimiser uses Nesterov momentum.
+        batch_norm: Whether it has batch norm: its weights then only count by their direction, and
+            training them for longer needs no lower rate.
     """
 
     train_examples: int
@@ -49,6 +51,7 @@ class Facts:
     chance_metric: float | None = None
     optimizer: str = ""
     nesterov: bool = False
+    batch_norm: bool = False
 
     @property
     def start_loss(self) -> float:

@@ -467,6 +467,10 @@ def test_the_rate_of_adam_is_lower_for_the_longer_final_run(best: float) -> None
     assert decision.interval is not None
     assert decision.interval[0] < decision.values["max_lr"] < decision.interval[1]
     assert f"{final_steps} steps need a lower rate than {steps}" in decision.reason
+    normed = replace(FACTS, batch_norm=True)  # only the direction of its weights counts
+    decision, _ = search(loss, recipe=Recipe(optimizer="adamw"), facts=normed)
+    assert decision.values["max_lr"] == pytest.approx(best, rel=0.01)
+    assert "need a lower rate" not in decision.reason
 
 
 def test_a_rate_is_read_between_those_that_were_tried() -> None:

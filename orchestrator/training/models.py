@@ -126,6 +126,15 @@ def dropout_of(model: nn.Module) -> float | None:
     return max((float(m.p) for m in _dropouts(model)), default=None)
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a network has batch norm that is trained."""
+    return any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm)
+        and any(p.requires_grad for p in m.parameters())
+        for m in model.modules()
+    )
+
+
 def is_normalised(model: nn.Module) -> bool:
     """Return whether some layer normalises: batch, layer, group or RMS norm, or one named so."""
     return any(type(m).__name__.rstrip("123d").endswith("Norm") for m in model.modules())

@@ -175,6 +175,7 @@ class TrainingObjective:
             dropout=models.dropout_of(model),
             untrained_loss=untrained,
             normalised=models.is_normalised(model),
+            batch_norm=models.has_batch_norm(model),
             chance_metric=share,
         )
 

@@ -3,6 +3,9 @@
 The steps of such an optimiser are bounded by the learning rate whatever the gradient. So a few
 steps at a rate that is too high do little harm, above all to a pretrained network, which a longer
 run at that rate overwrites: the best rate of a short cycle is too high for a longer run.
+
+Not so with batch norm. There only the direction of weights counts, they grow with each step, and so
+steps turn them less and less by themselves.
 """
 
 from __future__ import annotations

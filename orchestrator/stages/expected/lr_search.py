@@ -78,13 +78,14 @@ class LRSearch(Stage):
             max_lr, low, high = round_to(best / ROOT), best / FACTOR, best
             told = f"below {best:.3g}, {told}, as the next higher rate was lost"
         if recipe.adaptive:
-            final_steps = self.facts.steps(1, recipe.batch_size)
-            share, peak = for_longer(cycles.steps, final_steps), lowest(cycles.losses)
+            peak, final_steps = lowest(cycles.losses), self.facts.steps(1, recipe.batch_size)
+            share = 1.0 if self.facts.batch_norm else for_longer(cycles.steps, final_steps)
             max_lr, low, high = round_to(share * peak), share * peak / ROOT, share * peak * ROOT
-            told = (
-                f"{share:.2g} x {peak:.3g}, {told}; {final_steps} steps need a lower rate than"
-                f" {cycles.steps}"
-            )
+            if share < 1:
+                told = (
+                    f"{share:.2g} x {peak:.3g}, {told}; {final_steps} steps need a lower rate than"
+                    f" {cycles.steps}"
+                )
         return Decision(
             self.name,
             self.kind,

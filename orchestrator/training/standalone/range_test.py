@@ -24,6 +24,7 @@ from orchestrator.stages.ramps import COST, POINTS, round_to
 from orchestrator.stages.stage import Stage, held_out_share, walk
 from orchestrator.training.diagnose import SOME, Patient, finding
 from orchestrator.training.evaluate import RESOLUTION
+from orchestrator.training.models import has_batch_norm
 from orchestrator.training.nested import Batch, joined, size_of
 from orchestrator.training.optimizer import momentum_of, name_of
 from orchestrator.training.randomness import restoring_randomness, seed_all
@@ -148,7 +149,10 @@ def lr_range_test(
         subset = _subset(held_out, seen, seed)
         loop = RampLoop(model, loss, train, subset, own, found=found, seed=seed)
         stage = stage_alone(
-            _facts(loop, (final_steps or length) * batch_size),
+            replace(
+                _facts(loop, (final_steps or length) * batch_size),
+                batch_norm=has_batch_norm(model),
+            ),
             length,
             final_steps is not None,
             start_lr=start_lr,
