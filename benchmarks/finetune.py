@@ -145,7 +145,8 @@ def alone(lab: Lab, **options: Any) -> tuple[float | None, float, Decision]:
 
 def alone_for_length(lab: Lab) -> tuple[float | None, float, Decision]:
     """The same with the length of the training."""
-    return alone(lab, final_steps=lab.facts.steps(1, lab.config.recipe.batch_size))
+    steps = lab.facts.steps(1, lab.config.recipe.batch_size)
+    return alone(lab, final_steps=steps, schedule="paper")
 
 
 def _train_losses(lab: Lab, start: float, end: float, beta: float, stop: float) -> Any:

@@ -129,12 +129,12 @@ def test_cycles_decide_if_the_length_of_the_training_is_given(final_steps: int) 
     model = network()
     optimizer = adamw(model)
     before = everything(model, optimizer)
-    found = short(model, optimizer=optimizer, final_steps=final_steps)
+    found = short(model, optimizer=optimizer, final_steps=final_steps, schedule="fastai")
     assert same(everything(model, optimizer), before)
     assert found.answered
     cycles = [o for o in found.outcomes if o.run.kind == "train"]
     assert len(found.ramps) == len(found.outcomes) - len(cycles) == (final_steps == 1200)
-    assert {o.run.schedule.name for o in cycles} == {"linear"}
+    assert {o.run.schedule.name for o in cycles} == {"fastai"}
     assert all(o.run.steps <= final_steps / 4 for o in cycles)
     assert found.max_lr is not None
     assert found.max_lr < min(cycles, key=lambda o: o.held_out_loss).run.schedule.max_lr * 3**0.5
@@ -448,6 +448,10 @@ def lbfgs() -> torch.optim.Optimizer:
     ("options", "message"),
     [
         ({"model": frozen()}, "the model has no parameters that can be trained (requires_grad)"),
+        (
+            {"schedule": "cosine"},
+            "schedule must be one of linear, constant, paper, author, fastai, ",
+        ),
         ({"final_steps": 20}, "short cycles need 50 final steps or more, got final_steps=20"),
         ({"model": nn.LazyLinear(3)}, "lazy parameters: call it on one batch first"),
         ({"optimizer": optimizer_of_another()}, "trains none of this model's parameters"),

@@ -36,6 +36,7 @@ from orchestrator.training.standalone.restore import restoring
 LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # of a ramp where the length of an epoch is not known either
 LEAST_FINAL = 50
+SCHEDULES = "linear", "constant", "paper", "author", "fastai", "torch"
 UNSEEN = 0.2  # x the rate of ramps: the best one of a fine-tuning run (benchmarks/finetune.py)
 SHORT = 16  # of the final run: LONGER times as much is the longest cycle
 NOTHING = 10 * RESOLUTION  # a loss of 0, as a share of the loss before training
@@ -54,6 +55,7 @@ def lr_range_test(
     end_lr: float | None = None,
     steps: int | None = None,
     final_steps: int | None = None,
+    schedule: str = "linear",
     ramps: int = 3,
     lr_factor: float = LR_FACTOR,
     seed: int = 0,
@@ -67,9 +69,9 @@ def lr_range_test(
 
     A ramp is too short to show what a training at a rate overwrites, or overfits. For fine-tuning,
     and for Adam and its kin in general, give `final_steps`: then one ramp says where to look, and
-    complete short cycles with linear decay find the rate, which is adjusted to that length. They
-    train about as much as the ramps, and no more than 1.2 x `final_steps` steps. Without it the
-    interval of such an optimiser goes down to a fifth of what the ramps say.
+    complete short cycles find the rate, which is adjusted to that length. They train no more than
+    1.2 x `final_steps` steps, and usually less than the ramps. Without it the interval of such an
+    optimiser goes down to a fifth of what the ramps say.
 
     Afterwards, also after an exception or Ctrl-C, these are restored: model and loss (weights,
     buffers, gradients, modes, hooks, other attributes), parameters and state of the optimiser,
@@ -100,6 +102,8 @@ def lr_range_test(
         steps: Length of one ramp. None: an epoch, at least 80 and at most 400, or 100 where `train`
             has no length. Ramps with too little evidence are made up to four times as long.
         final_steps: Steps of the training that the rate is for. None: ramps alone decide.
+        schedule: Its schedule, a name of `Schedule`: linear (decay after a warm-up of 5 %),
+            constant, paper, author, fastai or torch (1cycle). Only lr is set.
         ramps: Number of linear ramps.
         lr_factor: max_lr as a share of the last good rate of the ramps.
         seed: Seed of data order and dropout.
@@ -126,6 +130,8 @@ def lr_range_test(
     >>> axes = found.plot()
     """
     _check(start_lr, end_lr, steps, ramps, lr_factor, final_steps)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"optimizer must be an instance made for this model, got {optimizer!r}")
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -160,7 +166,7 @@ def lr_range_test(
             ramps=ramps,
             lr_factor=lr_factor,
         )
-        recipe = _recipe(own, batch_size)
+        recipe = _recipe(own, batch_size, schedule)
         decision, outcomes = walk(stage, recipe, lambda runs: [loop(run) for run in runs])
         if not decision.answered:
             batch = _some(train)
@@ -300,7 +306,7 @@ def _facts(loop: RampLoop, seen: int) -> Facts:
     )
 
 
-def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
+def _recipe(optimizer: Optimizer, batch_size: int, schedule: str) -> Recipe:
     """Return the recipe for the stage: optimiser, momentum, weight decay and batch size."""
     group = optimizer.param_groups[0]
     momentum = momentum_of(group) or 0.0
@@ -308,6 +314,6 @@ def _recipe(optimizer: Optimizer, batch_size: int) -> Recipe:
         max_momentum=momentum,
         weight_decay=float(group.get("weight_decay", 0.0)),
         batch_size=batch_size,
-        schedule="linear",  # of the cycles, if there are any; momentum stays as it is
+        schedule=schedule,  # of the cycles, if there are any
         optimizer=name_of(optimizer),
     )
