@@ -40,6 +40,7 @@ import optuna
 import priorband
 import ready
 from lab import Lab
+from page import SLACK
 from search import BUDGETS, Answer, Search, cycles, pruned
 from suite import JUDGING, TUNING, WORKLOADS
 
@@ -50,7 +51,6 @@ from orchestrator.stages.expected.first_run import full_run
 from orchestrator.stages.stage import run_of
 from orchestrator.stages.tested import untuned
 
-SLACK = 0.3  # final runs that an answer may cost more than its budget, as finders do
 # The cheap ones first, GPSampler last.
 RIVALS = (
     "untuned", "valley", "steepest", "prodigy", "schedule_free", "cycles_random", "cycles_tpe",
@@ -176,6 +176,7 @@ def main() -> None:
                     continue
                 found = frontier(lab(workload.name), rival)
                 line = {"workload": workload.name, "seed": seed, "rival": rival, "at": found}
+                print(f"{rival} on {workload.name}, seed {seed}", file=sys.stderr, flush=True)
                 with args.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
 
