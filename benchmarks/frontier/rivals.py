@@ -28,6 +28,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -163,8 +164,8 @@ def main() -> None:
     args = parse.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     groups = {"tuning": TUNING, "judging": JUDGING}
-    named = groups.get(args.workloads) or [WORKLOADS[n] for n in args.workloads.split(",")]
-    chosen = [w for w in named if args.cifar or not w.needs_cifar]
+    asked = groups.get(args.workloads) or [WORKLOADS[n] for n in args.workloads.split(",")]
+    chosen = [w for w in asked if args.cifar or not w.needs_cifar]
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     there = {(d["workload"], d["seed"], d["rival"]) for d in map(json.loads, lines)}
     rivals = _installed(args.rivals.split(","))
@@ -174,9 +175,12 @@ def main() -> None:
             for workload in chosen:
                 if (workload.name, seed, rival) in there:
                     continue
-                found = frontier(lab(workload.name), rival)
-                line = {"workload": workload.name, "seed": seed, "rival": rival, "at": found}
-                print(f"{rival} on {workload.name}, seed {seed}", file=sys.stderr, flush=True)
+                own, start = lab(workload.name), time.process_time()
+                found = frontier(own, rival)
+                seconds = round(time.process_time() - start, 1)  # of what was not known before
+                named = {"workload": workload.name, "seed": seed, "rival": rival}
+                print(*named.values(), f"{seconds} s", file=sys.stderr, flush=True)
+                line = {**named, "processor_seconds": seconds, "at": found}
                 with args.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
 
