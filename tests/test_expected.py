@@ -450,11 +450,12 @@ def test_cycles_become_longer_while_nothing_is_learnt() -> None:
     assert "3 cycles of 78 steps" in decision.reason
 
 
-def test_a_rate_below_a_lost_one_is_lowered() -> None:
+@pytest.mark.parametrize("end", [math.inf, 2.302])  # diverged, or at chance
+def test_a_rate_below_a_lost_one_is_lowered(end: float) -> None:
     """A longer run has more steps in which to diverge: half-way to the next lower rate."""
-    decision, _ = search(lambda run: math.inf if run.schedule.max_lr > 0.5 else falls(run, 0.35))
+    decision, _ = search(lambda run: end if run.schedule.max_lr > 0.5 else falls(run, 0.35))
     assert decision.values["max_lr"] == pytest.approx(0.2, rel=0.01)
-    assert "the next higher rate was lost" in decision.reason
+    assert "the next higher rate learnt nothing" in decision.reason
 
 
 def test_where_no_cycle_learns_there_is_no_answer() -> None:

@@ -18,7 +18,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage, cycle, option
 
-LEARNT = 0.99  # x chance: above it a full run has learnt nothing
+LEARNT = 0.99  # x chance: a run that ends above it has learnt nothing
 STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
 
 

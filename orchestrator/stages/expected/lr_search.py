@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.expected.first_run import LEARNT
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.ramps import FLAT, problem, read, round_to, stopped, usable
 from orchestrator.stages.stage import Seen, Stage, cycle
@@ -72,10 +73,11 @@ class LRSearch(Stage):
             f"the lowest held-out loss, {losses[best]:.4g}, of {len(tried)} cycles of"
             f" {cycles.steps} steps at max_lr {tried[0]:.3g} to {tried[-1]:.3g}"
         )
-        if any(math.isinf(loss) for lr, loss in cycles.losses.items() if lr > best):
+        lost = LEARNT * self.facts.chance_loss
+        if any(loss > lost for lr, loss in cycles.losses.items() if lr > best):
             # The edge is near, and a longer run has more steps in which to diverge.
             max_lr, low, high = round_to(best / ROOT), best / FACTOR, best
-            told = f"below {best:.3g}, {told}, as the next higher rate was lost"
+            told = f"below {best:.3g}, {told}, as the next higher rate learnt nothing"
         return Decision(
             self.name,
             self.kind,
