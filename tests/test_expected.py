@@ -89,13 +89,17 @@ def first_curve(clue: str, loss: float = 0.5) -> Curve:
 
 
 def decided(
-    stage: Stage, loss: Callable[[Run], float], clue: str = "underfitting", recipe: Recipe = RECIPE
+    stage: Stage,
+    loss: Callable[[Run], float],
+    clue: str = "underfitting",
+    recipe: Recipe = RECIPE,
+    first: Recipe = FIRST,
 ) -> tuple[Decision, list[Outcome]]:
     """Walk a stage in a world where a run ends at `loss(run)`, and the first full run shows `clue`.
 
-    Returns the decision and the outcomes without that of the first full run.
+    `first`: its recipe. Returns the decision and the outcomes without that of the first full run.
     """
-    first = full_run(FIRST, FACTS)
+    first_run = full_run(first, FACTS)
 
     def done(run: Run) -> Outcome:
         if run.kind == "calibrate":
@@ -103,7 +107,7 @@ def decided(
             measured = {"seconds_per_step": seconds, "spread": dict.fromkeys(seconds, 0.0)}
             return Outcome(run, "calibrate", "finished", Curve.of([]), Result(measured=measured))
         made = outcome(run, loss(run))
-        if replace(run, opens_test=False) == first:
+        if replace(run, opens_test=False) == first_run:
             made = replace(made, curve=first_curve(clue, loss(run)))
         tested = loss(run) if run.opens_test else math.nan
         measured = {"held_out_error": 0.02 * loss(run)}
@@ -111,7 +115,7 @@ def decided(
         return replace(made, result=result)
 
     decision, outcomes = walk(stage, recipe, lambda runs: list(map(done, runs)))
-    return decision, [o for o in outcomes if o.run != first]
+    return decision, [o for o in outcomes if o.run != first_run]
 
 
 def flat(_: Run) -> float:
@@ -240,14 +244,33 @@ def test_where_the_first_run_overfits_weight_decay_grows_at_full_length_while_it
 
     stage = choice(WeightDecayChoice, 1e-3, 1e-4, 1e-5, 0.0)
     decision, outcomes = decided(stage, loss, "overfitting")
-    assert [o.run.weight_decay for o in outcomes] == [4e-3, 0.02, 0.08]
+    assert [o.run.weight_decay for o in outcomes] == [4e-3, 0.02]
     assert {o.run.steps for o in outcomes} == {FACTS.steps(1, 64)}
     assert decision.values == {"weight_decay": 0.02}
     assert "from full runs" in decision.reason
     for other in (choice(MomentumChoice, 0.95), choice(LRChoice, 0.5, 2.0)):
         decision, outcomes = decided(other, loss, "overfitting")
         assert outcomes == []
-        assert "overfitting, so only regularisation is tried" in decision.reason
+        assert "overfitting, so only more regularisation is tried" in decision.reason
+
+
+def test_where_the_first_run_of_adam_overfits_its_learning_rate_falls_while_that_helps() -> None:
+    """In factors of 4, a full run each; weight decay is not tried."""
+    first = replace(FIRST, optimizer="adamw", max_lr=0.008, min_lr=8e-4)
+    recipe = first.with_(Decision("first_run", "first_run", ""))
+
+    def loss(run: Run) -> float:
+        return 0.5 * (run.schedule.max_lr / 0.008) ** 0.2
+
+    stage = choice(LRChoice, 0.5, 2.0)
+    decision, outcomes = decided(stage, loss, "overfitting", recipe=recipe, first=first)
+    assert [o.run.schedule.max_lr for o in outcomes] == [0.002, 5e-4]
+    assert {o.run.steps for o in outcomes} == {FACTS.steps(1, 64)}
+    assert decision.values == {"max_lr": 5e-4, "min_lr": 5e-5}
+    decay = choice(WeightDecayChoice, 1e-3)
+    decision, outcomes = decided(decay, loss, "overfitting", recipe=recipe, first=first)
+    assert outcomes == []
+    assert "so only a lower learning rate is tried" in decision.reason
 
 
 def test_more_weight_decay_that_does_not_help_is_tried_once() -> None:

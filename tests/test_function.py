@@ -480,7 +480,7 @@ def saving(steps: list[int]) -> Callable[[Trial], Result]:
             reported(trial, step, update(trial, model, optimizer, step), model)
             steps.append(step)
             trial.save(step, model=model, optimizer=optimizer)
-        return trial.result(test=lambda: float(sum(p.sum() for p in model.parameters())))
+        return trial.result(test=lambda: sum(p.sum() for p in model.parameters()))
 
     return function
 
