@@ -393,6 +393,18 @@ def test_the_answer_is_the_better_full_run(tuned: float, changed: bool) -> None:
     assert decision.evidence["test_loss"] == {"mean": 9.0, "std": None, "n": 1}
 
 
+@pytest.mark.parametrize(("clue", "changed"), [("overfitting", True), ("underfitting", False)])
+def test_a_tie_goes_to_what_overfits_less(clue: str, changed: bool) -> None:
+    """Where the first run overfits, what overfits less has helped in most studies."""
+
+    def loss(run: Run) -> float:
+        return 0.51 if run.weight_decay == 4e-3 else 0.5
+
+    stage = Answer(name="final", facts=FACTS, baselines=False)
+    decision, _ = decided(stage, loss, clue, recipe=TUNED)
+    assert ("weight_decay" not in decision.values) is changed
+
+
 def test_a_study_that_changed_nothing_trains_only_its_baseline() -> None:
     """The answer's full run is there, and so is its network."""
     _, outcomes = decided(Answer(name="final", facts=FACTS), flat, recipe=RECIPE)

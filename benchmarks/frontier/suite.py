@@ -69,6 +69,8 @@ TUNING = (
     _made("chars_mlp", "underfits", 3, *WINDOWS),
     _made("chars_adam", "underfits", 3, *WINDOWS, optimizer=ADAMW),
     _made("cancer", "overfits", 40, {"_target_": "made.cancer"}, MLP),
+    _made("noisy_adam", "overfits", 20, {"_target_": "made.noisy_digits"}, MLP, optimizer=ADAMW),
+    _made("cancer_adam", "overfits", 40, {"_target_": "made.cancer"}, MLP, optimizer=ADAMW),
     _made("digits_conv", "underfits", 8, {**DIGITS, "scale": 4.0}, {"name": "conv3"}),
     _made("cifar_resnet", "underfits", 2, _cifar(8000, augment=True), NARROW_RESNET),
     _made(

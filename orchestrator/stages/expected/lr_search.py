@@ -23,7 +23,7 @@ from orchestrator.stages.stage import Seen, Stage, cycle
 
 FACTOR = 3.0  # from one rate to the next
 ROOT = FACTOR**0.5
-USUAL, USUAL_ADAPTIVE = 0.2, 5e-3  # the middle of the search, if the ramp says nothing
+USUAL, USUAL_ADAPTIVE = 0.2, 0.015  # the middle of the search, if the ramp says nothing
 BROKE = 0.1  # x the rate at which a ramp broke that had learnt nothing: the highest middle
 FIRST, LONGEST = 0.2, 0.25  # final runs: no first cycle is longer, and no later one
 RAMP = 0.14  # final runs: a longer ramp is not made
