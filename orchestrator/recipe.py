@@ -139,7 +139,8 @@ class Recipe:
         Args:
             max_lr: The new `max_lr`; `min_lr` is a tenth of it (Smith 2018, section 4).
         """
-        return replace(self, max_lr=max_lr, min_lr=max_lr / 10)
+        min_lr = float(f"{max_lr / 10:.12g}")  # 6.36e-4, not 6.360000000000001e-4
+        return replace(self, max_lr=max_lr, min_lr=min_lr)
 
 
 def usual_weight_decay(optimizer: str, facts: Facts) -> float:

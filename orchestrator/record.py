@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,32 @@ class StudyRecord:
         ]
 
     @property
+    def doubling(self) -> float | None:
+        """Change of the log held-out loss that twice the epochs are expected to bring the answer.
+
+        By its tested run and its longest cycle of an eighth to a half of that length, as if the
+        loss were a power of the length. None without such runs.
+        """
+        r = self.recipe
+        same = [
+            o
+            for o in self.outcomes
+            if o.state == "finished" and o.run.kind == "train" and 0 < o.held_out_loss < math.inf
+            if (o.run.schedule.max_lr, o.run.schedule.max_momentum) == (r.max_lr, r.max_momentum)
+            if (o.run.weight_decay, o.run.batch_size) == (r.weight_decay, r.batch_size)
+            if o.run.dropout == r.dropout and o.run.replicate == 0
+        ]
+        full = next((o for o in same if o.run.opens_test), None)
+        if full is None:
+            return None
+        shorter = [o for o in same if full.run.steps / 8 <= o.run.steps <= full.run.steps / 2]
+        if not shorter:
+            return None
+        last = max(shorter, key=lambda o: o.run.steps)
+        doublings = math.log2(full.run.steps / last.run.steps)
+        return math.log(full.held_out_loss / last.held_out_loss) / doublings
+
+    @property
     def audits(self) -> list[Audit]:
         """All audits; a run that two stages share counts once."""
         return list({a.pruned.key: a for s in self.stages for a in s.audits}.values())
@@ -219,6 +246,7 @@ class StudyRecord:
             },
             **{k: evidence.get(k) for k in ("test_metric", "test_loss", "epochs", "seconds")},
             "baselines": evidence.get("baselines", []),
+            "doubling": self.doubling,
         }
 
     def _examples(self) -> int:

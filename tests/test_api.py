@@ -80,14 +80,17 @@ def test_config_and_study_together_are_refused() -> None:
         orchestrator.run_study({}, study="quadratic")
 
 
-def test_ctrl_c_gives_a_record_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a notebook's stop button does it: KeyboardInterrupt in the middle of a run."""
+@pytest.mark.parametrize(("run", "decided"), [(3, 0), (8, 2)])
+def test_ctrl_c_gives_a_record_and_the_same_call_goes_on(
+    run: int, decided: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a notebook's stop button does it: KeyboardInterrupt, also before there is a recipe."""
     whole = orchestrator.run_study(study="quadratic", overrides=[PLAN, "study_name=whole"])
     do, calls = QuadraticObjective.__call__, []
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == run:
             raise KeyboardInterrupt
         return do(self, *arguments)
 
@@ -95,7 +98,7 @@ def test_ctrl_c_gives_a_record_and_the_same_call_goes_on(monkeypatch: pytest.Mon
     monkeypatch.setattr(QuadraticObjective, "__call__", interrupted)
     record = orchestrator.run_study(study="quadratic", overrides=[PLAN])
     assert record.status == "interrupted"
-    assert [d.stage for d in record.decisions] == ["lr_range", "momentum"]
+    assert [d.stage for d in record.decisions] == ["lr_range", "momentum"][:decided]
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     record = orchestrator.run_study(study="quadratic", overrides=[PLAN])
     assert record.status == "complete"

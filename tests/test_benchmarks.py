@@ -252,3 +252,62 @@ def test_the_loop_by_hand_trains_what_ours_trains(name: str) -> None:
     hand, ours = (timings[n][-1].loss for n in ("hand", "ours"))
     assert hand == pytest.approx(ours, rel=0.5)
     assert ours < 2.2  # chance is 2.3
+
+
+# --- the frontier
+
+
+@pytest.fixture
+def tiny_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Two epochs on the digits, with a cache of its own."""
+    monkeypatch.syspath_prepend(str(HOME / "benchmarks/frontier"))
+    lab, suite = import_module("lab"), import_module("suite")
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    return lab.Lab(suite._made("tiny", "horizontal", 2, suite.DIGITS, suite.MLP))
+
+
+def test_a_run_that_a_rivals_pruner_stops_is_not_trained_on(
+    tiny_lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at that report, what is known is not trained again, and it can go on to its end."""
+    frontier, search = import_module("lab"), import_module("search")
+    found = search.Search(tiny_lab)
+    run = search.full_run(found.recipe(0.1, 0.1, 1e-4, 64), tiny_lab.facts)
+    ends = run.report_steps()
+    trained: list[int] = []
+    noted = frontier.Watched.report
+
+    def report(session: Any, point: Any) -> None:
+        trained.append(point.step)
+        noted(session, point)
+
+    monkeypatch.setattr(frontier.Watched, "report", report)
+    stopped = tiny_lab.until(run, lambda point: point.step >= ends[2], resumes=True)
+    assert (stopped.state, len(stopped.curve), trained) == ("pruned", 3, ends[:3])
+    earlier = tiny_lab.until(run, lambda point: point.step >= ends[1])
+    assert (earlier.state, len(earlier.curve), trained) == ("pruned", 2, ends[:3])
+    whole = tiny_lab.until(run, lambda point: False, resumes=True)
+    assert whole.state == "finished"
+    alone = frontier.execute(tiny_lab.objective, run)
+    assert whole.curve.held_out_loss.tolist() == alone.curve.held_out_loss.tolist()
+
+
+def test_ours_is_better_only_beyond_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two standard errors over seeds, and 2 %; where a rival did not train, that decides."""
+    monkeypatch.syspath_prepend(str(HOME / "benchmarks/frontier"))
+    page = import_module("page")
+
+    def verdict(*ratios: float) -> str:
+        own = {("a", seed): ratio for seed, ratio in enumerate(ratios)}
+        other = {("a", seed): 1.0 for seed in range(len(ratios))}
+        found: str = page.Versus.of(own, other, "a").verdict
+        return found
+
+    assert verdict(0.8, 0.82, 0.78) == "better"
+    assert verdict(1.25, 1.2, 1.3) == "worse"
+    assert verdict(0.8, 1.2, 0.7) == "level"
+    assert verdict(0.985, 0.985, 0.985) == "level"
+    assert verdict(0.5) == "?"
+    assert verdict(float("inf"), 0.5, 0.5) == "worse"
+    assert page.Versus.of({("a", 0): 1.0}, {("a", 0): float("inf")}, "a").verdict == "better"
+    assert page.Versus.of({("a", 0): 1.0}, {}, "a") is None

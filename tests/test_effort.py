@@ -54,7 +54,7 @@ def test_a_preset_lies_beneath_what_the_user_sets(effort: str) -> None:
     config = Config.from_mapping({"effort": effort})
     assert config.plan == tuple(PRESETS[effort]["plan"])
     assert config.budget.final_runs == PRESETS[effort].get("budget", {}).get("final_runs")
-    own = {"final": {"seeds": 7}, "lr_range": {"ramps": 2}}
+    own = {"final": {"seeds": 7}, "lr_range": {"share": 0.1}}
     changed = Config.from_mapping(
         {
             "effort": effort,
@@ -66,7 +66,7 @@ def test_a_preset_lies_beneath_what_the_user_sets(effort: str) -> None:
     assert changed.plan == ("lr_range", "final")
     assert changed.budget.final_runs == 3
     made = changed.as_mapping()["stages"]
-    assert (made["final"]["seeds"], made["lr_range"]["ramps"]) == (7, 2)
+    assert (made["final"]["seeds"], made["lr_range"]["share"]) == (7, 0.1)
     assert Config.from_mapping(config.as_mapping()) == config
 
 

@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -466,10 +467,8 @@ def test_a_run_is_stopped_from_outside() -> None:
     assert [point.step for point in session.points] == [10, 20]
 
 
-def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `save` and `load` a run that was interrupted ends like one that was not, bit for bit."""
-    monkeypatch.setattr("orchestrator.training.checkpoint.INTERVAL_SECONDS", -1.0)
-    steps = []
+def saving(steps: list[int]) -> Callable[[Trial], Result]:
+    """Return a training function with `save` and `load` that notes its steps."""
 
     def function(trial: Trial) -> Result:
         model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.Linear(16, 3))
@@ -481,9 +480,35 @@ def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> N
             reported(trial, step, update(trial, model, optimizer, step), model)
             steps.append(step)
             trial.save(step, model=model, optimizer=optimizer)
-        return trial.result()
+        return trial.result(test=lambda: sum(p.sum() for p in model.parameters()))
 
-    trains, asked = objective(function), run(schedule=Schedule("paper", 0.01, 0.1, 0.8, 0.9))
+    return function
+
+
+def test_a_function_that_saves_its_end_is_tested_without_training_again() -> None:
+    """The sealed run has the reports and the network of the kept one; without `save` it trains."""
+    steps: list[int] = []
+    trains, kept = objective(saving(steps)), run(kept=True)
+    assert trains.describe().continues
+    assert not objective(train).describe().continues
+    ended = FakeSession(kept)
+    trains(kept, ended)
+    steps.clear()
+    sealed, whole = replace(kept, opens_test=True), FakeSession(kept)
+    tested = FakeSession(sealed, ended.checkpoint)
+    again = trains(sealed, tested)
+    assert steps == []
+    assert [p.held_out_loss for p in tested.points] == [p.held_out_loss for p in ended.points]
+    assert again.test_loss == trains(sealed, whole).test_loss
+    assert len(steps) == kept.steps
+
+
+def test_a_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `save` and `load` a run that was interrupted ends like one that was not, bit for bit."""
+    monkeypatch.setattr("orchestrator.training.checkpoint.INTERVAL_SECONDS", -1.0)
+    steps: list[int] = []
+    trains = objective(saving(steps))
+    asked = run(schedule=Schedule("paper", 0.01, 0.1, 0.8, 0.9))
     whole, cut = FakeSession(asked), FakeSession(asked, stop_at=3, stop=KeyboardInterrupt())
     trains(asked, whole)
     with pytest.raises(KeyboardInterrupt):

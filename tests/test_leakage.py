@@ -40,7 +40,7 @@ def a_study(name: str, path: str, effort: str) -> StudyRecord:
     few = {"seeds": 2, "max_seeds": 3, "horizons": [0.5]}
     plan = PLAN if effort == "thorough" else [PLAN[0], "first_run", *PLAN[1:]]
     stages: dict[str, Any] = {
-        "lr_range": {"min_steps": 40, "ramps": 2},
+        "lr_range": {"min_steps": 40},
         "momentum": {"candidates": [0.95, 0.9]},
         "weight_decay": {"candidates": [1e-2, 1e-3]},
         "dropout": {"candidates": [0.0, 0.3]},
@@ -51,6 +51,7 @@ def a_study(name: str, path: str, effort: str) -> StudyRecord:
     if effort == "thorough":
         for stage in ("momentum", "weight_decay", "dropout", "lr_check"):
             stages[stage] |= few
+        stages["lr_range"] |= {"ramps": 2}
         stages["batch_size"] |= {"max_seeds": 2}
     config = {
         "study_name": name,

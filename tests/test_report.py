@@ -25,7 +25,7 @@ from orchestrator.recipe import Decision, Recipe
 from orchestrator.record import StageRecord, Status
 from orchestrator.report import html
 from orchestrator.report.snippet import pytorch
-from orchestrator.report.text import against, balance, counts, overrides, spread
+from orchestrator.report.text import against, balance, counts, more, overrides, spread
 from orchestrator.schedules import VARIANTS
 from tests import records
 
@@ -393,6 +393,44 @@ def test_options_that_are_on_are_in_the_overrides() -> None:
         "optimizer.ema=0.99",
     ]
     assert not [o for o in overrides(records.study().recipe.values()) if "optimizer" in o]
+
+
+@pytest.mark.parametrize(
+    ("short", "cuts", "said"),
+    [
+        (0.6, {}, "twice the epochs: about 22 % less loss; a larger budget: nothing"),
+        (0.3, {}, "twice the epochs: no lower loss"),
+        (0.6, {"lr_check": "left out"}, "a larger budget: also lr_check"),
+        (None, {}, ""),
+    ],
+)
+def test_the_page_says_what_more_training_is_expected_to_bring(
+    short: float | None, cuts: dict[str, str], said: str
+) -> None:
+    """By the answer's full run and its longest short cycle, and by what the budget left out."""
+    study = records.study()
+    assert study.final is not None
+    recipe = study.recipe
+    answer = replace(
+        records.run("answer", lr=recipe.max_lr or 0.1, momentum=recipe.max_momentum, steps=400),
+        weight_decay=recipe.weight_decay,
+        batch_size=recipe.batch_size,
+        dropout=recipe.dropout,
+    )
+    full = replace(answer, opens_test=True)
+    outcomes = [records.outcome(full, records.falling(full, 0.355, noise=0), test=(0.4, 0.9))]
+    if short is not None:
+        part = replace(answer, steps=100)
+        outcomes.append(records.outcome(part, records.falling(part, short - 0.01, noise=0)))
+    final = replace(study.final, outcomes=tuple(outcomes))
+    told = replace(
+        study,
+        stages=(replace(study.stages[0], outcomes=()), final),
+        budget={"final_runs": 6, "cuts": cuts},
+    )
+    found = more(told.summary())
+    assert said in found if said else not found
+    assert said in html.render(told, {})
 
 
 def test_the_runs_of_the_stages_add_up_to_those_of_the_study() -> None:

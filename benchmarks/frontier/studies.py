@@ -69,7 +69,7 @@ def study(lab: Lab, cifar: str | None, **changes: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run studies; a line of JSON each."""
+    """Run studies; a line of JSON each, and those that are there are skipped."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--workloads", default="tuning", help="tuning, judging, or names")
     parse.add_argument("--seeds", type=int, default=3)
@@ -79,10 +79,14 @@ def main() -> None:
     args = parse.parse_args()
     groups = {"tuning": TUNING, "judging": JUDGING}
     chosen = groups.get(args.workloads) or [WORKLOADS[n] for n in args.workloads.split(",")]
+    lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
+    there = {(d["workload"], d["seed"], d["effort"]) for d in map(json.loads, lines)}
     for workload in chosen:
         if workload.needs_cifar and not args.cifar:
             continue
         for seed in range(args.seeds):
+            if (workload.name, seed, args.effort) in there:
+                continue
             lab = Lab(workload, seed, args.cifar)
             told = study(lab, args.cifar, effort=args.effort)
             line = {"workload": workload.name, "seed": seed, "effort": args.effort, **told}

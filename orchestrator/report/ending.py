@@ -21,6 +21,7 @@ from orchestrator.report.text import (
     command,
     counts,
     measure,
+    more,
     results,
     spent,
     status,
@@ -47,6 +48,8 @@ def ending(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str
         told = ", ".join(f"{name} {value}" for name, value, _ in parts)
         lines.append(("balance", f"of regularisation: {told}", ""))
     lines.append(("cost", cost(summary), ""))
+    if said := more(summary):
+        lines.append(("more", said, ""))
     if said := audited(summary):
         lines.append(("audit", said, ""))
     paths = StudyPaths(folder)

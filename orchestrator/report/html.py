@@ -16,7 +16,16 @@ from orchestrator.report import page
 from orchestrator.report.page import Table
 from orchestrator.report.snippet import pytorch
 from orchestrator.report.stage import section
-from orchestrator.report.text import audited, balance, command, counts, dropout, measure, results
+from orchestrator.report.text import (
+    audited,
+    balance,
+    command,
+    counts,
+    dropout,
+    measure,
+    more,
+    results,
+)
 from orchestrator.storage.paths import StudyPaths
 
 log = logging.getLogger(__name__)
@@ -72,6 +81,7 @@ def render(record: StudyRecord, drawn: Mapping[str, tuple[Figure, bytes]]) -> st
         stages=[section(s, drawn.get(s.decision.stage)) for s in record.stages],
         cost=_cost(record, summary["cost"]),
         price=_price(record, summary["cost"]),
+        more=more(summary),
         audits=_audits(record),
         audited=audited(summary),
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items()),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import StudyPlan
     from orchestrator.plan.estimate import Range
 
+WORTH = 0.01  # log loss: less is not worth the words
 KINDS = {"train": "cycles", "ramp": "ramps", "probe": "memory probe", "calibrate": "calibration"}
 
 
@@ -214,6 +215,22 @@ def spent(summary: Mapping[str, Any]) -> str:
         if (seconds := cost.get(f"{key}_seconds"))
     ]
     return ", ".join([*told, f"{duration(cost['total_seconds'])} in all"])
+
+
+def more(summary: Mapping[str, Any]) -> str:
+    """Return what longer training and a larger budget are expected to bring, "" if not known."""
+    told = []
+    doubling = (summary["final"] or {}).get("doubling")
+    if doubling is not None and doubling < -WORTH:
+        told.append(f"twice the epochs: about {-100 * math.expm1(doubling):.0f} % less loss")
+    elif doubling is not None:
+        told.append("twice the epochs: no lower loss")
+    cuts: Mapping[str, str] = (summary.get("budget") or {}).get("cuts") or {}
+    if left := [name for name, how in cuts.items() if how == "left out"]:
+        told.append(f"a larger budget: also {', '.join(left)}")
+    elif doubling is not None and summary.get("budget"):
+        told.append("a larger budget: nothing, no stage found a run that was worth its price")
+    return "; ".join(told)
 
 
 def audited(summary: Mapping[str, Any]) -> str:

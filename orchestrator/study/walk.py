@@ -181,7 +181,9 @@ class _Study:
         """After Ctrl-C: an answer, if some full run has ended; it is only evaluated."""
         stages, done = self._parts.stages, len(self._records)
         left = [(n, s) for n, s in enumerate(stages) if n >= done and isinstance(s, Answer)]
-        if not left or signals.exit_code() != INTERRUPTED:  # a machine that is taken away
+        if not left or self._recipe.max_lr is None:
+            return
+        if signals.exit_code() != INTERRUPTED:  # a machine that is taken away
             return
         number, stage = left[0]
         rivals = [full_run(r, stage.facts) for r in stage.rivals(self._recipe)]

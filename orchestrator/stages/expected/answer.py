@@ -18,12 +18,13 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
 from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import Estimate, noise
-from orchestrator.stages.expected.first_run import full_run, lowered
+from orchestrator.stages.expected.first_run import clue_of, full_run, lowered
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.stage import Seen, Stage
 
-# Of the stages' changes together, on the log of the final loss (benchmarks/frontier).
-CHANGES = Estimate(0.0, 0.15)
+# Of the stages' changes together, on the log of the final loss (benchmarks/frontier): what makes a
+# first run overfit less has helped.
+CHANGES, WHERE_OVERFITTING = Estimate(0.0, 0.15), Estimate(-0.15, 0.15)
 LOWER, TRIES = 0.25, 3  # as `lower` and `tries` of the first run
 
 
@@ -128,7 +129,9 @@ class Answer(Stage):
         if not math.isfinite(losses[0]) or ends[0] is None:
             return tuned, "the first recipe did not train at full length"
         change = math.log(losses[1] / losses[0])
-        found = CHANGES.updated(change, noise(ends[0], self.facts))
+        overfits = clue_of(ends[0], self.facts).label == "overfitting"
+        prior = WHERE_OVERFITTING if overfits else CHANGES
+        found = prior.updated(change, noise(ends[0], self.facts))
         low, high = found.interval()
         told = (
             f"held-out loss of the full runs {percent(change)}, expected final loss"

@@ -3,9 +3,8 @@
 Candidates are tried in short cycles beside the recipe as it came in, with the same seed, the
 nearest values first, and further ones only in a direction that pays. A cycle is bought only if its
 expected improvement is worth its price (`rate`). The clue of the first full run says what is tried
-at all: where it overfits, more regularisation, at full length, and with Adam and its kin lower
-learning rates, as a pretrained network may need; where it is level, only batch size and learning
-rate.
+at all: where it overfits, more regularisation, at full length; where it is level, only batch size
+and learning rate.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import (
     EFFECTS,
     LOST,
+    LOWER_LR,
     MORE_REGULARISATION,
     Effect,
     Estimate,
@@ -33,10 +33,12 @@ from orchestrator.stages.expected.first_run import clue_of, full_run
 from orchestrator.stages.stage import Seen, Stage, cycle
 
 SHARE = 0.25  # length of a short cycle, as a share of the final run
+FULL_RUNS = 2  # values of one direction at most where each is a full run
 RATE = 0.01  # log loss that is worth the price of one final run
-REGULARISERS = ("weight_decay", "dropout")
-# What the clue of the first full run leaves to be tried, None: everything.
-TRIED = {"overfitting": REGULARISERS, "horizontal": ("batch_size", "max_lr")}
+# What the clue of the first full run leaves to be tried, and its name.
+LEVEL = ("batch_size", "max_lr"), "batch size and learning rate are"
+OVERFITTING = ("weight_decay", "dropout"), "more regularisation is"
+OVERFITTING_ADAPTIVE = ("max_lr", "dropout"), "a lower learning rate is"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Choice(Stage):
     def sides(self, recipe: Recipe, more: bool) -> tuple[tuple[float, ...], ...]:
         """Return the candidates below and above the recipe's value, nearest first.
 
-        `more`: only those that may overfit less.
+        `more`: only those that are expected to overfit less.
         """
         own = self.own(recipe)
         below = sorted((v for v in self.candidates if v < own), reverse=True)
@@ -188,15 +190,22 @@ class _Tries(Seen):
         return clue_of(known, self.stage.facts).label if known else ""
 
     @property
+    def tried_at_all(self) -> tuple[tuple[str, ...], str]:
+        """The fields that the clue leaves to be tried, and their name."""
+        if self.clue == "horizontal":
+            return LEVEL
+        if self.clue == "overfitting":
+            return OVERFITTING_ADAPTIVE if self.recipe.adaptive else OVERFITTING
+        return (self.stage.field,), ""
+
+    @property
     def allowed(self) -> bool:
         """Whether the clue leaves this field to be tried."""
-        if self.more and self.recipe.adaptive and self.stage.field == "max_lr":
-            return True
-        return self.stage.field in TRIED.get(self.clue, (self.stage.field,))
+        return self.stage.field in self.tried_at_all[0]
 
     @property
     def more(self) -> bool:
-        """Whether only what may overfit less is tried, at full length."""
+        """Whether only what overfits less is tried, at full length."""
         return self.clue == "overfitting"
 
     @property
@@ -208,8 +217,7 @@ class _Tries(Seen):
     def why_nothing(self) -> str:
         """Why no candidate was tried."""
         if not self.allowed:
-            what = "regularisation is" if self.more else "batch size and learning rate are"
-            return f"the first full run is {self.clue}, so only {what} tried"
+            return f"the first full run is {self.clue}, so only {self.tried_at_all[1]} tried"
         return f"no candidate is expected to gain {100 * self.stage.rate:g} % per final run spent"
 
     def run(self, value: float) -> Run:
@@ -228,7 +236,7 @@ class _Tries(Seen):
     def sides(self) -> list[Side]:
         made = []
         for values in self.stage.sides(self.recipe, self.more):
-            near = values[: self.stage.reach]
+            near = values[: FULL_RUNS if self.more else self.stage.reach]
             made.append(Side(near, tuple(v for v in near if self.outcome(v))))
         return made
 
@@ -277,8 +285,9 @@ class _Tries(Seen):
     @property
     def prior(self) -> Parabola:
         """The effect of the field on the final loss, before anything was tried."""
-        more = self.more and self.stage.field in REGULARISERS
-        return MORE_REGULARISATION if more else self.effect.final
+        if not self.more:
+            return self.effect.final
+        return LOWER_LR if self.stage.field == "max_lr" else MORE_REGULARISATION
 
     def seen(self, value: float) -> tuple[float, float, float]:
         """Return what a trial says of the final loss: steps to the value, change, noise (sd)."""

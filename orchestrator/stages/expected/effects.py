@@ -135,6 +135,8 @@ EFFECTS: Mapping[str, Effect] = {
 }
 # Of a step of weight decay or dropout where the full run overfits: measured at full length.
 MORE_REGULARISATION = Parabola((-0.12, 0.12), (0.05, 0.05))
+# The same of max_lr of Adam and its kin, where lower values overfit less.
+LOWER_LR = Parabola((0.12, 0.1), (0.02, 0.03))
 
 
 def steps_between(field: str, start: float, end: float) -> float:

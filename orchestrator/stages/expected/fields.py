@@ -16,6 +16,7 @@ from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import cycle
 
 DECAY_STEP = 4.0  # from one weight decay to the next beyond the candidates
+LR_STEP = 4.0  # from one lower learning rate to the next where the full run overfits
 MOST_DECAY = 0.5
 MOST_DECAY_ADAPTIVE = 8.0  # decoupled: a step takes lr x weight_decay of a weight
 PER_DOUBLING = 0.1  # of the length: fall of the log loss where it was not measured
@@ -94,11 +95,13 @@ class LRChoice(Choice):
     def sides(self, recipe: Recipe, more: bool) -> tuple[tuple[float, ...], ...]:
         """Return the multiples on either side, nearest first, each side in its own factor.
 
-        `more`: only lower ones.
+        `more`: lower rates in factors of `LR_STEP`, as each is a full run.
         """
         own = self.own(recipe)
+        if more:
+            return tuple(round_to(own / LR_STEP**n) for n in range(1, self.reach + 1)), ()
         below = max((f for f in self.candidates if f < 1), default=None)
-        above = None if more else min((f for f in self.candidates if f > 1), default=None)
+        above = min((f for f in self.candidates if f > 1), default=None)
         return tuple(
             tuple(round_to(own * factor**n) for n in range(1, self.reach + 1)) if factor else ()
             for factor in (below, above)

@@ -18,7 +18,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run
 from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage, cycle, option
 
-LEARNT = 0.99  # x chance: above it a full run has learnt nothing
+LEARNT = 0.99  # x chance: a run that ends above it has learnt nothing
 STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
 
 
@@ -98,17 +98,18 @@ class FirstRun(Stage):
         reason = (
             f"held-out loss {last.held_out_loss:.4g}{metric} in {self.facts.final_epochs:g}"
             f" epochs{lower}{f'; {guessing}' if guessing else ''}; {clue.label}: {clue.reason};"
-            f" {self._advice(clue, last)}"
+            f" {self._advice(recipe, clue, last)}"
         )
         return Decision(self.name, self.kind, reason, changed, evidence=evidence)
 
-    def _advice(self, clue: Clue, outcome: Outcome) -> str:
+    def _advice(self, recipe: Recipe, clue: Clue, outcome: Outcome) -> str:
         """Return what the clue says about the next stages and about the length of training."""
         epochs = outcome.curve.progress * self.facts.final_epochs
         if clue.label == "overfitting":
             best = int(outcome.curve.held_out_loss.argmin())
+            what = "a lower learning rate" if recipe.adaptive else "more weight decay"
             return (
-                f"more weight decay is tried at full length; without it the lowest held-out loss is"
+                f"{what} is tried at full length; without it the lowest held-out loss is"
                 f" {outcome.curve.held_out_loss[best]:.4g} after {epochs[best]:.3g} of"
                 f" {self.facts.final_epochs:g} epochs"
             )

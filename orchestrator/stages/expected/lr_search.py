@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.expected.first_run import LEARNT
 from orchestrator.stages.expected.longer import for_longer, lowest
 from orchestrator.stages.lr_range import LRRange
 from orchestrator.stages.ramps import FLAT, problem, read, round_to, stopped, usable
@@ -23,7 +24,7 @@ from orchestrator.stages.stage import Seen, Stage, cycle
 
 FACTOR = 3.0  # from one rate to the next
 ROOT = FACTOR**0.5
-USUAL, USUAL_ADAPTIVE = 0.2, 5e-3  # the middle of the search, if the ramp says nothing
+USUAL, USUAL_ADAPTIVE = 0.2, 0.015  # the middle of the search, if the ramp says nothing
 BROKE = 0.1  # x the rate at which a ramp broke that had learnt nothing: the highest middle
 FIRST, LONGEST = 0.2, 0.25  # final runs: no first cycle is longer, and no later one
 RAMP = 0.14  # final runs: a longer ramp is not made
@@ -73,10 +74,11 @@ class LRSearch(Stage):
             f"the lowest held-out loss, {losses[best]:.4g}, of {len(tried)} cycles of"
             f" {cycles.steps} steps at max_lr {tried[0]:.3g} to {tried[-1]:.3g}"
         )
-        if any(math.isinf(loss) for lr, loss in cycles.losses.items() if lr > best):
+        lost = LEARNT * self.facts.chance_loss
+        if any(loss > lost for lr, loss in cycles.losses.items() if lr > best):
             # The edge is near, and a longer run has more steps in which to diverge.
             max_lr, low, high = round_to(best / ROOT), best / FACTOR, best
-            told = f"below {best:.3g}, {told}, as the next higher rate was lost"
+            told = f"below {best:.3g}, {told}, as the next higher rate learnt nothing"
         if recipe.adaptive:
             peak, final_steps = lowest(cycles.losses), self.facts.steps(1, recipe.batch_size)
             share = 1.0 if self.facts.batch_norm else for_longer(cycles.steps, final_steps)

@@ -85,6 +85,7 @@ class FunctionObjective:
         """Return what a study says of it."""
         return Description(
             device=self._described,
+            continues=self.found.keeps_end,
             notes=self._notes,
             versions={"torch": version("torch")},
             formats={"function": FUNCTION_VERSION},

@@ -32,7 +32,7 @@ class Rehearsal:
     `start_loss`: held-out loss before any training, 3 digits. `optimizer`, `nesterov`: as a recipe
     has them. `momentum`, `weight_decay`: those that the optimiser had. `device`: where it trains.
     `metric`: the name of what is reported beside the losses. `uses_batch_size`, `uses_seed`,
-    `has_test`: whether the function does. `notes`: what it said by `Trial.note`.
+    `has_test`, `keeps_end`: whether the function does. `notes`: what it said by `Trial.note`.
     """
 
     start_loss: float
@@ -45,6 +45,7 @@ class Rehearsal:
     uses_batch_size: bool
     uses_seed: bool
     has_test: bool
+    keeps_end: bool
     notes: tuple[str, ...]
 
 
@@ -53,7 +54,7 @@ def rehearse(
 ) -> Rehearsal:
     """Try the function out with two seeds. Raises ConfigError, one line, for what it does wrong."""
     schedule = Schedule("range_test", NOTHING, SOMETHING, 0.9, 0.9)
-    run = Run("train", schedule, 0.0, batch_size, STEPS, 0, points=STEPS)
+    run = Run("train", schedule, 0.0, batch_size, STEPS, 0, points=STEPS, kept=True)
     one, two = seeds
     first, again, other = (_tried(do, Trial(run, NoSession(), name, s)) for s in (one, one, two))
     before = first.points[0].held_out_loss
@@ -77,6 +78,7 @@ def rehearse(
         uses_batch_size="batch_size" in first.asked,
         uses_seed=not _same(first, other),
         has_test=first.has_test,
+        keeps_end=first.keeps_end,
         notes=tuple(first.notes),
     )
 

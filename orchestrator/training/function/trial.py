@@ -40,6 +40,7 @@ class Trial:
         self.asked: set[str] = set()  # settings that the function has read
         self.metric_name: str | None = None
         self.has_test = False
+        self.keeps_end = False  # whether the state at the end was saved
         self.notes: dict[str, None] = {}
         self.points: list[Point] = []
         self.groups: Groups | None = None
@@ -193,14 +194,20 @@ class Trial:
     def save(self, step: int, **parts: Any) -> None:
         """Save the state after update `step`, and the random states, for `load`.
 
-        Call it after each step, or if `due(step)`. It saves every few seconds.
+        Call it after each step and its report, or if `due(step)`. It saves every few seconds, and
+        the end of a run whose network may be tested later: that test then trains nothing again.
 
         Args:
             step: Number of the update.
             parts: Objects with a `state_dict`, by the names that `load` uses.
         """
-        if not self._keeper.is_due() or step + 1 >= self._run.steps:
+        if step + 1 < self._run.steps:
+            if not self._keeper.is_due():
+                return
+        elif self._last is None or not self._run.kept or self._run.opens_test:
             return
+        else:
+            self.keeps_end = True
         self._training.stop()
         kept = {
             "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -208,7 +215,8 @@ class Trial:
             "step": step,
             "seconds": self._training.seconds,
         }
-        self._keeper.save(kept, self.points)
+        last = [self._last] if self._last else []
+        self._keeper.save(kept, [*self.points, *last])
         self._training.go()
 
     def load(self, **parts: Any) -> int:
@@ -230,6 +238,8 @@ class Trial:
         state, points = checkpoint.read(saved)
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
+        if points and points[-1].step == self._run.steps:
+            self._last = points.pop()  # sent with the result
         for point in points:
             self._send(point)
         randomness.load_state_dict(state["random"], self.device)
