@@ -401,6 +401,7 @@ def test_options_that_are_on_are_in_the_overrides() -> None:
         (0.6, {}, "twice the epochs: about 22 % less loss; a larger budget: nothing"),
         (0.3, {}, "twice the epochs: no lower loss"),
         (0.6, {"lr_check": "left out"}, "a larger budget: also lr_check"),
+        (0.6, {"final": "without baselines"}, "a larger budget: also the baselines"),
         (None, {}, ""),
     ],
 )

@@ -228,6 +228,8 @@ def more(summary: Mapping[str, Any]) -> str:
     cuts: Mapping[str, str] = (summary.get("budget") or {}).get("cuts") or {}
     if left := [name for name, how in cuts.items() if how == "left out"]:
         told.append(f"a larger budget: also {', '.join(left)}")
+    elif any("without baselines" in how for how in cuts.values()):
+        told.append("a larger budget: also the baselines")
     elif doubling is not None and summary.get("budget"):
         told.append("a larger budget: nothing, no stage found a run that was worth its price")
     return "; ".join(told)
