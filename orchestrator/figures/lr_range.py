@@ -74,7 +74,7 @@ def losses(decision: Decision, outcomes: Sequence[Outcome]) -> Figure | None:
     spans = tuple(_spans(decision))
     panel = Panel(y, 3.4, lines=tuple(lines), marks=(*circles, *marks), spans=spans)
     entries = [
-        Entry("linear", "linear ramps", _colour(True), 2.0),
+        *([Entry("linear", "linear ramps", _colour(True), 2.0)] * any(map(_linear, ramps))),
         Entry("exponential", "exponential ramp", _colour(False), 2.0),
         Entry("smoothed", "held-out loss, smoothed", SOFT, 2.0),
         Entry("measured", "held-out loss as measured", SOFT, 0.8),
