@@ -37,7 +37,7 @@ LEAST_STEPS, MOST_STEPS = 80, 400  # of a ramp whose length is not given
 SOME_STEPS = 100  # of a ramp where the length of an epoch is not known either
 LEAST_FINAL = 50
 SCHEDULES = "linear", "constant", "paper", "author", "fastai", "torch"
-UNSEEN = 0.2  # x the rate of ramps: the best one of a fine-tuning run (benchmarks/finetune.py)
+UNSEEN = 0.2  # x the rate of ramps: what fine-tuning wanted at the least (docs/design.md)
 SHORT = 16  # of the final run: LONGER times as much is the longest cycle
 NOTHING = 10 * RESOLUTION  # a loss of 0, as a share of the loss before training
 
