@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,18 +11,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from orchestrator import tracking
 from orchestrator.config import checks, choices, user_code
 from orchestrator.config.schema import Config
-from orchestrator.config.sections import OwnObjectiveConfig, ProcessesConfig, TrainingConfig
+from orchestrator.config.sections import (
+    ExecutorConfig,
+    OwnObjectiveConfig,
+    ProcessesConfig,
+    RayConfig,
+    TrainingConfig,
+)
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import Description, describe
 from orchestrator.recipe import Facts, Recipe, usual_weight_decay
 
 if TYPE_CHECKING:
     from orchestrator.executors.inline import InlineExecutor, Watcher
+    from orchestrator.executors.parallel import Ahead, Pool
     from orchestrator.objectives import Objective
     from orchestrator.pruners import CluePruner
     from orchestrator.stages.stage import Stage
     from orchestrator.storage.ledger import Ledger
-    from orchestrator.storage.paths import StudyPaths
+    from orchestrator.storage.states import States
 
 
 def recipe(config: Config, facts: Facts) -> Recipe:
@@ -147,31 +155,49 @@ def executor(
     ledger: Ledger,
     objective: Objective,
     pruner: CluePruner | None,
-    paths: StudyPaths,
+    states: States,
     watcher: Watcher,
+    ahead: Ahead | None = None,
 ) -> InlineExecutor:
     """Return the executor."""
     from orchestrator.executors.idle import IdleWait, use_of_gpu
 
-    parts = (ledger, objective, pruner, paths, watcher)
+    parts = (ledger, objective, pruner, states, watcher)
     idle = IdleWait(max_seconds=config.executor.wait_seconds, gpu=use_of_gpu(config.device))
-    if not isinstance(config.executor, ProcessesConfig):
+    if isinstance(config.executor, ExecutorConfig):
         from orchestrator.executors.inline import InlineExecutor
 
         return InlineExecutor(*parts, idle=idle)
+    from orchestrator.executors.parallel import ParallelExecutor
+
+    return ParallelExecutor(*parts, idle=idle, pool=_pool(config), ahead=ahead)
+
+
+def _pool(config: Config) -> Pool:
+    """Return the workers of an executor that has some."""
+    if isinstance(config.executor, RayConfig):
+        from orchestrator.executors.cluster import RayPool
+
+        shared = config.storage.checkpoints is not None
+        return RayPool(objective_of, config.as_mapping(), config.executor, shares_disk=shared)
     from orchestrator.executors.pool import WorkerPool
-    from orchestrator.executors.processes import ProcessExecutor
     from orchestrator.system.host import cores
 
+    assert isinstance(config.executor, ProcessesConfig)
     workers = config.executor.workers or max(1, cores() // (config.threads or 1))
-    return ProcessExecutor(*parts, idle=idle, pool=WorkerPool(config.as_mapping(), workers))
+    return WorkerPool(config.as_mapping(), workers)
+
+
+def objective_of(values: Mapping[str, Any]) -> Objective:
+    """Return the objective of a config's plain values, as a worker makes it."""
+    return objective(Config.from_mapping(values))
 
 
 def work() -> NoReturn:
     """Run as a worker process of an executor (see `executors.worker`)."""
     from orchestrator.executors import worker
 
-    worker.main(lambda values: objective(Config.from_mapping(values)))
+    worker.main(objective_of)
 
 
 def tracker(config: Config, metric: str | None) -> tracking.Tracker:

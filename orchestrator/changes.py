@@ -75,9 +75,8 @@ def kept(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def since(file: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return how `config` differs from the one that an earlier command wrote to `file`."""
-    old = kept(file)
+def since(old: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return how `config` differs from that of an earlier command; {}: there was none."""
     return differences(_important(old), _important(config)) if old else []
 
 

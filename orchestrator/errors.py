@@ -3,6 +3,7 @@
 Exception
 ├── ConfigError    the config is wrong; one line for each problem
 └── StorageError   a study's files cannot be read or written: full disk, locked or lost database
+    └── ClusterError   the cluster that trains the study's runs is lost
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class ConfigError(Exception):
 
 class StorageError(Exception):
     """The study's storage failed, not one of its runs; the same command resumes the study."""
+
+
+class ClusterError(StorageError):
+    """The cluster that trains the study's runs is lost; the same command resumes the study."""
 
 
 # Of torch on a processor, CUDA's runtime, cuBLAS, cuDNN 8 and 9, and Apple's backend.
@@ -63,10 +68,10 @@ def one_line(error: BaseException, *, named: bool = False) -> str:
 
 @contextmanager
 def storing(what: str = "the study's trials") -> Iterator[None]:
-    """Return a context that turns every exception into a StorageError about `what`, one line."""
+    """Return a context that turns exceptions into a StorageError about `what`, one line."""
     try:
         yield
-    except StorageError:
+    except (StorageError, ConfigError):
         raise
     except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases raise many kinds
         cause: BaseException = error

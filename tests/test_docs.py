@@ -188,6 +188,7 @@ def test_what_takes_long_is_at_least_a_right_request(
 ) -> None:
     """Studies of blocks that are slow or not run: composed and checked with the page's files."""
     monkeypatch.syspath_prepend(here)
+    monkeypatch.setenv("STUDY_DATABASE", "postgresql+psycopg://me@host/trials")
     for block in blocks(page):
         if block.file:
             (here / block.file).parent.mkdir(parents=True, exist_ok=True)

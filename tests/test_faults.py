@@ -44,7 +44,7 @@ from orchestrator.report import html
 from orchestrator.report.terminal import Terminal
 from orchestrator.schedules import Schedule
 from orchestrator.storage import backend
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import Folder
 from orchestrator.study import lock
 from orchestrator.study.walk import run_study
 from orchestrator.system import files, signals
@@ -379,7 +379,7 @@ def test_a_full_disk_under_a_checkpoint_is_not_the_runs_fault() -> None:
         number = 0
 
     made = sessions.TrialSession(
-        None, "key", Trial(), None, StudyPaths(Path("/proc/nowhere")), lambda point: None  # type: ignore[arg-type]
+        None, "key", Trial(), None, Folder(Path("/proc/nowhere")), lambda point: None  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(StorageError, match="run the same command to resume"):
         made.save(b"state")

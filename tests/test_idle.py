@@ -13,7 +13,7 @@ from orchestrator.executors.inline import InlineExecutor
 from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.storage.backend import open_storage
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import Folder
 from orchestrator.system import host
 
 
@@ -149,7 +149,7 @@ def test_only_the_repeat_of_a_timed_run_waits(tmp_path: Path) -> None:
     objective = QuadraticObjective()
     ledger = Ledger(open_storage("memory", None, tmp_path), "s")
     executor = InlineExecutor(
-        ledger, objective, None, StudyPaths(tmp_path), Nobody(), machine.idle()
+        ledger, objective, None, Folder(tmp_path / "checkpoints"), Nobody(), machine.idle()
     )
     timed = replace(a_run(0.1), timed=True)
     _, first = executor.run("a", [a_run(0.1), timed])

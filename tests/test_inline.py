@@ -19,7 +19,7 @@ from orchestrator.objectives.quadratic import QuadraticObjective
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import Folder
 
 
 class Nobody:
@@ -66,7 +66,9 @@ def an_executor(
     objective = QuadraticObjective()
     made = build.pruner(Config.from_mapping({"pruner": pruner}), objective.facts.chance_loss)
     ledger = Ledger(storage or InMemoryStorage(), "s", repr(made))
-    return InlineExecutor(ledger, objective, made, StudyPaths(folder), watcher or Nobody())
+    return InlineExecutor(
+        ledger, objective, made, Folder(folder / "checkpoints"), watcher or Nobody()
+    )
 
 
 def results(executor: InlineExecutor, stage: str = "a") -> list[tuple[str, str, str, int]]:

@@ -11,13 +11,11 @@ PROPERTIES = [name for name, kind in vars(StudyPaths).items() if isinstance(kind
 
 
 def test_all_files_are_in_the_studys_folder(tmp_path: Path) -> None:
-    """Each under a name of its own; those of a run are named after its key."""
+    """Each under a name of its own."""
     paths = StudyPaths.of(tmp_path, "s")
     files = [getattr(paths, name) for name in PROPERTIES]
     assert {file.parent for file in files} == {paths.folder} == {tmp_path / "s"}
     assert len(set(files)) == len(files) == len(PROPERTIES)
-    assert {paths.checkpoint("k").parent, paths.model("k").parent} == {paths.checkpoints}
-    assert paths.checkpoint("k").stem == paths.model("k").stem == "k"
 
 
 def test_their_names_are_spelled_once() -> None:

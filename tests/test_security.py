@@ -40,7 +40,7 @@ SOURCES = sorted(Path(user_code.__file__).parents[1].rglob("*.py"))
 
 
 # Messages between a study's own processes, through pipes that only they hold.
-BETWEEN_PROCESSES = ("pool.py", "worker.py")
+BETWEEN_PROCESSES = {"cluster.py", "pool.py", "worker.py"}
 
 
 def test_nothing_unpickles_evaluates_or_calls_a_shell() -> None:

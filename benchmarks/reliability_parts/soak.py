@@ -21,7 +21,7 @@ from orchestrator.config.schema import Config
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.backend import journal
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import Folder
 from orchestrator.recipe import Run
 from orchestrator.schedules import Schedule
 
@@ -39,7 +39,7 @@ objective = build.objective(config, Path("."))
 pruner = build.pruner(config, objective.facts.chance_loss)
 def executor():
     ledger = Ledger(journal(Path("optuna.journal")), "s", repr(pruner), context=objective.context)
-    return InlineExecutor(ledger, objective, pruner, StudyPaths(Path()), Nobody())
+    return InlineExecutor(ledger, objective, pruner, Folder(Path("checkpoints")), Nobody())
 def run(i):
     return Run("train", Schedule("paper", .005, .05, .85, .9), 1e-3, 64, 100, i)
 made, marks = executor(), []

@@ -6,6 +6,7 @@ A section that is None is wrong by itself and already reported: it is not checke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,28 @@ def processor_lines(device: Any) -> list[str]:
         f"device: {shown(device)} trains one run at a time: several runs at once on one GPU have"
         " not been measured; choose executor=inline, or device=cpu for executor=processes"
     ]
+
+
+def ray_lines(executor: Any, device: Any) -> list[str]:
+    """Check that Ray is installed, and that GPUs are asked for where they are to train."""
+    lines = []
+    if find_spec("ray") is None:
+        lines.append(
+            "executor.name: 'ray' is not installed: pip install 'orchestrator[ray]', on every"
+            " machine of the cluster"
+        )
+    if isinstance(device, str) and device.startswith("cuda") and not executor.gpus_per_trial:
+        lines.append(
+            f"executor.gpus_per_trial: must be above 0 for device {shown(device)}, such as 1, or .5"
+            " for two workers on each GPU"
+        )
+    if device not in (None, "auto", "cpu", "cuda"):
+        lines.append(f"device: {shown(device)} is not allowed with executor=ray: auto, cpu or cuda")
+    if executor.gpus_per_trial and device == "cpu":
+        lines.append("executor.gpus_per_trial: must be 0 for device=cpu")
+    if executor.gpus_per_trial > 1 and executor.gpus_per_trial % 1:
+        lines.append("executor.gpus_per_trial: above 1 only whole GPUs can be given to a worker")
+    return lines
 
 
 def storage_lines(storage: Any) -> list[str]:

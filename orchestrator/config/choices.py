@@ -76,6 +76,7 @@ def variants(key: str) -> dict[str, Callable[[], type[BaseModel]]]:
         return {
             "inline": lambda: sections.ExecutorConfig,
             "processes": lambda: sections.ProcessesConfig,
+            "ray": lambda: sections.RayConfig,
         }
     return {"clue": _clue_options, "none": lambda: sections.NoPruner} if key == "pruner" else {}
 

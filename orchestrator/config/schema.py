@@ -35,6 +35,7 @@ from orchestrator.config.sections import (
     OwnDataConfig,
     OwnMetricConfig,
     ProcessesConfig,
+    RayConfig,
     RecipeConfig,
     ScheduleConfig,
     StorageConfig,
@@ -67,7 +68,7 @@ class Config(Section):
     schedule: ScheduleConfig
     pruner: SerializeAsAny[BaseModel]
     objective: SerializeAsAny[BaseModel]
-    executor: ExecutorConfig | ProcessesConfig
+    executor: ExecutorConfig | ProcessesConfig | RayConfig
     storage: StorageConfig
     tracking: TrackingConfig
     budget: BudgetConfig
@@ -108,6 +109,8 @@ class Config(Section):
         lines += checks.storage_lines(parts["storage"])
         if isinstance(parts["executor"], ProcessesConfig):
             lines += checks.processor_lines(mapping.get("device"))
+        if isinstance(parts["executor"], RayConfig):
+            lines += checks.ray_lines(parts["executor"], mapping.get("device"))
         lines += checks.size_lines(
             parts["recipe"], stages, checks.examples(parts["data"], parts["objective"])
         )
@@ -153,8 +156,13 @@ class Config(Section):
 
 
 def _settled(config: Config) -> Config:
-    """Fill in the settings of worker processes: one thread for each run, on the CPU."""
-    if not isinstance(config.executor, ProcessesConfig):
+    """Fill in device and threads of workers: run keys depend on them."""
+    executor = config.executor
+    if isinstance(executor, ExecutorConfig):
         return config
-    device = "cpu" if config.device == "auto" else config.device
-    return config.model_copy(update={"threads": config.threads or 1, "device": device})
+    device, threads = "cpu", 1
+    if isinstance(executor, RayConfig):
+        device = "cuda" if executor.gpus_per_trial else "cpu"
+        threads = max(1, int(executor.cpus_per_trial))
+    device = device if config.device == "auto" else config.device
+    return config.model_copy(update={"threads": config.threads or threads, "device": device})

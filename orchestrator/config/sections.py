@@ -242,17 +242,52 @@ class ProcessesConfig(Section):
     """Worker processes on this machine."""
     workers: Count | None = None
     """Number of workers; null: as many as the physical cores allow."""
+    ahead: Fraction = 0.25
+    """Share of the budget that may be wasted on runs for later stages, while workers are idle."""
+    wait_seconds: NotNegative = 30.0
+    """Longest wait for an idle machine before a timed run is repeated; 0: never."""
+
+
+class RayConfig(Section):
+    """Runs are trained in parallel by the workers of a Ray cluster, on CPUs or on GPUs.
+
+    Runs that measure time or memory get a whole device: a GPU, or all processors of a machine.
+    """
+
+    name: Literal["ray"] = "ray"
+    """Workers of a Ray cluster."""
+    address: str | None = None
+    """null starts a cluster on this machine; auto: the one that runs here; or ray://host:port."""
+    workers: Count | None = None
+    """Number of workers; null: as many as the cluster has room for."""
+    cpus_per_trial: Positive = 1
+    """Processors of a worker; also its threads, unless `threads` is set."""
+    gpus_per_trial: NotNegative = 0
+    """GPUs of a worker; .5 puts two workers on each GPU."""
+    ahead: Fraction = 0.25
+    """Share of the budget that may be wasted on runs for later stages, while workers are idle."""
+    lease_seconds: Positive = 30
+    """A worker that is silent for as long is given up, and its run is trained again."""
     wait_seconds: NotNegative = 30.0
     """Longest wait for an idle machine before a timed run is repeated; 0: never."""
 
 
 class StorageConfig(Section):
-    """Where Optuna stores its trials."""
+    """Where trials are stored, and the checkpoints of runs."""
+
+    later = frozenset({"checkpoints", "retry_seconds", "lease_seconds"})
 
     name: Literal["journal", "memory", "url"] = "journal"
     """A journal file in the study's folder, memory (nothing is kept), or a database."""
     url: str | None = None
     """Address of the database, as for SQLAlchemy, such as sqlite:///trials.db."""
+    checkpoints: str | None = None
+    """A folder that all machines share, or an address of fsspec such as s3://bucket/folder; null:
+    the study's own folder."""
+    retry_seconds: NotNegative | None = None
+    """How long a database that cannot be reached is tried again; null: 60."""
+    lease_seconds: Positive | None = None
+    """A command that did not renew its lease on the study for as long is dead; null: 30."""
 
 
 class TrackingConfig(Section):

@@ -21,7 +21,7 @@ from orchestrator.pruners import CluePruner
 from orchestrator.pruners.peers import Peers
 from orchestrator.recipe import Run
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import States
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,14 @@ class InlineExecutor:
         ledger: Ledger,
         objective: Objective,
         pruner: CluePruner | None,
-        paths: StudyPaths,
+        states: States,
         watcher: Watcher,
         idle: IdleWait | None = None,
     ) -> None:
         self._ledger = ledger
         self._objective = objective
         self._pruner = pruner
-        self._paths = paths
+        self._states = states
         self._watcher = watcher
         self._idle = idle or IdleWait()
         self._earlier: dict[str, Peers] = defaultdict(Peers)  # of each stage's rounds so far
@@ -109,7 +109,7 @@ class InlineExecutor:
 
     def is_kept(self, run: Run) -> bool:
         """Return whether a run has ended and its state was kept."""
-        return self._paths.checkpoint(run.key(self._objective.context(run))).is_file()
+        return self._states.is_kept(run.key(self._objective.context(run)))
 
     def close(self) -> None:
         """Release what the executor holds; this one holds nothing."""
@@ -156,7 +156,7 @@ class InlineExecutor:
                 self._objective,
                 trial,
                 self._pruner,
-                self._paths,
+                self._states,
                 lambda point: self._watcher.point(job.run, job.trial_key, point),
             )
         except BaseException:  # interrupted: the trial must not stay open
@@ -182,7 +182,7 @@ class InlineExecutor:
         if outcome.state == "finished" and not (
             job.run.kept and not job.run.opens_test
         ):  # others may resume from theirs
-            self._paths.checkpoint(job.run_key).unlink(missing_ok=True)
+            self._states.drop(job.run_key)
         self._watcher.run_ended(stage, outcome)
         return outcome
 

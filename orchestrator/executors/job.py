@@ -18,7 +18,7 @@ from orchestrator.executors.session import TrialSession, reason_of
 from orchestrator.objectives import Objective, StopRun
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import RunFiles
 
 log = logging.getLogger(__name__)
 SIGNAL_SECONDS = 0.2  # the longest time until the signal of a dead child process arrives
@@ -77,7 +77,7 @@ def train(
     objective: Objective,
     trial: optuna.Trial,
     pruner: CluePruner | None,
-    paths: StudyPaths,
+    files: RunFiles,
     watch: Callable[[Point], None],
 ) -> Outcome:
     """Train a run in this process. Its exceptions are logged and give a failed outcome.
@@ -87,7 +87,7 @@ def train(
     pruner = pruner if job.may_be_pruned else None
     if pruner is not None:
         pruner.start(trial.number, job.run, job.place or 0)
-    session = TrialSession(job.run, job.run_key, trial, pruner, paths, watch, job.goes_on)
+    session = TrialSession(job.run, job.run_key, trial, pruner, files, watch, job.goes_on)
     run, key = job.run, job.trial_key
     try:
         result = objective(run, session)

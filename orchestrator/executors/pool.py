@@ -81,6 +81,8 @@ class WorkerPool:
     They start when there is a job for them, and run until `close`.
     """
 
+    shares_disk, trains_alone = True, False
+
     def __init__(self, config: dict[str, Any], size: int) -> None:
         self._config = config
         self._size = size
@@ -88,7 +90,7 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self._inbox: SimpleQueue[tuple[Worker, bytes | None]] = SimpleQueue()
 
-    def free(self) -> Worker | None:
+    def free(self, wanted: int = 1, alone: bool = False) -> Worker | None:
         """Return an idle worker, or a new one while there are fewer than `size`, else None."""
         if self._idle:
             return self._idle.pop()
@@ -113,12 +115,14 @@ class WorkerPool:
                 worker, message = self._inbox.get(timeout=LOOK_SECONDS)
                 return worker, None if message is None else pickle.loads(message)
 
-    def remove(self, worker: Worker) -> str:
-        """Remove a worker that has died; return how it ended."""
+    def remove(self, worker: Worker) -> tuple[str, bool]:
+        """Remove a worker, which is stopped; return how it ended, and that its machine is there."""
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
-        return worker.stop()
+        else:
+            worker.interrupt()
+        return worker.stop(), False
 
     def close(self) -> None:
         """Stop all workers; those that train have some seconds to write a checkpoint."""

@@ -11,16 +11,15 @@ from orchestrator.errors import out_of_memory, storing
 from orchestrator.objectives import StopRun
 from orchestrator.pruners import CluePruner
 from orchestrator.recipe import Run
-from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.states import RunFiles
 from orchestrator.system import signals
-from orchestrator.system.files import read_sealed, write_atomically, write_sealed
 
 
 class TrialSession:
     """The session of one trial (see `objectives.Session`).
 
     `pruner` None: the run is not pruned. `watch` is called with every point. `run_key` names the
-    files of checkpoint and model. `goes_on`: the key of a kept run that it starts from.
+    checkpoint and the model in `files`. `goes_on`: the key of a kept run that it starts from.
     """
 
     def __init__(
@@ -29,7 +28,7 @@ class TrialSession:
         run_key: str,
         trial: optuna.Trial,
         pruner: CluePruner | None,
-        paths: StudyPaths,
+        files: RunFiles,
         watch: Callable[[Point], None],
         goes_on: str | None = None,
     ) -> None:
@@ -38,9 +37,8 @@ class TrialSession:
         self._trial = trial
         self._pruner = pruner
         self._watch = watch
-        self._checkpoint = paths.checkpoint(run_key)
-        self._model = paths.model(run_key)
-        self._kept = paths.checkpoint(goes_on) if goes_on else None
+        self._files = files
+        self._key, self._kept = run_key, goes_on
 
     def report(self, point: Point) -> None:
         """Report one point.
@@ -64,19 +62,16 @@ class TrialSession:
 
     def save(self, state: bytes) -> None:
         """Write a checkpoint. Raises StorageError if it cannot be written."""
-        with storing(str(self._checkpoint)):
-            write_sealed(self._checkpoint, state)
+        self._files.save(self._key, state)
 
     def load(self) -> bytes | None:
-        """Return the checkpoint, None without one; a damaged one is renamed."""
-        with storing(str(self._checkpoint)):
-            own = read_sealed(self._checkpoint)
-            return read_sealed(self._kept) if own is None and self._kept else own
+        """Return the checkpoint, None without one; a damaged one is not used."""
+        own = self._files.load(self._key)
+        return self._files.load(self._kept) if own is None and self._kept else own
 
     def save_model(self, state: bytes) -> None:
         """Write the trained model. Raises StorageError if it cannot be written."""
-        with storing(str(self._model)):
-            write_atomically(self._model, state)
+        self._files.save_model(self._key, state)
 
 
 def reason_of(error: BaseException) -> str:

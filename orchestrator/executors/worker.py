@@ -1,5 +1,6 @@
-"""A worker process: reads jobs from standard input, trains them, writes results to standard output.
+"""A worker: trains runs. As a process of this machine it reads tasks from standard input.
 
+`do` is what every worker does with a task. A worker process writes its answers to standard output.
 It is a new Python process, not a fork: torch's threads do not survive a fork, and the user's script
 is not run again. It makes the objective once from the config and serves all rounds. When its input
 ends it exits at once, so no worker outlives the process that started it.
@@ -13,7 +14,9 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -21,11 +24,56 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from orchestrator.system import signals
 
 if TYPE_CHECKING:
+    from orchestrator.executors.job import Job
     from orchestrator.objectives import Objective
-    from orchestrator.storage.paths import StudyPaths
+    from orchestrator.pruners import CluePruner
+    from orchestrator.storage.states import RunFiles
 
 log = logging.getLogger(__name__)
 MakeObjective = Callable[[Mapping[str, Any]], "Objective"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is sent: a job, and the pruner with all that the run is compared with.
+
+    `files`: where it keeps checkpoints and network. None: it sends them to the process that gave
+    the task (`Written`), from which it has `states`, the checkpoints there are, by run key.
+    """
+
+    job: Job
+    pruner: CluePruner | None
+    files: RunFiles | None = None
+    states: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of a run, from a worker that shares no disk: a checkpoint, or the trained network."""
+
+    key: str
+    state: bytes
+    model: bool = False
+
+
+@dataclass(frozen=True)
+class Posted:
+    """The files of a run whose worker sends them by `answer` (see `storage.states.RunFiles`)."""
+
+    states: Mapping[str, bytes]
+    answer: Callable[[object], None]
+
+    def load(self, key: str) -> bytes | None:
+        """Return the checkpoint that came with the task."""
+        return self.states.get(key)
+
+    def save(self, key: str, state: bytes) -> None:
+        """Send a checkpoint."""
+        self.answer(Written(key, state))
+
+    def save_model(self, key: str, state: bytes) -> None:
+        """Send the trained network."""
+        self.answer(Written(key, state, model=True))
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -79,34 +127,54 @@ def _work(
 ) -> NoReturn:
     import optuna
 
-    from orchestrator.errors import StorageError
-    from orchestrator.executors.job import Differs, Job, train
-    from orchestrator.pruners import CluePruner
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with quiet():  # the parent has logged the rest when it built its objective
+        forward_log(answer)
+        objective = make_objective(pickle.loads(tasks.get()))
+    while True:
+        do(pickle.loads(tasks.get()), objective, answer)
+
+
+def do(task: Task, objective: Objective, answer: Callable[[object], None]) -> None:
+    """Train a run; answer with each of its points, then with its outcome.
+
+    Or with `Differs`, or with a StorageError, which is not an error of the run: the study ends.
+    """
+    import optuna
+
+    from orchestrator.errors import StorageError
+    from orchestrator.executors.job import Differs, train
+
+    job, pruner = task.job, task.pruner
+    context = objective.context(job.run)
+    if job.run.key(context) != job.run_key:  # its result would be stored under a wrong key
+        answer(Differs(context))
+        return
+    files = task.files or Posted(task.states, answer)
+    # A study of this one trial: the pruner contains all that it compares the trial with.
+    study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
+    try:
+        with signals.patiently():
+            ended = train(job, objective, study.ask(), pruner, files, answer)
+        answer(ended)
+    except StorageError as error:
+        answer(error)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Return a context in which only errors are logged."""
     logger = logging.getLogger("orchestrator")
-    logger.setLevel(logging.ERROR)  # the parent has logged the rest when it built its objective
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(logging.INFO)
+
+
+def forward_log(answer: Callable[[object], None]) -> None:
+    """Send this process's log records as answers, and nowhere else."""
+    logger = logging.getLogger("orchestrator")
     logger.propagate = False
     logger.addHandler(_Forward(answer))
-    objective = make_objective(pickle.loads(tasks.get()))
-    logger.setLevel(logging.INFO)
-    while True:
-        job: Job
-        pruner: CluePruner | None
-        paths: StudyPaths
-        job, pruner, paths = pickle.loads(tasks.get())
-        context = objective.context(job.run)
-        if job.run.key(context) != job.run_key:  # its result would be stored under a wrong key
-            answer(Differs(context))
-            continue
-        # A study of this one trial: the pruner contains all that it compares the trial with.
-        study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
-        try:
-            with signals.patiently():
-                ended = train(job, objective, study.ask(), pruner, paths, answer)
-            answer(ended)
-        except StorageError as error:  # not an error of the run: the study ends
-            answer(error)
 
 
 class _Forward(QueueHandler):

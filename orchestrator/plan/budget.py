@@ -115,8 +115,9 @@ class Budget:
             now[:] = runs
             self._check_round(stage, recipe, runs)
             began = self.pace.clock()
+            new = {run for run in runs if self.pace.known(run) is None}  # not trained ahead
             outcomes = run_round(runs)
-            trained = [o for o in outcomes if o.run in self._trained]
+            trained = [o for o in outcomes if o.run in new and o.run in self._trained]
             self.pace.round_ended(self.pace.clock() - began, outcomes, trained)
             now.clear()
             so_far.extend(outcomes)

@@ -57,9 +57,13 @@ def likeliest(values: Iterable[float], ratio: float = RATIO) -> tuple[Range, flo
 
 @dataclass
 class Play:
-    """A study as it went in one world: the runs that each stage would train, and their seconds."""
+    """A study as it went in one world: the runs that each stage would train, and their seconds.
+
+    `rounds`: all runs that each stage asked for, those that were known too.
+    """
 
     runs: dict[str, list[Run]] = field(default_factory=dict)
+    rounds: dict[str, list[list[Run]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -80,6 +84,7 @@ def play(stages: Sequence[Stage], recipe: Recipe, world: World, known: Known = _
     played, told = Play(), dict[str, Outcome]()
     for stage in stages:
         played.runs[stage.name], played.seconds[stage.name] = [], 0.0
+        played.rounds[stage.name] = []
         try:
             decision, _ = walk(stage, recipe, _Rounds(stage.name, world, known, told, played))
         except Exception as error:
@@ -106,6 +111,7 @@ class _Rounds:
     levels: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __call__(self, runs: list[Run]) -> list[Outcome]:
+        self.played.rounds[self.stage].append(runs)
         keys = [run.key({}) for run in runs]
         for run, key in zip(runs, keys, strict=True):
             if there := self.told.get(key) or self.known(run):

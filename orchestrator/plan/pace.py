@@ -41,6 +41,7 @@ class Pace:
         self._plays: list[Play] = []  # of what was to come when they were played
         self._played = 0.0  # when that was
         self._at, self._since = 0, 0.0  # number of the stage that is on or comes next, since when
+        self._recipe: Recipe | None = None  # that it began with
 
     @property
     def elapsed(self) -> float:
@@ -49,7 +50,7 @@ class Pace:
 
     def stage_started(self, number: int, recipe: Recipe) -> None:
         """Stage `number` begins: time to work out anew what is left."""
-        self._at, self._since = number, self.elapsed
+        self._at, self._since, self._recipe = number, self.elapsed, recipe
         prices = self.prices()
         if prices is not None and self.elapsed - self._played >= TELL_AFTER:
             self._plays = self._play(self.stages[number:], recipe, prices)
@@ -95,6 +96,16 @@ class Pace:
     def cost(self, stage: Stage, recipe: Recipe, prices: Prices) -> float:
         """Return the seconds that a stage takes at most."""
         return max(play.total for play in self._play([stage], recipe, prices))
+
+    def coming(self) -> list[Play]:
+        """Return how the study may go on from the beginning of this stage.
+
+        [] before there is a learning rate: no world can tell what the range test is going to find.
+        """
+        prices = self.prices()
+        if prices is None or self._recipe is None or self._recipe.max_lr is None:
+            return []
+        return self._play(self.stages[self._at :], self._recipe, prices)
 
     def _play(self, stages: Sequence[Stage], recipe: Recipe, prices: Prices) -> list[Play]:
         return plays(stages, recipe, prices, known=self.known, worlds=WORLDS)

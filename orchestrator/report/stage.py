@@ -57,8 +57,18 @@ def _sentences(stage: StageRecord) -> list[str]:
         if o.state == "finished" and (clue := clue_of(stage, o))
     ]
     said = list(dict.fromkeys(ended + read))
+    said = _measured_on(stage) + said
     more = [f"and {len(said) - MOST} more, in the table of runs"] if len(said) > MOST else []
     return said[:MOST] + more
+
+
+def _measured_on(stage: StageRecord) -> list[str]:
+    """Return on what whole device times were measured, if a cluster has chosen it."""
+    devices = sorted({str(d) for o in stage.outcomes if (d := o.result.measured.get("device"))})
+    if not devices:
+        return []
+    kinds = "" if len(devices) == 1 else ", of more than one kind, so they differ for that too"
+    return [f"times were measured on a whole device of the cluster: {'; '.join(devices)}{kinds}"]
 
 
 def _mostly_unstable(stage: StageRecord) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from orchestrator.errors import storing
@@ -22,6 +22,14 @@ from orchestrator.system.files import try_lock, write_atomically
 log = logging.getLogger(__name__)
 Storage = BaseStorage  # for modules that must not import optuna
 SET_STATE = 6  # SET_TRIAL_STATE_VALUES in the journal's file format
+# How PostgreSQL's client notices within half a minute that a server is not reached any more.
+REACHING = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 LOCK_SECONDS = 60.0  # a write takes milliseconds: a process that holds the lock longer hangs
 
 
@@ -31,16 +39,34 @@ def open_storage(name: str, url: str | None, folder: Path) -> BaseStorage:
         return optuna.storages.InMemoryStorage()
     if name == "url":
         with storing("storage.url"):
-            database = optuna.storages.get_storage(url)
+            database = _database(str(url))
             optuna.get_all_study_names(database)  # a locked database fails here, not on opening
             return database
     with storing():
         return journal(StudyPaths(folder).journal)
 
 
+def _database(url: str) -> BaseStorage:
+    """Return Optuna's storage in a database; connections that broke are replaced."""
+    more: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("postgresql"):
+        more["connect_args"] = REACHING
+    return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=more))
+
+
+def engine_of(database: BaseStorage) -> Any:
+    """Return SQLAlchemy's engine of a database."""
+    return getattr(getattr(database, "_backend", database), "engine", None)
+
+
+def is_server(url: str | None) -> bool:
+    """Whether a database is a server, which other machines reach too, and not a file."""
+    return url is not None and not url.startswith("sqlite")
+
+
 def disconnect(database: BaseStorage) -> None:
     """Close a database's connections now, not when Python collects them."""
-    engine = getattr(getattr(database, "_backend", database), "engine", None)
+    engine = engine_of(database)
     if engine is not None:
         with suppress(Exception):  # the server may be gone
             database.remove_session()

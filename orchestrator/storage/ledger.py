@@ -71,6 +71,7 @@ class Ledger:
             changed.
         formats: Versions of what determines results. A study with others raises ConfigError.
         sole: No other process works on this study: trials in state RUNNING are from a dead one.
+        check: Called before each write; raises StorageError if this process must not write.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Ledger:
         context: Callable[[Run], Mapping[str, Any]] | None = None,
         formats: Mapping[str, int] | None = None,
         sole: bool = False,
+        check: Callable[[], None] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
@@ -92,6 +94,7 @@ class Ledger:
         self._known: dict[str, dict[str, str]] = defaultdict(dict)
         self._before: dict[str, list[dict[str, Any]]] = {}  # stage: outcomes of earlier commands
         self._context, self._sole, self._damaged = context, sole, 0
+        self._check = check or (lambda: None)
         self._formats = {"ledger": FORMAT, **(formats or {})}
         self.id = ""
         with storing("the study's trials"):
@@ -236,6 +239,7 @@ class Ledger:
 
     def ask(self, stage: str, run: Run, trial_key: str, seen: str = "") -> optuna.Trial:
         """Open a trial for a run, with the run's hyper-parameters as its parameters."""
+        self._check()
         with storing("the study's trials"):
             return self._ask(stage, run, trial_key, seen)
 
@@ -268,6 +272,7 @@ class Ledger:
         }
         if self._context is not None:
             stored["context"] = dict(self._context(outcome.run))
+        self._check()
         with storing("the study's trials"):
             trial.set_user_attr("outcome", _sealed(outcome.key, stored))
             if outcome.reason:

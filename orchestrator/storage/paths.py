@@ -74,13 +74,5 @@ class StudyPaths:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints and networks, named after run keys."""
+        """The folder of checkpoints and networks, unless the config names another."""
         return self.folder / "checkpoints"
-
-    def checkpoint(self, run_key: str) -> Path:
-        """Return the file of an unfinished run's state."""
-        return self.checkpoints / f"{run_key}.checkpoint"
-
-    def model(self, run_key: str) -> Path:
-        """Return the file of a run's trained network, as a torch state_dict."""
-        return self.checkpoints / f"{run_key}.model"

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import StorageError
 from orchestrator.recipe import Recipe
 from orchestrator.record import StageRecord, Status, StudyRecord
 from orchestrator.redact import hidden
@@ -43,7 +44,7 @@ def record_of(
         metric=facts.metric,
         larger_is_better=facts.larger_is_better,
         total_seconds=parts.earlier.total_seconds + seconds,
-        notes=parts.description.notes,
+        notes=(*parts.description.notes, *(parts.ahead.told() if parts.ahead else ())),
         reason=hidden(reason),
         model_dropout=facts.dropout,
         budget=parts.budget.summary(parts.trained.any),
@@ -63,10 +64,13 @@ def close(parts: Parts, record: StudyRecord) -> StudyRecord:
     files: list[Path] = []
     try:
         try:
-            files = results.write(record, parts.paths)
+            files = results.write(record, parts.paths, parts.states)
+            if parts.lease is not None:
+                parts.lease.keep(summary=record.summary())
             if old := model_files.set_aside(record, parts.paths):
                 parts.terminal.note(f"of an earlier result, not of this one: {', '.join(old)}")
-        except OSError as error:  # a full disk: the trials are kept, so a replay gives the result
+        except (OSError, StorageError) as error:
+            # A full disk: the trials are kept, so a replay gives the result.
             log.exception("the results cannot be written")
             why = (
                 f"the results cannot be written: {error}; free some disk space, then run the same"

@@ -12,11 +12,15 @@ from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.redact import Formatter
 from orchestrator.storage import backend
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.states import open_states
 from orchestrator.study import lock
 
 
 @contextmanager
-def owned(config: Config, folder: Path, database: backend.Storage | None) -> Iterator[None]:
+def owned(
+    config: Config, folder: Path, database: backend.Storage | None, lease: Lease | None = None
+) -> Iterator[None]:
     """Return a context that holds the study's lock; fresh=true first renames an existing folder."""
     with ExitStack() as stack:
         with writable(folder):
@@ -24,7 +28,9 @@ def owned(config: Config, folder: Path, database: backend.Storage | None) -> Ite
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.held(folder))
             if config.fresh:
-                _set_aside(config.study_name, folder, old, database)
+                _set_aside(config, folder, old, database)
+                if lease is not None:
+                    lease.forget()
                 folder.mkdir(exist_ok=True)
                 stack.enter_context(lock.held(folder) if old else nullcontext())
         yield
@@ -42,15 +48,18 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _set_aside(study: str, folder: Path, old: bool, database: backend.Storage | None) -> None:
+def _set_aside(config: Config, folder: Path, old: bool, database: backend.Storage | None) -> None:
     """Rename folder and trials of an earlier study of this name, so that this one starts over."""
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
     while folder.with_name(folder.name + suffix).exists():  # twice in a second
         suffix += "+"
     if old:
         folder.rename(folder.with_name(folder.name + suffix))
+    if config.storage.checkpoints is not None:
+        states = open_states(config.storage.checkpoints, config.study_name, folder)
+        states.set_aside(suffix)
     if database is not None:
-        backend.set_aside(database, study, suffix)
+        backend.set_aside(database, config.study_name, suffix)
 
 
 @contextmanager

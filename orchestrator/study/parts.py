@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from orchestrator.config.schema import Config
 from orchestrator.curve import Outcome
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.objectives import Objective, describe
+from orchestrator.plan.ahead import RunAhead
 from orchestrator.plan.budget import Budget
 from orchestrator.plan.final_runs import FinalRuns
 from orchestrator.plan.pace import Pace, clock_of
@@ -19,17 +20,29 @@ from orchestrator.record import SCHEMA
 from orchestrator.redact import hidden
 from orchestrator.report.terminal import Terminal
 from orchestrator.stages.stage import Stage
-from orchestrator.storage.backend import Storage, disconnect, open_storage
+from orchestrator.storage.backend import (
+    Storage,
+    disconnect,
+    engine_of,
+    is_server,
+    open_storage,
+)
+from orchestrator.storage.lease import Lease, leased
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.paths import StudyPaths
+from orchestrator.storage.patient import Patience, Patient
+from orchestrator.storage.states import open_states
 from orchestrator.study import results
 from orchestrator.study.watch import Trained, Watch
+
+RETRY_SECONDS, LEASE_SECONDS = 60.0, 30.0
 
 
 class Parts:
     """The objects that one command needs to run one study.
 
-    `database`: the config's, None if it names none. `started`: when the command started
+    `database`: the config's, None if it names none. `lease`: the one on the study, where the
+    database is a server. `started`: when the command started
     (`time.monotonic`), before torch and the data were loaded, since the budget includes that time.
     """
 
@@ -41,6 +54,7 @@ class Parts:
         paths: StudyPaths,
         terminal: Terminal,
         database: Storage | None,
+        lease: Lease | None,
         started: float,
     ) -> None:
         self.config = config
@@ -50,7 +64,10 @@ class Parts:
         self.paths = paths
         self.terminal = terminal
         self.started = started
-        self.earlier = results.earlier(paths)
+        self.states = open_states(config.storage.checkpoints, config.study_name, paths.checkpoints)
+        self.lease = lease
+        kept = lease.kept if lease else {}
+        self.earlier = results.earlier(paths, kept.get("summary"))
         facts = objective.facts
         self.recipe = build.recipe(config, facts)  # that the first stage gets
         pruner = build.pruner(config, facts.start_loss)
@@ -60,7 +77,9 @@ class Parts:
             pruner=repr(pruner),
             context=objective.context,
             formats={"summary": SCHEMA, **self.description.formats},
-            sole=config.storage.name != "url",  # a database may be shared with other machines
+            # A database may be shared with other machines.
+            sole=config.storage.name != "url" or lease is not None,
+            check=lease.check if lease else None,
         )
         self.tracker = build.tracker(config, facts.metric)
         self.trained = Trained()
@@ -69,7 +88,10 @@ class Parts:
         self.watch = Watch(
             facts.start_loss, [self.trained, self.terminal, self.tracker, self.budget]
         )
-        self.executor = build.executor(config, self.ledger, objective, pruner, paths, self.watch)
+        self.ahead = self._ahead()
+        self.executor = build.executor(
+            config, self.ledger, objective, pruner, self.states, self.watch, self.ahead
+        )
 
     def _pace(self) -> Pace:
         """Return the clock of this command."""
@@ -95,6 +117,14 @@ class Parts:
             earlier.budget_seconds,
             shut,
         )
+
+    def _ahead(self) -> RunAhead | None:
+        """Return what finds runs for idle workers, None without workers."""
+        share: float | None = getattr(self.config.executor, "ahead", None)
+        if not share:
+            return None
+        limit = self.config.budget.final_runs
+        return RunAhead(self.pace, self.price, limit, share, self.config.prunes)
 
     def price(self, outcomes: Sequence[Outcome]) -> FinalRuns:
         """Return the prices of runs in final runs."""
@@ -122,3 +152,24 @@ def database(config: Config, folder: Path) -> Iterator[Storage | None]:
         yield opened
     finally:
         disconnect(opened)
+
+
+@contextmanager
+def guarded(
+    config: Config, database: Storage | None, note: Callable[[str], object]
+) -> Iterator[tuple[Storage | None, Lease | None]]:
+    """Yield a server's database that is tried again if it is away, and the lease on the study.
+
+    Other storages have no lease: the lock in the study's folder is enough. Raises ConfigError if
+    another command works on the study. `note` is told what this waits for.
+    """
+    storage = config.storage
+    engine = None if database is None else engine_of(database)
+    if engine is None or not is_server(storage.url):
+        yield database, None
+        return
+    patience = Patience(RETRY_SECONDS if storage.retry_seconds is None else storage.retry_seconds)
+    seconds = storage.lease_seconds or LEASE_SECONDS
+    lease = Lease(engine, config.study_name, seconds, patience)
+    with leased(lease, note):
+        yield Patient(database, patience), lease

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.storage.paths import StudyPaths
-from orchestrator.system.files import UNFINISHED, write_atomically
+from orchestrator.storage.states import States
+from orchestrator.system.files import write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.record import StudyRecord
@@ -28,10 +30,13 @@ class Earlier:
     used_up: float | None = None
 
 
-def earlier(paths: StudyPaths) -> Earlier:
-    """Read what earlier commands spent from summary.json; zeros if it is missing or damaged."""
+def earlier(paths: StudyPaths, kept: Mapping[str, Any] | None = None) -> Earlier:
+    """Return what earlier commands spent, by the summary `kept` in the database or summary.json.
+
+    Zeros if it is missing or damaged.
+    """
     try:
-        found = json.loads(paths.summary.read_text())
+        found = kept or json.loads(paths.summary.read_text())
         cost, budget = found["cost"], found.get("budget") or {}
         total, first = float(cost["total_seconds"]), cost.get("first_test_seconds")
         return Earlier(
@@ -44,17 +49,17 @@ def earlier(paths: StudyPaths) -> Earlier:
         return Earlier()
 
 
-def write(record: StudyRecord, paths: StudyPaths) -> list[Path]:
+def write(record: StudyRecord, paths: StudyPaths, states: States) -> list[Path]:
     """Write the results, for programs and for people; return the files.
 
-    Raises OSError if they cannot be written.
+    Raises OSError or StorageError if they cannot be written.
     """
     from orchestrator.report import html
 
     text = json.dumps(record.summary(), indent=2, allow_nan=False) + "\n"
     write_atomically(paths.summary, text.encode())
     write_atomically(paths.recipe, recipe_file(record).encode())
-    _keep_model(record, paths)
+    _keep_model(record, paths, states)
     return [paths.summary, paths.recipe, paths.config, *html.write(record, paths.folder)]
 
 
@@ -89,7 +94,7 @@ def recipe_file(record: StudyRecord) -> str:
     return head + text
 
 
-def _keep_model(record: StudyRecord, paths: StudyPaths) -> None:
+def _keep_model(record: StudyRecord, paths: StudyPaths, states: States) -> None:
     """Copy the answer's first network to model.pt; delete other networks and checkpoints.
 
     An interrupted study may have an answer too; its checkpoints stay.
@@ -97,16 +102,11 @@ def _keep_model(record: StudyRecord, paths: StudyPaths) -> None:
     if record.status not in ("complete", "interrupted") or record.final is None:
         return
     answer = record.final.decision.evidence.get("model")  # the run key
-    if record.status == "interrupted":
-        if answer and paths.model(answer).is_file():
-            _write_if_new(paths.weights, paths.model(answer).read_bytes())
-        return
-    others = {paths.model(o.key) for o in record.outcomes if o.key != answer}
-    for file in paths.checkpoints.glob("*"):
-        if answer and file == paths.model(answer):  # kept: a later command may have this result
-            _write_if_new(paths.weights, file.read_bytes())
-        elif file in others or file == paths.checkpoint(file.stem) or file.suffix == UNFINISHED:
-            file.unlink()
+    network = states.model(answer) if answer else None
+    if network is not None:
+        _write_if_new(paths.weights, network)
+    if record.status == "complete":  # the answer's stays: a later command may have this result
+        states.tidy({o.key for o in record.outcomes if o.key != answer})
 
 
 def _write_if_new(path: Path, data: bytes) -> None:

@@ -37,7 +37,7 @@ from orchestrator.stages.stage import Stage
 from orchestrator.storage.paths import StudyPaths
 from orchestrator.study.closing import close, record_of
 from orchestrator.study.folder import logged, owned, writable
-from orchestrator.study.parts import Parts, database
+from orchestrator.study.parts import Parts, database, guarded
 from orchestrator.system import signals
 from orchestrator.system.files import write_atomically
 
@@ -61,13 +61,14 @@ def run_study(
     objective = build.objective(config)
     stages = build.stages(config, objective.facts)
     paths = StudyPaths.of(config.runs, config.study_name)
+    terminal = terminal or Terminal(quiet=config.quiet)
     with (
         database(config, paths.folder) as opened,
-        owned(config, paths.folder, opened),
+        guarded(config, opened, terminal.note) as (storage, lease),
+        owned(config, paths.folder, storage, lease),
         logged(paths.log),
     ):
-        terminal = terminal or Terminal(quiet=config.quiet)
-        parts = Parts(config, objective, stages, paths, terminal, opened, started)
+        parts = Parts(config, objective, stages, paths, terminal, storage, lease, started)
         return _Study(parts).run(tuple(map(hidden, overrides)))
 
 
@@ -114,10 +115,13 @@ class _Study:
     def _open(self) -> None:
         """Write the config, and start terminal and tracker."""
         parts, config = self._parts, self._parts.config.public()
-        changed = changes.since(parts.paths.config, config)
+        before = parts.lease and parts.lease.kept.get("config")
+        changed = changes.since(before or changes.kept(parts.paths.config), config)
         self._changed = changes.of_training(changed)
         with writable(parts.paths.folder):
             write_atomically(parts.paths.config, yaml.safe_dump(config, sort_keys=False).encode())
+        if parts.lease is not None:
+            parts.lease.keep(config=config)
         parts.terminal.study_started(
             parts.config.study_name,
             parts.description.device,

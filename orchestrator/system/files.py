@@ -44,9 +44,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def sealed(data: bytes) -> bytes:
+    """Return the SHA-256 of `data` and `data`."""
+    return MAGIC + hashlib.sha256(data).digest() + data
+
+
+def unsealed(found: bytes) -> bytes | None:
+    """Return what `sealed` was given, None if the checksum is wrong or the format another one."""
+    seal, data = found[:HEAD], found[HEAD:]
+    return data if seal == MAGIC + hashlib.sha256(data).digest() else None
+
+
 def write_sealed(path: Path, data: bytes) -> None:
-    """Write the SHA-256 of `data` and `data`, atomically."""
-    write_atomically(path, MAGIC + hashlib.sha256(data).digest() + data)
+    """Write `data` with a checksum, atomically."""
+    write_atomically(path, sealed(data))
 
 
 def read_sealed(path: Path) -> bytes | None:
@@ -58,8 +69,8 @@ def read_sealed(path: Path) -> bytes | None:
         found = path.read_bytes()
     except FileNotFoundError:
         return None
-    seal, data = found[:HEAD], found[HEAD:]
-    if seal != MAGIC + hashlib.sha256(data).digest():
+    data = unsealed(found)
+    if data is None:
         aside = set_aside(path)
         log.warning("%s is damaged; it is renamed to %s and not used", path, aside.name)
         return None

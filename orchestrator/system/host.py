@@ -120,8 +120,13 @@ def peak_memory() -> int | None:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    return bool(psutil.pid_exists(pid))
+    """Whether a process of this number runs on this machine."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # of another user
+        return True
 
 
 def silence(stream: TextIO) -> None:

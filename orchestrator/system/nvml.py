@@ -18,6 +18,14 @@ class Gpu:
     index: int
     handle: Any  # of the library
 
+    def name(self) -> str:
+        """Return its model, "GPU" if the driver has no name for it."""
+        import pynvml
+
+        with suppress(pynvml.NVMLError):
+            return str(pynvml.nvmlDeviceGetName(self.handle))
+        return "GPU"
+
     def utilisation(self) -> float | None:
         """Return the share (0 to 1) of the last second or less in which a kernel ran."""
         import pynvml

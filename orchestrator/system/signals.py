@@ -62,6 +62,20 @@ def handled() -> Iterator[None]:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """Return a context that restores the handlers of signals: some libraries install their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def patiently() -> Iterator[None]:
     """Return a context in which signals wait for the next call of `check`."""
     global _patient
