@@ -70,6 +70,9 @@ class Pool(Protocol):
     def remove(self, worker: Any) -> tuple[str, bool]:
         """Remove a worker, dead or alive; return how it ended, and whether its machine is lost."""
 
+    def rest(self) -> None:
+        """Give back a device that a worker had to itself: the round has ended."""
+
     def close(self) -> None:
         """Stop all workers."""
 
@@ -129,7 +132,9 @@ class ParallelExecutor(InlineExecutor):
         if self._ahead is not None:
             for job in jobs:
                 self._ahead.asked(job.run)
-        return [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
+        outcomes = [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
+        self._pool.rest()
+        return outcomes
 
     def _group(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
         outcomes = {job.trial_key: found for job in jobs if (found := self._known(job))}
