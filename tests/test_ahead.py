@@ -81,6 +81,25 @@ def test_a_study_decides_the_same_whatever_is_run_ahead(
         assert keys(record) == keys(alone)
 
 
+@pytest.mark.parametrize("final_runs", [2.6, 3.4, 4.2])
+def test_a_budget_counts_a_run_when_its_stage_asks_for_it(
+    pools: ModuleType, monkeypatch: pytest.MonkeyPatch, final_runs: float
+) -> None:
+    """So it cuts the same stages, in this command and when the study is replayed."""
+    limits = {"budget": {"final_runs": final_runs}}
+    alone, _ = a_study(pools, monkeypatch, 1, share=0, **limits)
+    journal = {"name": "journal"}
+    record, _ = a_study(
+        pools, monkeypatch, 8, share=0.9, study_name="ahead", storage=journal, **limits
+    )
+    assert decisions(record) == decisions(alone)
+    again, pool = a_study(
+        pools, monkeypatch, 1, share=0, study_name="ahead", storage=journal, **limits
+    )
+    assert decisions(again) == decisions(alone)
+    assert pool.busy == 0
+
+
 def test_it_saves_time_and_wastes_no_more_than_its_share(
     pools: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

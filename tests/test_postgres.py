@@ -46,6 +46,7 @@ def test_the_answer_is_that_of_the_journal(server: Server) -> None:
     assert not [text for text in written if quote(PASSWORD, safe="").encode() in text]
 
 
+@pytest.mark.slow
 def test_a_killed_server_ends_the_study_and_it_goes_on(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

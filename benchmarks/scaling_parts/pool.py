@@ -67,6 +67,8 @@ class SimulatedPool:
         self._idle.append(SimulatedWorker(self))
         return "stopped", False
 
+    def rest(self) -> None: ...
+
     def close(self) -> None:
         self._events.clear()
         self._idle = [SimulatedWorker(self) for _ in range(self._size)]

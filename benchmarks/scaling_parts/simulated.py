@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _row(objective: Any, seed: int, workers: int, share: float, overrides: Any) -> dict[str, Any]:
     record, pool = simulate(objective, workers, share, *overrides)
-    decisions = [(s.decision.stage, sorted(s.decision.values.items())) for s in record.stages]
+    decisions = [(s.decision.reason, sorted(s.decision.values.items())) for s in record.stages]
     return {
         "seed": seed,
         "workers": workers,

@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2  # the longest time until a signal is noticed
 HEAD_SECONDS = 20.0  # Ray ends this process 60 s after it has lost the head
 NODES_SECONDS = 1.0  # between two looks at the machines of the cluster
-ROOM_SECONDS = 10.0  # without a place for any worker, until that is said
+ROOM_SECONDS = 60.0  # without a single worker, until that is said
+LEAVE_SECONDS = 10.0
 STARTS = 2  # attempts at starting a worker
 BEAT = b""  # the message of a worker that trains for long
 # Of the working folder only source code goes to other machines.
@@ -230,6 +231,11 @@ class RayPool:
                 ray.kill(worker.actor)
         lost = bool(worker.node) and worker.node not in self._nodes()
         return ("its machine is lost" if lost else worker.end or "stopped"), lost
+
+    def rest(self) -> None:
+        """Stop a worker that has a whole device: others may wait for it."""
+        for worker in [w for w in self._workers.values() if w.alone]:
+            self.remove(worker)
 
     def _start(self, alone: bool) -> None:
         self._number += 1
@@ -443,8 +449,6 @@ class RayPool:
         return time.monotonic() - self._head_seen < seconds
 
     def _lost(self, why: str) -> ClusterError:
-        self._joined = False
-        self._left.set()
         return ClusterError(
             f"the Ray cluster is lost ({why}): start the cluster again, then run the"
             " same command to resume"
@@ -453,15 +457,18 @@ class RayPool:
     def close(self) -> None:
         """Stop all workers, and leave the cluster if this process has joined it."""
         if not self._joined:
-            self._workers.clear()
-            self._idle.clear()
             return
-        for worker in list(self._workers.values()):
-            self.remove(worker)
-        with contextlib.suppress(Exception):
-            ray.kill(self._mailbox)
+        if self._reached():
+            for worker in list(self._workers.values()):
+                self.remove(worker)
+            with contextlib.suppress(Exception):
+                ray.kill(self._mailbox)
+        self._workers.clear()
+        self._idle.clear()
         self._inbox.clear()
         self._joined = False
         self._left.set()
-        if self._mine:
-            ray.shutdown()
+        if self._mine:  # in a thread, as this may hang without a head
+            leaving = threading.Thread(target=ray.shutdown, daemon=True)
+            leaving.start()
+            leaving.join(LEAVE_SECONDS)

@@ -92,7 +92,9 @@ class InlineExecutor:
         earlier = self._earlier[stage]
         if self._pruner is not None:
             self._pruner.compare_with(earlier)
-        outcomes = self._all(stage, [self._job(run, place) for place, run in enumerate(runs)])
+        jobs = [self._job(run, place) for place, run in enumerate(runs)]
+        self._ledger.asked(job.trial_key for job in jobs)
+        outcomes = self._all(stage, jobs)
         so_far = chain(earlier.outcomes, outcomes)
         if not any(o.state == "finished" and o.run.kind == "train" for o in so_far):
             self._save_one(stage, outcomes)
@@ -170,8 +172,8 @@ class InlineExecutor:
         seen = (o.result.seconds for o in self._earlier[stage].outcomes if o.run == first)
         return next(seen, math.inf)
 
-    def _open(self, stage: str, job: Job) -> optuna.Trial:
-        trial = self._ledger.ask(stage, job.run, job.trial_key, job.seen)
+    def _open(self, stage: str, job: Job, *, ahead: bool = False) -> optuna.Trial:
+        trial = self._ledger.ask(stage, job.run, job.trial_key, job.seen, ahead=ahead)
         self._watcher.run_started(stage, job.run, job.trial_key)
         return trial
 

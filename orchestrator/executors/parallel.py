@@ -70,6 +70,9 @@ class Pool(Protocol):
     def remove(self, worker: Any) -> tuple[str, bool]:
         """Remove a worker, dead or alive; return how it ended, and whether its machine is lost."""
 
+    def rest(self) -> None:
+        """Give back a device that a worker had to itself: the round has ended."""
+
     def close(self) -> None:
         """Stop all workers."""
 
@@ -129,7 +132,9 @@ class ParallelExecutor(InlineExecutor):
         if self._ahead is not None:
             for job in jobs:
                 self._ahead.asked(job.run)
-        return [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
+        outcomes = [outcome for group in groups(jobs) for outcome in self._group(stage, group)]
+        self._pool.rest()
+        return outcomes
 
     def _group(self, stage: str, jobs: Sequence[Job]) -> list[Outcome]:
         outcomes = {job.trial_key: found for job in jobs if (found := self._known(job))}
@@ -163,6 +168,7 @@ class ParallelExecutor(InlineExecutor):
                     self._start_ahead(jobs)
                 worker, message = self._pool.listen()
                 outcome = self._take(worker, message)
+                self._ledger.asked(asked)  # one that was begun ahead may have ended
                 if outcome is not None and (job := asked.get(outcome.key)):
                     outcomes[outcome.key] = replace(outcome, run=job.run)
         except BaseException:  # interrupted: no trial must stay open
@@ -204,12 +210,12 @@ class ParallelExecutor(InlineExecutor):
         while self._coming and (worker := self._pool.free(len(self._coming))):
             then, job = self._coming.popleft()
             with self._as_in(then):
-                self._send(worker, self._flight(then, job))
+                self._send(worker, self._flight(then, job, ahead=True))
             self._ahead.started(job.run)
 
-    def _flight(self, stage: str, job: Job) -> Flight:
+    def _flight(self, stage: str, job: Job, *, ahead: bool = False) -> Flight:
         pruner = self._pruner.only_for(job.run) if self._pruner and job.may_be_pruned else None
-        return Flight(stage, job, self._open(stage, job), pruner)
+        return Flight(stage, job, self._open(stage, job, ahead=ahead), pruner)
 
     def _look_ahead(self, ahead: Ahead, jobs: Sequence[Job]) -> Iterator[tuple[str, Job]]:
         """Yield what idle workers may train during a round of `jobs`, with its stage."""

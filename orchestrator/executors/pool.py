@@ -124,6 +124,9 @@ class WorkerPool:
             worker.interrupt()
         return worker.stop(), False
 
+    def rest(self) -> None:
+        """Do nothing: no worker has a device to itself."""
+
     def close(self) -> None:
         """Stop all workers; those that train have some seconds to write a checkpoint."""
         for worker in self._workers.difference(self._idle):

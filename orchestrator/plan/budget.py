@@ -54,6 +54,8 @@ class Budget:
         self._trained: dict[Run, Outcome] = {}  # by this command
         self._reserves: dict[Recipe, float] = {}
         self._cuts: dict[str, str] = {}  # what became of stages that the budget cut
+        self._now = ""  # name of the stage
+        self._ahead: set[Run] = set()  # trained before a stage has asked for them
         self._over = False  # only what is there is tested: nothing is checked any more
 
     @property
@@ -87,7 +89,9 @@ class Budget:
     # --- what it listens to
 
     def run_started(self, stage: str, run: Run, trial_key: str) -> None:
-        """A run begins: its round fits."""
+        """A run begins: its round fits, or it is trained for a later stage."""
+        if stage != self._now:
+            self._ahead.add(run)
 
     def point(self, run: Run, trial_key: str, point: Point) -> None:
         """A run reported. Raises OutOfTime if the budget is over."""
@@ -107,6 +111,7 @@ class Budget:
         Where that ends the stage early, it decides with the runs that it has. The decision is None
         where a final stage has nothing to show by then.
         """
+        self._now = stage.name
         so_far: list[Outcome] = []
         now: list[Run] = []
         before = {o.run for o in self.pace.outcomes}  # by other stages: a run may serve several
@@ -115,9 +120,10 @@ class Budget:
             now[:] = runs
             self._check_round(stage, recipe, runs)
             began = self.pace.clock()
-            new = {run for run in runs if self.pace.known(run) is None}  # not trained ahead
+            early = self._ahead.intersection(runs)
+            self._ahead -= early  # only now do they count
             outcomes = run_round(runs)
-            trained = [o for o in outcomes if o.run in new and o.run in self._trained]
+            trained = [o for o in outcomes if o.run in self._trained and o.run not in early]
             self.pace.round_ended(self.pace.clock() - began, outcomes, trained)
             now.clear()
             so_far.extend(outcomes)
@@ -129,7 +135,8 @@ class Budget:
                 decision = replace(decision, reason=f"{decision.reason}; for the budget {how}")
             return decision, outcomes
         except OutOfTime:
-            half = [o for run in now if (o := self._trained.get(run) or self.pace.known(run))]
+            asked = [run for run in now if run not in self._ahead]
+            half = [o for run in asked if (o := self._trained.get(run) or self.pace.known(run))]
             self.pace.outcomes += half
             so_far += half
             own = any(len(o.curve) and o.run not in before for o in so_far)

@@ -13,7 +13,7 @@ import os
 import socket
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -92,6 +92,7 @@ class Ledger:
         self._studies: dict[str, optuna.Study] = {}
         # Outcomes by trial key, then by pruner, "" if not pruned: strings that Optuna keeps anyway.
         self._known: dict[str, dict[str, str]] = defaultdict(dict)
+        self._ahead: set[str] = set()  # trial keys of runs that no stage has asked for yet
         self._before: dict[str, list[dict[str, Any]]] = {}  # stage: outcomes of earlier commands
         self._context, self._sole, self._damaged = context, sole, 0
         self._check = check or (lambda: None)
@@ -147,6 +148,8 @@ class Ledger:
         attrs = trial.user_attrs
         pruner = attrs["pruner"] if trial.state == TrialState.PRUNED else ""
         self._known[attrs["key"]][pruner] = attrs["outcome"]
+        if "ahead" in attrs:
+            self._ahead.add(attrs["key"])
 
     def why(self, stage: str, runs: Sequence[Run], settings: Sequence[str] = ()) -> str:
         """Return why the first round of a stage, `runs`, must be trained again.
@@ -229,21 +232,39 @@ class Ledger:
         )
 
     def known(self, run_key: str, run: Run) -> Outcome | None:
-        """Return the outcome of the run with this key under any pruner, None without one."""
+        """Return the outcome of the run with this key under any pruner, None without one.
+
+        None too for a run that was trained ahead until a stage asks for it (`asked`), so that it
+        counts in the budget when it would have been trained without workers.
+        """
+        if run_key in self._ahead:
+            return None
         names = self._known.get(run_key, {})
         seen = (name.removeprefix(self._pruner).strip() for name in names)
         return next((found for s in seen if (found := self.find(run_key, run, s))), None)
 
+    def asked(self, trial_keys: Iterable[str]) -> None:
+        """Note that a stage asks for these runs."""
+        self._ahead.difference_update(trial_keys)
+
     def _named(self, seen: str) -> str:
         return f"{self._pruner} {seen}".rstrip()
 
-    def ask(self, stage: str, run: Run, trial_key: str, seen: str = "") -> optuna.Trial:
-        """Open a trial for a run, with the run's hyper-parameters as its parameters."""
-        self._check()
-        with storing("the study's trials"):
-            return self._ask(stage, run, trial_key, seen)
+    def ask(
+        self, stage: str, run: Run, trial_key: str, seen: str = "", *, ahead: bool = False
+    ) -> optuna.Trial:
+        """Open a trial for a run, with the run's hyper-parameters as its parameters.
 
-    def _ask(self, stage: str, run: Run, trial_key: str, seen: str) -> optuna.Trial:
+        `ahead`: the stage has not asked for it.
+        """
+        self._check()
+        more = {"ahead": True} if ahead else {}
+        with storing("the study's trials"):
+            return self._ask(stage, run, trial_key, seen, more)
+
+    def _ask(
+        self, stage: str, run: Run, trial_key: str, seen: str, more: Mapping[str, Any]
+    ) -> optuna.Trial:
         params, study = run.params(), self.study(stage)
         opened = optuna.create_trial(
             state=TrialState.RUNNING,
@@ -255,6 +276,7 @@ class Ledger:
                 "kind": run.kind,
                 "pruner": self._named(seen),
                 "owner": _owner(),
+                **more,
             },
         )
         # One write; Study.enqueue_trial and ask write once for each parameter and attribute.
