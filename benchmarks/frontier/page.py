@@ -108,6 +108,14 @@ def ordered(others: Rivals) -> list[str]:
 
 def table(mine: Mapping[str, Mine], others: Rivals, base: Losses) -> str:
     """Return the page's table: test loss against untuned, by final runs spent."""
+    workloads = len({workload for workload, _ in base})
+
+    def shown_as(found: tuple[float, float, int] | None) -> str:
+        if found is None:
+            return ""
+        few = f" ({found[2]} of {workloads})" if found[2] < workloads else ""
+        return percent(*found[:2]) + few
+
     rows = [
         "| | " + " | ".join(f"{b} H" for b in BUDGETS) + " |",
         "| --- |" + " --- |" * len(BUDGETS),
@@ -115,14 +123,13 @@ def table(mine: Mapping[str, Mine], others: Rivals, base: Losses) -> str:
     for name in ordered(others):
         if name == "untuned":
             continue
-        cells = [ratio(others[name].get(b, {}), base) for b in BUDGETS]
-        shown = [percent(*c[:2]) if c else "" for c in cells]
+        shown = [shown_as(ratio(others[name].get(b, {}), base)) for b in BUDGETS]
         rows.append(f"| {NAMES[name]} | " + " | ".join(shown) + " |")
     for name in (n for n in NAMES if n in mine):
         cost, losses = mine[name]
         if found := ratio(losses, base):
             at = next((b for b in BUDGETS if b >= cost - SLACK), BUDGETS[-1])
-            told = f"**{percent(*found[:2])}** ({cost:.1f} H)"
+            told = f"**{shown_as(found)}** at {cost:.1f} H"
             shown = [told if b == at else "" for b in BUDGETS]
             rows.append(f"| {NAMES[name]} | " + " | ".join(shown) + " |")
     return "\n".join(rows)
@@ -274,7 +281,8 @@ def text(mine: Mapping[str, Mine], others: Rivals, where: str) -> str:
         f"Made by `benchmarks/frontier/run.py`; the heads of its files say how. {where}".strip(),
         "Test loss against untuned training of the same length, mean log ratio over the"
         " workloads ± 100 x its standard error over them; H: the price of one final run. A minus is"
-        " better. An answer may cost up to .3 H more than its column says.",
+        " better. (5 of 9): on so many workloads, which other rows do not share. An answer may cost"
+        " up to .3 H more than its column says.",
         table(mine, others, base),
     ]
     if names := lost(others):
