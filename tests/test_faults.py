@@ -302,14 +302,15 @@ def test_a_trial_that_lost_its_creation_takes_no_other_trials_outcome() -> None:
 @pytest.mark.slow
 def test_a_full_disk_stops_the_study_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A file may not grow beyond a limit (as on a full disk): exit 1, one line; then it goes on."""
-    done = command(tmp_path, limit=60_000)
+    long = "effort=thorough"
+    done = command(tmp_path, long, limit=60_000)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     shown = done.stdout + done.stderr
     assert "File too large; free some disk space, then run the same command to resume" in shown
-    again = command(tmp_path)
+    again = command(tmp_path, long)
     assert again.returncode == 0, again.stdout + again.stderr
-    undisturbed = command(tmp_path, "study_name=other")
+    undisturbed = command(tmp_path, long, "study_name=other")
     assert answer(again.stdout) == answer(undisturbed.stdout)
 
 
