@@ -143,6 +143,9 @@ class Recipe:
         return replace(self, max_lr=max_lr, min_lr=min_lr)
 
 
+DECOUPLED = "adamw", "muon"  # optimisers of ours whose weight decay is not in the gradient
+
+
 def usual_weight_decay(optimizer: str, facts: Facts) -> float:
     """Return the weight decay that a study begins with: larger for smaller data.
 
@@ -150,7 +153,7 @@ def usual_weight_decay(optimizer: str, facts: Facts) -> float:
     without normalisation, to one digit. Direction: Smith 2018, section 4.4; the size is ours
     (docs/design.md).
     """
-    usual = 0.01 if optimizer in ("adamw", "muon") else 5e-4
+    usual = 0.01 if optimizer in DECOUPLED else 5e-4
     if facts.normalised:
         return usual
     return float(f"{usual * math.sqrt(50_000 / facts.train_examples):.1g}")
@@ -209,6 +212,16 @@ class Run:
     def examples(self) -> int:
         """Training examples that the whole run sees."""
         return self.steps * self.batch_size
+
+    @property
+    def keeps_end(self) -> bool:
+        """Whether its state at its end is kept for the same run with `opens_test`."""
+        return self.kept and not self.opens_test
+
+    @property
+    def goes_on_from(self) -> Run | None:
+        """The kept run from whose end it starts, if that has ended; None: it never does."""
+        return replace(self, opens_test=False) if self.kept and self.opens_test else None
 
     def report_steps(self) -> list[int]:
         """Return the steps (1-based, increasing, the last is `steps`) after which to report."""

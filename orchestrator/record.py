@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,11 +158,7 @@ class StudyRecord:
     def trained(self) -> list[Outcome]:
         """The outcomes without those of runs that only went on from the end of another one."""
         runs = {o.run for o in self.outcomes}
-        return [
-            o
-            for o in self.outcomes
-            if not (o.run.opens_test and o.run.kept and replace(o.run, opens_test=False) in runs)
-        ]
+        return [o for o in self.outcomes if o.run.goes_on_from not in runs]
 
     @property
     def doubling(self) -> float | None:

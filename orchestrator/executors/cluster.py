@@ -147,10 +147,6 @@ def _device() -> str:
     return found[0].name() if found else "GPU"
 
 
-def _processor() -> str:
-    return processor()
-
-
 class RayWorker:
     """The handle of a worker. `ready`: it has built its objective."""
 
@@ -194,7 +190,7 @@ class RayPool:
         self._number = self._failures = 0
         self._waiting_since: float | None = None  # no worker has a place
         self._head_seen = 0.0  # when it answered last
-        self._known: dict[str, dict[str, float]] = {}  # machines, by the head's last answer
+        self._nodes: dict[str, dict[str, float]] = {}  # resources by machine, of a second ago
         self._left = threading.Event()  # the cluster
         self._timing_node = ""
 
@@ -208,7 +204,7 @@ class RayPool:
                 self.remove(worker)
         while self._idle:
             worker = self._idle.pop()
-            if worker.node in self._nodes():
+            if worker.node in self._nodes:
                 return worker
             self.remove(worker)
         starting = sum(not worker.ready for worker in self._workers.values())
@@ -229,7 +225,7 @@ class RayPool:
         if self._reached():
             with contextlib.suppress(Exception):  # it may be dead
                 ray.kill(worker.actor)
-        lost = bool(worker.node) and worker.node not in self._nodes()
+        lost = bool(worker.node) and worker.node not in self._nodes
         return ("its machine is lost" if lost else worker.end or "stopped"), lost
 
     def rest(self) -> None:
@@ -248,7 +244,7 @@ class RayPool:
             options["num_gpus"] = math.ceil(self._options.gpus_per_trial)
         elif alone:
             node = self._timed_on()
-            options["num_cpus"] = self._nodes()[node].get("CPU", 1)
+            options["num_cpus"] = self._nodes[node].get("CPU", 1)
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = ray.remote(Trainer).options(max_restarts=0, **options).remote(
             self._number,
@@ -266,10 +262,10 @@ class RayPool:
         asked = {"CPU": self._options.cpus_per_trial, "GPU": self._options.gpus_per_trial}
         kind = self._kind()
         room = 0
-        for there in self._nodes().values():
+        for there in self._nodes.values():
             if all(name in there for name in kind):
                 room += min(int(there.get(k, 0) / n) for k, n in asked.items() if n)
-        if not room and self._nodes():
+        if not room and self._nodes:
             needs = ", ".join(f"{n:g} {name}" for name, n in asked.items() if n)
             kinds = f" of {', '.join(kind)}" if kind else ""
             raise ConfigError(
@@ -278,10 +274,6 @@ class RayPool:
             )
         return room
 
-    def _nodes(self) -> dict[str, dict[str, float]]:
-        """Return the resources of each machine of the cluster, as of a second ago."""
-        return self._known
-
     def _kind(self) -> dict[str, float]:
         """Return the kind of GPU that this machine has, as Ray names it, {} for none.
 
@@ -289,7 +281,7 @@ class RayPool:
         """
         if not self._options.gpus_per_trial:
             return {}
-        own = self._nodes().get(ray.get_runtime_context().get_node_id(), {})
+        own = self._nodes.get(ray.get_runtime_context().get_node_id(), {})
         return {name: 0.001 for name in own if name.startswith("accelerator_type:")}
 
     def _timed_on(self) -> str:
@@ -297,10 +289,10 @@ class RayPool:
 
         It is one like this machine, or like most.
         """
-        nodes = self._nodes()
+        nodes = self._nodes
         if self._timing_node in nodes:
             return self._timing_node
-        ask = ray.remote(_processor)
+        ask = ray.remote(processor)
         calls = {
             node: ask.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -441,7 +433,7 @@ class RayPool:
                 self._ask()
 
     def _ask(self) -> None:
-        self._known = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
+        self._nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
         self._head_seen = time.monotonic()
 
     def _reached(self, seconds: float = 3 * NODES_SECONDS) -> bool:

@@ -134,10 +134,8 @@ class InlineExecutor:
     def _job(self, run: Run, place: int) -> Job:
         run_key = run.key(self._objective.context(run))
         seen = self._pruner.seen(run, place) if self._pruner else ""
-        goes_on = None
-        if run.kept and run.opens_test:
-            held_out = replace(run, opens_test=False)
-            goes_on = held_out.key(self._objective.context(held_out))
+        held_out = run.goes_on_from
+        goes_on = held_out.key(self._objective.context(held_out)) if held_out else None
         return Job(run, run_key, place, seen, goes_on=goes_on)
 
     def _known(self, job: Job) -> Outcome | None:
@@ -181,9 +179,7 @@ class InlineExecutor:
         if job.note is not None and outcome.state == "finished":
             outcome = replace(outcome, reason=job.note(outcome))
         self._ledger.tell(stage, trial, outcome)
-        if outcome.state == "finished" and not (
-            job.run.kept and not job.run.opens_test
-        ):  # others may resume from theirs
+        if outcome.state == "finished" and not job.run.keeps_end:  # others may resume from theirs
             self._states.drop(job.run_key)
         self._watcher.run_ended(stage, outcome)
         return outcome

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.curve import Outcome
 from orchestrator.plan.estimate import Play
@@ -78,7 +78,8 @@ class RunAhead:
                         break  # what comes then depends on the measurement
                     for place, run in enumerate(runs):
                         pruned = self.prunes and run.prunable and _shape(run) in compared
-                        if run not in mine and not pruned and not _is_tested(run, whole):
+                        # What only tests a network that another run trains waits for it.
+                        if run not in mine and not pruned and run.goes_on_from not in whole:
                             mine.add(run)
                             asked.setdefault(run, (stage, place))
                     compared |= set(map(_shape, runs))
@@ -114,8 +115,3 @@ def _shape(run: Run) -> Shape:
 
 def _measures(run: Run) -> bool:
     return run.timed or run.kind in MEASURING
-
-
-def _is_tested(run: Run, others: set[Run]) -> bool:
-    """Whether a run only tests a network that another run trains: it waits for the final stage."""
-    return run.opens_test and run.kept and replace(run, opens_test=False) in others

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from orchestrator.curve import Outcome
@@ -145,7 +145,8 @@ class _Rounds:
     def _seconds(self, run: Run, share: float) -> float:
         """Return what a run takes; one that starts from a kept end is only tested."""
         prices = self.world.prices
-        if run.kept and run.opens_test and replace(run, opens_test=False).key({}) in self.told:
+        held_out = run.goes_on_from
+        if held_out and held_out.key({}) in self.told:
             return prices.scale * prices.example * prices.test_examples
         return prices.of(run, share)
 

@@ -34,7 +34,7 @@ class FinalRuns:
         if run.kind not in ("train", "ramp"):
             return self._measuring(run)
         # A sealed run goes on from the end of its full run.
-        if self.continues and run.opens_test and run.kept and self._is_there(run):
+        if self.continues and run.goes_on_from and self._is_there(run):
             return FORWARD * self.test_examples / self._unit
         evaluated = self._evaluated(run)
         trained = run.examples * self._slowness(run.batch_size)

@@ -65,7 +65,7 @@ class Pace:
     ) -> None:
         """A round took `seconds`; `trained` are its outcomes that were not known before."""
         self.outcomes += outcomes
-        trained = [o for o in trained if not (o.run.kept and o.run.opens_test)]  # only tested
+        trained = [o for o in trained if not o.run.goes_on_from]  # only tested
         if trained and (prices := learnt(self.facts, self.outcomes)):
             price = sum(prices.of(o.run, progress(o)) for o in trained)
             if price > 0:

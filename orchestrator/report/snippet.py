@@ -97,14 +97,15 @@ optimizer = torch.optim.SGD(
     nesterov={nesterov},
 )"""
 _ADAMW = """\
-optimizer = torch.optim.AdamW(
+{name} = torch.optim.AdamW(
     {parameters},
     lr=MIN_LR,
     betas=(MAX_MOMENTUM, {beta2}),
     eps={eps},
     weight_decay={decay},
 )"""
-_MUON = """\
+_MUON = (
+    """\
 weights = [(n, p) for n, p in model.named_parameters() if "weight" in n.rpartition(".")[2]]
 kinds = torch.nn.Embedding, torch.nn.EmbeddingBag
 embeddings = [m for m in model.modules() if isinstance(m, kinds)]
@@ -119,13 +120,9 @@ optimizer = torch.optim.Muon(
     weight_decay={decay},
     adjust_lr_fn="match_rms_adamw",
 )
-adamw = torch.optim.AdamW(
-    {parameters},
-    lr=MIN_LR,
-    betas=(MAX_MOMENTUM, {beta2}),
-    eps={eps},
-    weight_decay={decay},
-)"""
+"""
+    + _ADAMW
+)
 _SET_MUON = """\
 group["lr"], momentum = rates(step / steps)
             group["momentum"] = momentum
@@ -266,13 +263,13 @@ def _optimizer(recipe: Recipe) -> dict[str, str]:
     if recipe.optimizer == "muon":
         parameters = str(known["parameters"]).replace("model.parameters()", "others")
         return {
-            "optimizer": _MUON.format(**{**known, "parameters": parameters}),
+            "optimizer": _MUON.format(**{**known, "parameters": parameters}, name="adamw"),
             "set_rates": _SET_MUON.format(beta2=options["beta2"]),
             "zero_grad": "model.zero_grad",
             "also": f"\n{' ' * 8}adamw.step()",
         }
     set_rates = f'group["lr"], beta1 = rates(step / steps)\n{" " * 12}group["betas"] = '
     return {
-        "optimizer": _ADAMW.format(**known),
+        "optimizer": _ADAMW.format(**known, name="optimizer"),
         "set_rates": set_rates + f"(beta1, {options['beta2']})",
     }

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
-from orchestrator.stages.measure import measure, measured
+from orchestrator.stages.measure import equal_time_steps, measure
 from orchestrator.stages.noise import Difference, differences
 from orchestrator.stages.stage import Seen, Stage, cycle, option
 
@@ -39,7 +39,7 @@ class Final(Stage):
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """Calibration where batch sizes differ, then the confirming round, then the sealed one."""
         seen = Seen(recipe, outcomes)
-        known = {o.run for o in outcomes}
+        known = seen.known
         sizes = {r.batch_size for r in self._recipes(recipe).values()}
         calibrate = measure("calibrate", recipe, sorted(sizes))
         if len(sizes) > 1 and calibrate not in known:
@@ -93,14 +93,8 @@ class Final(Stage):
 
     def _cycles(self, seen: Seen, name: str, own: Recipe, first: int) -> list[Run]:
         """Return the runs of one recipe: as long as the incoming recipe's final run takes."""
-        steps = self.facts.steps(1, seen.recipe.batch_size)
-        if own.batch_size != seen.recipe.batch_size:
-            seconds = measured(seen.outcomes, "calibrate", "seconds_per_step")
-            if not seconds:  # not calibrated: equal examples are the next best
-                steps = self.facts.steps(1, own.batch_size)
-            else:
-                ratio = seconds[seen.recipe.batch_size] / seconds[own.batch_size]
-                steps = max(10, round(steps * ratio))
+        sizes = seen.recipe.batch_size, own.batch_size
+        steps = equal_time_steps(self.facts, seen.outcomes, *sizes)
         role = "confirms" if first == CONFIRM else "tests"
         return [
             cycle(

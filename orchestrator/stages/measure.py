@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from orchestrator.curve import Outcome
-from orchestrator.recipe import Recipe, Run
+from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.stages.stage import schedule_of
 
 
@@ -33,3 +33,15 @@ def measured(outcomes: Sequence[Outcome], kind: str, what: str) -> dict[int, Any
     done = [o for o in outcomes if o.run.kind == kind and o.state == "finished"]
     table = done[-1].result.measured.get(what, {}) if done else {}
     return {int(size): value for size, value in table.items()}
+
+
+def equal_time_steps(facts: Facts, outcomes: Sequence[Outcome], size: int, other: int) -> int:
+    """Return the steps with batches of `other` in the time of a final run with batches of `size`.
+
+    Without measured seconds per step, those for equal examples.
+    """
+    seconds = measured(outcomes, "calibrate", "seconds_per_step")
+    if other == size or not seconds:
+        return facts.steps(1, other)
+    ratio: float = seconds[size] / seconds[other]
+    return max(10, round(facts.steps(1, size) * ratio))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from orchestrator.curve import Outcome
-from orchestrator.recipe import Recipe, Run
+from orchestrator.recipe import DECOUPLED, Recipe, Run
 from orchestrator.schedules import Schedule
 from orchestrator.stages.candidates import CandidateStage
 from orchestrator.stages.comparison import Comparison
@@ -71,7 +71,7 @@ class WeightDecay(CandidateStage):
 
     def grid(self, recipe: Recipe) -> list[float]:
         """Return the candidates, or the preset's."""
-        decoupled = self.preset == "default" and recipe.optimizer in ("adamw", "muon")
+        decoupled = self.preset == "default" and recipe.optimizer in DECOUPLED
         preset = "decoupled" if decoupled else self.preset
         return [float(v) for v in self.candidates or PRESETS[preset]]
 

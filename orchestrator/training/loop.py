@@ -47,7 +47,7 @@ def train(setup: Setup, run: Run, session: Session) -> Result:
             raise
         if stop < run.steps and keeper.is_due():
             keep()
-    if run.kept and not run.opens_test:
+    if run.keeps_end:
         keeper.save(trainer.state_dict(), points)
     return _result(trainer, session)
 

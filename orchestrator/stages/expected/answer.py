@@ -19,7 +19,7 @@ from orchestrator.stages import tested as sealed
 from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import Estimate, noise
 from orchestrator.stages.expected.first_run import clue_of, full_run, lowered
-from orchestrator.stages.measure import measure, measured
+from orchestrator.stages.measure import equal_time_steps, measure
 from orchestrator.stages.stage import Seen, Stage
 
 # Of the stages' changes together, on the log of the final loss (benchmarks/frontier): what makes a
@@ -158,11 +158,10 @@ class Answer(Stage):
             full_run(own, self.facts, seed, opens_test=True, label=f"{name} tests seed {seed}")
             for seed in range(self.seeds if name == "answer" else 1)
         ]
-        seconds = measured(seen.outcomes, "calibrate", "seconds_per_step")
-        if name != "untuned" or own.batch_size == answer.batch_size or not seconds:
+        if name != "untuned":
             return runs
-        ratio = seconds[answer.batch_size] / seconds[own.batch_size]
-        steps = max(10, round(self.facts.steps(1, answer.batch_size) * ratio))
+        sizes = answer.batch_size, own.batch_size
+        steps = equal_time_steps(self.facts, seen.outcomes, *sizes)
         return [replace(run, steps=steps) for run in runs]
 
     def _rows(

@@ -204,7 +204,7 @@ class Trial:
         if step + 1 < self._run.steps:
             if not self._keeper.is_due():
                 return
-        elif self._last is None or not self._run.kept or self._run.opens_test:
+        elif self._last is None or not self._run.keeps_end:
             return
         else:
             self.keeps_end = True
