@@ -1,7 +1,6 @@
 """What a study costs: presets, the budget in final runs, and the answer that is always there."""
 
 import json
-import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,18 @@ from trainings import a_run, losses, objective, train
 
 from orchestrator.config.presets import PRESETS
 from orchestrator.config.schema import Config
-from orchestrator.curve import Result
+from orchestrator.curve import Curve, Outcome, Result
 from orchestrator.errors import ConfigError
 from orchestrator.objectives import Session
-from orchestrator.recipe import Run
+from orchestrator.plan.final_runs import FinalRuns
+from orchestrator.recipe import Facts, Recipe, Run
 from orchestrator.record import StudyRecord
+from orchestrator.stages.expected.first_run import full_run
+from orchestrator.stages.measure import measure
 from orchestrator.study.walk import run_study
 from orchestrator.system import signals
 from orchestrator.testing import FakeSession
-from orchestrator.training.evaluate import standard_error
+from orchestrator.training.evaluate import block_losses
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.trainer import Trainer
 
@@ -110,11 +112,11 @@ def test_a_small_budget_does_without_baselines_then_without_changes() -> None:
 
 
 def test_the_price_of_stages_adds_up() -> None:
-    """In summary.json: a full run of the recipe costs one."""
+    """In summary.json: a full run of the recipe costs one, and a quarter of it goes with it."""
     record = study()
     told = json.loads(Path("runs/s/summary.json").read_text())
     by_stage = {stage["name"]: stage["final_runs"] for stage in told["stages"]}
-    assert by_stage["first_run"] == pytest.approx(1, abs=0.01)
+    assert by_stage["first_run"] == pytest.approx(1.25, abs=0.01)
     assert sum(by_stage.values()) == pytest.approx(told["cost"]["final_runs"], abs=0.02)
     assert told["cost"]["examples"] == sum(o.result.examples for o in record.trained)
 
@@ -150,25 +152,48 @@ def test_only_kept_runs_are_kept() -> None:
     assert session.checkpoint is None
 
 
-def test_the_standard_error_is_that_of_the_mean() -> None:
-    """Up to 64 examples are blocks of their own."""
+def test_the_losses_of_blocks_are_those_of_the_examples() -> None:
+    """Up to 64 examples are blocks of their own; more are blocks of equal size, without a rest."""
     made = objective()
     trainer = Trainer(made._setup, a_run())
     part = trainer.setup.inputs.held_out
-    some = type(part)(*(t[:64] for t in part))
-    error = standard_error(trainer.model, trainer.setup.inputs, some, task=trainer.setup.task)
+    task = trainer.setup.task
     trainer.model.eval()
-    scores = trainer.model(trainer.setup.inputs.normalised(some.x)).detach()
-    each = torch.nn.functional.cross_entropy(scores, some.y, reduction="none")
-    assert error == pytest.approx(float(each.std()) / 8, rel=1e-4)
+    scores = trainer.model(trainer.setup.inputs.normalised(part.x)).detach()
+    each = torch.nn.functional.cross_entropy(scores, part.y, reduction="none")
+    for count, size in ((64, 1), (63, 1), (99, 1)):
+        some = type(part)(*(t[:count] for t in part))
+        blocks = block_losses(trainer.model, trainer.setup.inputs, some, task=task)
+        expected = each[: count // size * size].reshape(-1, size).mean(1)
+        assert blocks == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-def test_full_runs_measure_it() -> None:
-    """Short ones are not what a reference is read from."""
-    _, result = train(objective(), a_run(kept=True))
-    assert 0 < result.measured["held_out_error"] < math.inf
+def test_complete_cycles_measure_them() -> None:
+    """They are what decisions compare."""
     _, result = train(objective(), a_run())
+    assert len(result.measured["held_out_blocks"]) >= 64
+    _, result = train(objective(), a_run(kind="ramp"))
     assert result.measured == {}
+
+
+def test_another_batch_size_is_priced_by_a_calibration_of_both() -> None:
+    """Not by runs that other programs may have slowed down; those count where there is none."""
+    facts = Facts(2000, 500, 2.3, final_epochs=10)
+    recipe = Recipe(max_lr=0.1, min_lr=0.01)
+    full = full_run(recipe, facts)
+    large = full_run(replace(recipe, batch_size=2 * recipe.batch_size), facts)
+
+    def outcome(run: Run, seconds: float, **measured: float) -> Outcome:
+        result = Result(seconds, run.examples, measured={"seconds_per_step": measured})
+        return Outcome(run, run.name, "finished", Curve.of([]), result)
+
+    slowed = [outcome(full, 1.0), outcome(large, 3.0)]
+    assert FinalRuns(facts, recipe.batch_size, 0, slowed).of(large) == pytest.approx(3, rel=0.12)
+    calibrate = measure("calibrate", recipe, [recipe.batch_size, large.batch_size])
+    side_by_side = {str(recipe.batch_size): 1.0, str(large.batch_size): 1.0}
+    calibrated = [*slowed, outcome(calibrate, 0.0, **side_by_side)]
+    price = FinalRuns(facts, recipe.batch_size, 0, calibrated).of(large)
+    assert price == pytest.approx(0.5, rel=0.1)
 
 
 REAL = TrainingObjective.__call__

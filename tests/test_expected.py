@@ -28,7 +28,7 @@ from orchestrator.stages.expected.fields import (
     MomentumChoice,
     WeightDecayChoice,
 )
-from orchestrator.stages.expected.first_run import FirstRun, full_run
+from orchestrator.stages.expected.first_run import FirstRun, full_run, quarter_run
 from orchestrator.stages.expected.longer import for_longer, lowest
 from orchestrator.stages.expected.lr_search import LRSearch
 from orchestrator.stages.lr_range import LRRange
@@ -39,6 +39,7 @@ from orchestrator.testing import StageConformance
 FACTS = Facts(2000, 5000, math.log(10), final_epochs=10)
 FIRST = Recipe(max_lr=0.1, min_lr=0.01, weight_decay=1e-3)
 RECIPE = FIRST.with_(Decision("first_run", "first_run", ""))
+QUARTER = quarter_run(FIRST, FACTS)
 CLUES = ("horizontal", "overfitting", "underfitting")
 
 
@@ -107,16 +108,26 @@ def decided(
             seconds = {str(b): b / 64 for b in run.batch_sizes}
             measured = {"seconds_per_step": seconds, "spread": dict.fromkeys(seconds, 0.0)}
             return Outcome(run, "calibrate", "finished", Curve.of([]), Result(measured=measured))
-        made = outcome(run, loss(run))
+        gains = run.keeps_end and clue != "overfitting"  # by its length, against a quarter of it
+        end = 0.97 * loss(run) if gains else loss(run)
+        made = outcome(run, end)
         if replace(run, opens_test=False) == first_run:
-            made = replace(made, curve=first_curve(clue, loss(run)))
-        tested = loss(run) if run.opens_test else math.nan
-        measured = {"held_out_error": 0.02 * loss(run)}
+            made = replace(made, curve=first_curve(clue, end))
+        tested = end if run.opens_test else math.nan
+        measured = {"held_out_blocks": blocks(0.02, loss(run))}
         result = Result(1.0, run.examples, test_loss=tested, measured=measured)
         return replace(made, result=result)
 
     decision, outcomes = walk(stage, recipe, lambda runs: list(map(done, runs)))
     return decision, [o for o in outcomes if o.run != first_run]
+
+
+def blocks(error: float, loss: float) -> list[float]:
+    """Return losses of 64 blocks of examples: mean `loss`, relative standard error `error`."""
+    spread = 8 * error * loss
+    values = loss + spread * np.random.default_rng(0).choice([-1.0, 1.0], 64)
+    found: list[float] = ((values - values.mean()) / values.std(ddof=1) * spread + loss).tolist()
+    return found
 
 
 def flat(_: Run) -> float:
@@ -184,13 +195,64 @@ def test_a_change_is_measured_in_steps(field: str, start: float, end: float, ste
     assert steps_between(field, start, end) == pytest.approx(steps, abs=0.04)
 
 
-def test_a_small_held_out_set_is_noisier() -> None:
-    """By the measured standard error; without one by how many examples make up the loss."""
+def measured(run: Run, values: Sequence[float]) -> Outcome:
+    """Return the outcome of a run whose blocks of held-out examples have these losses."""
+    made = outcome(run, float(np.mean(values)))
+    return replace(made, result=Result(measured={"held_out_blocks": list(values)}))
+
+
+def test_the_noise_of_two_losses_is_that_of_their_difference_by_blocks() -> None:
+    """Networks that fail on the same examples differ surely; before the second ran, half of it."""
+    facts, run = replace(FACTS, held_out_examples=50_000), full_run(FIRST, FACTS)
+    seeds = math.sqrt(2) * 0.03
+    one = measured(run, blocks(0.2, 0.5))
+    alike = measured(run, blocks(0.2, 0.4))
+    other = measured(run, blocks(0.2, 0.4)[::-1])
+    assert noise(facts, one) == pytest.approx(math.hypot(seeds, 0.1))
+    assert noise(facts, one, alike) == pytest.approx(seeds, rel=0.01)
+    difference = np.array(blocks(0.2, 1.0)) - np.array(blocks(0.2, 1.0)[::-1])
+    expected = float(difference.std(ddof=1)) / 8
+    assert noise(facts, one, other) == pytest.approx(math.hypot(seeds, expected))
+
+
+def test_a_loss_of_few_failures_is_noisy_whatever_was_measured() -> None:
+    """A hundredth of the chance loss, on 240 examples: less than three of them make it up."""
     run = full_run(FIRST, FACTS)
-    measured = replace(outcome(run, 0.5), result=Result(measured={"held_out_error": 0.1}))
-    assert noise(measured, FACTS) == pytest.approx(math.hypot(0.03 * math.sqrt(2), 0.1))
-    plain = outcome(run, 0.5)
-    assert noise(plain, replace(FACTS, held_out_examples=50)) > 3 * noise(plain, FACTS)
+    chance = FACTS.chance_loss
+    few = replace(FACTS, held_out_examples=240)
+    low, high = (measured(run, blocks(0.01, x * chance)) for x in (0.01, 0.5))
+    assert noise(few, low, low) > 0.25
+    assert noise(few, high, high) < 0.06
+    plain = outcome(run, 0.5)  # where an objective measures nothing
+    assert noise(replace(FACTS, held_out_examples=50), plain) > 3 * noise(FACTS, plain)
+
+
+def test_a_full_run_that_is_no_better_than_a_quarter_of_it_overfits() -> None:
+    """Whatever its own curve looks like, if noise does not explain it.
+
+    A quarter that was pruned says nothing.
+    """
+    stage = FirstRun(name="first_run", facts=FACTS)
+    done = replace(outcome(full_run(FIRST, FACTS), 0.5), curve=first_curve("horizontal"))
+    assert stage.propose(FIRST, [done]) == [QUARTER]
+    for ends, state, label in (
+        (0.8, "finished", "horizontal"), (0.53, "finished", "horizontal"),
+        (0.48, "finished", "overfitting"), (0.45, "pruned", "horizontal"),
+    ):  # fmt: skip
+        outcomes = [done, replace(outcome(QUARTER, ends), state=state)]
+        assert stage.propose(FIRST, outcomes) == []
+        decision = stage.decide(FIRST, outcomes)
+        assert f"{label}: " in decision.reason
+        assert decision.evidence["rows"][0]["clue"] == label
+
+
+def test_a_full_run_whose_curve_overfits_needs_no_other() -> None:
+    """Nor does one that was lost."""
+    stage = FirstRun(name="first_run", facts=FACTS, tries=1)
+    run = full_run(FIRST, FACTS)
+    overfits = replace(outcome(run, 0.5), curve=first_curve("overfitting"))
+    assert stage.propose(FIRST, [overfits]) == []
+    assert stage.propose(FIRST, [outcome(run, 3.0)]) == []
 
 
 @pytest.mark.parametrize("clue", CLUES)
@@ -198,10 +260,12 @@ def test_the_first_run_names_its_clue(clue: str) -> None:
     """And what follows from it."""
     stage = FirstRun(name="first_run", facts=FACTS)
     run = full_run(FIRST, FACTS)
-    done = replace(outcome(run, 0.5), curve=first_curve(clue))
+    done = [replace(outcome(run, 0.5), curve=first_curve(clue))]
     assert stage.propose(FIRST, []) == [run]
-    assert stage.propose(FIRST, [done]) == []
-    decision = stage.decide(FIRST, [done])
+    if clue != "overfitting":
+        done.append(outcome(QUARTER, 0.6))
+    assert stage.propose(FIRST, done) == []
+    decision = stage.decide(FIRST, done)
     assert f"{clue}: " in decision.reason
     assert not decision.values
     assert ("weight decay" in decision.reason) is (clue == "overfitting")
@@ -230,7 +294,7 @@ def test_where_the_first_run_is_level_only_batch_size_and_learning_rate_are_trie
     """No cycle of any other setting is bought, and the reason says why."""
     for stage in (choice(MomentumChoice, 0.95, 0.99), choice(WeightDecayChoice, 1e-2, 1e-4)):
         decision, outcomes = decided(stage, flat, "horizontal")
-        assert outcomes == []
+        assert [o.run for o in outcomes] == [QUARTER]
         assert "horizontal" in decision.reason
         assert decision.incumbent_kept
     _, outcomes = decided(choice(LRChoice, 0.5, 2.0), flat, "horizontal")
@@ -336,7 +400,7 @@ def test_nothing_is_bought_where_a_final_run_is_worth_more_than_any_gain() -> No
     """One exchange rate stops every stage."""
     stage = replace(choice(LRChoice, 0.5, 2.0), rate=5.0)
     decision, outcomes = decided(stage, flat)
-    assert outcomes == []
+    assert [o.run for o in outcomes] == [QUARTER]
     assert "500 % per final run" in decision.reason
 
 
@@ -400,6 +464,23 @@ def test_a_tie_goes_to_what_overfits_less(clue: str, changed: bool) -> None:
     stage = Answer(name="final", facts=FACTS, baselines=False)
     decision, _ = decided(stage, flat, clue, recipe=TUNED)
     assert ("weight_decay" not in decision.values) is changed
+
+
+def test_what_was_measured_to_be_worse_is_not_taken() -> None:
+    """Of five held-out examples that say little, too, where the prior promises a gain."""
+    few = replace(FACTS, held_out_examples=5)
+
+    def loss(run: Run) -> float:
+        return 0.51 if run.weight_decay > 1e-3 else 0.5
+
+    stage = Answer(name="final", facts=few, baselines=False)
+    decision, _ = decided(stage, loss, "overfitting", recipe=TUNED)
+    assert decision.values["weight_decay"] == 1e-3
+    assert "expected final loss -" in decision.reason
+    choose = replace(choice(WeightDecayChoice, 1e-2, 1e-4), facts=few, rate=1e-6)
+    decision, outcomes = decided(choose, loss, "overfitting")
+    assert len(outcomes) >= 1
+    assert decision.incumbent_kept
 
 
 def test_a_study_that_changed_nothing_trains_only_its_baseline() -> None:

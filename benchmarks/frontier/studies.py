@@ -43,6 +43,8 @@ def study(lab: Lab, cifar: str | None, **changes: Any) -> dict[str, Any]:
     def run_round(runs: list[Run]) -> list[Outcome]:
         outcomes = [known(run) or lab.twin(run) if run.kept else lab.outcome(run) for run in runs]
         done.extend(outcomes)
+        if any(run.kept for run in runs):  # a network that Ctrl-C would leave, tested
+            told.setdefault("trained", round(price(done).spent(done), 3))
         return outcomes
 
     for stage in stages:

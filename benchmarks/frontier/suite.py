@@ -57,6 +57,8 @@ HALF_CONV = {"name": "conv3", "width": 0.5}
 NARROW_RESNET = {"name": "resnet9", "width": 0.125}
 DIGITS = {"name": "digits"}
 WINDOWS = {"_target_": "made.windows"}, {"_target_": "made.Windows"}
+FEW_WINDOWS = {**WINDOWS[0], "train": 2000}, WINDOWS[1]
+LESS_NOISE = {"_target_": "made.noisy_digits", "share": 0.1}
 ADAMW = {"name": "adamw"}
 
 TUNING = (
@@ -71,6 +73,10 @@ TUNING = (
     _made("cancer", "overfits", 40, {"_target_": "made.cancer"}, MLP),
     _made("noisy_adam", "overfits", 20, {"_target_": "made.noisy_digits"}, MLP, optimizer=ADAMW),
     _made("cancer_adam", "overfits", 40, {"_target_": "made.cancer"}, MLP, optimizer=ADAMW),
+    _made("noisy_wide", "overfits", 30, LESS_NOISE, {**MLP, "width": 2}),
+    _made("few_chars", "overfits", 16, *FEW_WINDOWS),
+    _made("few_chars_adam", "overfits", 16, *FEW_WINDOWS, optimizer=ADAMW),
+    _made("cifar_flat", "horizontal", 10, _cifar(4000), {**MLP, "width": 0.5}),
     _made("digits_conv", "underfits", 8, {**DIGITS, "scale": 4.0}, {"name": "conv3"}),
     _made("cifar_resnet", "underfits", 2, _cifar(8000, augment=True), NARROW_RESNET),
     _made(

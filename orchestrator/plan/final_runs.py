@@ -11,6 +11,7 @@ from statistics import median
 from orchestrator.curve import Outcome
 from orchestrator.plan.prices import FORWARD, progress
 from orchestrator.recipe import Facts, Run
+from orchestrator.stages.measure import measured
 from orchestrator.stages.stage import CYCLE, held_out_share
 
 
@@ -77,8 +78,20 @@ class FinalRuns:
         return {size: median(each) for size, each in found.items()}
 
     def _slowness(self, batch_size: int) -> float:
+        """Return the seconds of an example with a batch size, over those with the unit's.
+
+        By the latest calibration of both sizes: it takes them in turn, while other programs slow
+        down one run more than another. Without one by the runs of each.
+        """
+        if batch_size == self.batch_size:
+            return 1.0
+        for outcome in reversed(self.outcomes):
+            seconds = measured([outcome], "calibrate", "seconds_per_step")
+            if {batch_size, self.batch_size} <= seconds.keys():
+                per_step = seconds[batch_size] / seconds[self.batch_size]
+                return float(per_step * self.batch_size / batch_size)
         own, other = self._seconds.get(self.batch_size), self._seconds.get(batch_size)
-        return other / own if own and other and batch_size != self.batch_size else 1.0
+        return other / own if own and other else 1.0
 
     def _measuring(self, run: Run) -> float:
         """Return the price of a probe or calibration, by the seconds that it took."""

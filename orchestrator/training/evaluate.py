@@ -16,7 +16,7 @@ from orchestrator.training.batches import Inputs
 from orchestrator.training.data.parts import Part
 from orchestrator.training.task import CLASSIFY, Task
 
-BLOCKS = 64  # of examples, to estimate a standard error by
+BLOCKS = 64  # of held-out examples, whose losses say how sure their mean is
 PIECE = 512  # examples at once
 RESOLUTION = 1e-7  # of a loss, as a share of the chance loss: float32 resolves nothing smaller
 ONE_VALUE = "Expected more than 1 value per channel"  # torch's message for a batch of one
@@ -56,18 +56,19 @@ def evaluate(
 
 
 @torch.no_grad()
-def standard_error(
+def block_losses(
     model: nn.Module,
     inputs: Inputs,
     part: Part,
     *,
     task: Task = CLASSIFY,
     autocast: AbstractContextManager[object] | None = None,
-) -> float:
-    """Return the standard error of the mean loss on `part`, NaN for fewer than two blocks of it.
+) -> list[float]:
+    """Return the mean losses of about `BLOCKS` blocks of the examples of `part`, in their order.
 
-    In the unit of the loss. Estimated from the means of about `BLOCKS` blocks of examples, of at
-    most `PIECE` each, since a user's own loss may give means only.
+    At most `PIECE` examples each, without blocks of ignored labels alone. Blocks, not examples,
+    since a user's own loss may give means only. Those of two networks are of the same examples, so
+    that they say how sure the difference of the two losses is.
     """
     size = min(PIECE, max(1, len(part) // BLOCKS))
     means: list[Tensor] = []
@@ -78,9 +79,7 @@ def standard_error(
                 if len(targets) < size and means:  # a rest is no block
                     continue
                 means.append(task.total(block, targets) / task.count(targets))
-    known = torch.stack(means)
-    known = known[known.isfinite()]  # a block may hold ignored labels alone
-    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    return [loss for loss in torch.stack(means).tolist() if math.isfinite(loss)]
 
 
 @contextmanager

@@ -77,10 +77,11 @@ def _result(trainer: Trainer, session: Session) -> Result:
         inputs, data = trainer.setup.inputs, trainer.setup.data
         tested = trainer.evaluate(inputs.placed(data.open_test()))
         session.save_model(checkpoint.model_bytes(trainer.answer))
+    complete = trainer.run.kind == "train"
     return Result(
         trainer.seconds,
         trainer.step * trainer.run.batch_size,
         *tested,
-        measured={"held_out_error": trainer.held_out_error()} if trainer.run.kept else {},
+        measured={"held_out_blocks": trainer.held_out_blocks()} if complete else {},
         evaluation_seconds=trainer.evaluation_seconds,
     )

@@ -18,7 +18,7 @@ from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.evaluate import evaluate, standard_error
+from orchestrator.training.evaluate import block_losses, evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -248,10 +248,10 @@ class Trainer:
         # learns well seems to diverge with them. The end of a run is measured with them.
         return self.evaluate(part, batch_statistics=ramp or not last)
 
-    def held_out_error(self) -> float:
-        """Return the standard error of the held-out loss of all held-out examples."""
+    def held_out_blocks(self) -> list[float]:
+        """Return the mean losses of blocks of all held-out examples."""
         setup, start = self.setup, time.perf_counter()
-        error = standard_error(
+        blocks = block_losses(
             self.answer,
             setup.inputs,
             setup.inputs.held_out,
@@ -259,7 +259,7 @@ class Trainer:
             autocast=setup.autocast(),
         )
         self.evaluation_seconds += time.perf_counter() - start
-        return error
+        return blocks
 
     def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
         """Return mean loss and metric on `part`, which is from `inputs.placed`."""

@@ -18,13 +18,13 @@ from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
 from orchestrator.stages.comparison import percent
 from orchestrator.stages.expected.effects import Estimate, noise
-from orchestrator.stages.expected.first_run import clue_of, full_run, lowered
+from orchestrator.stages.expected.first_run import FirstClue, full_run, lowered
 from orchestrator.stages.measure import equal_time_steps, measure
 from orchestrator.stages.stage import Seen, Stage
 
 # Of the stages' changes together, on the log of the final loss (benchmarks/frontier): what makes a
 # first run overfit less has helped.
-CHANGES, WHERE_OVERFITTING = Estimate(0.0, 0.15), Estimate(-0.15, 0.15)
+CHANGES, WHERE_OVERFITTING = Estimate(0.0, 0.15), Estimate(-0.2, 0.15)
 LOWER, TRIES = 0.25, 3  # as `lower` and `tries` of the first run
 
 
@@ -47,13 +47,14 @@ class Answer(Stage):
         """Full runs that are missing, then the sealed ones."""
         seen = Seen(recipe, outcomes)
         held_out = [full_run(r, self.facts) for r in self._trained(seen)]
-        if missing := [run for run in dict.fromkeys(held_out) if run not in seen.known]:
+        missing = [run for run in dict.fromkeys(held_out) if run not in seen.known]
+        if missing := missing or self._clue_runs(seen):
             return missing
         if all(math.isinf(self.end_loss(o)) for o in outcomes if o.run in held_out):
             return []  # nothing to test
         answer, _ = self._answer(seen)
         recipes = self._tested(recipe, answer)
-        sizes = {recipes[name].batch_size for name in recipes.keys() & {"answer", "untuned"}}
+        sizes = {recipes[name].batch_size for name in recipes}
         calibrate = measure("calibrate", answer, sorted(sizes))
         if len(sizes) > 1 and calibrate not in seen.known:
             return [calibrate]
@@ -99,6 +100,13 @@ class Answer(Stage):
             return rivals
         return [r for r in rivals if r in self.only] or rivals[:1]
 
+    def _clue_runs(self, seen: Seen) -> list[Run]:
+        """Return what the first recipe's clue is read from and is not there, if it is needed."""
+        first = seen.recipe.after("first_run")
+        if first is None or first == seen.recipe or self.only is not None:
+            return []
+        return FirstClue(first, seen.outcomes, self.facts).missing
+
     def _trained(self, seen: Seen) -> list[Recipe]:
         """Return the rivals, and lower learning rates where all of them were lost."""
         recipes = self.rivals(seen.recipe)
@@ -129,15 +137,15 @@ class Answer(Stage):
         if not math.isfinite(losses[0]) or ends[0] is None:
             return tuned, "the first recipe did not train at full length"
         change = math.log(losses[1] / losses[0])
-        overfits = clue_of(ends[0], self.facts).label == "overfitting"
-        prior = WHERE_OVERFITTING if overfits else CHANGES
-        found = prior.updated(change, noise(ends[0], self.facts))
+        clue = FirstClue(first, seen.outcomes, self.facts).clue
+        prior = WHERE_OVERFITTING if clue.label == "overfitting" else CHANGES
+        found = prior.updated(change, noise(self.facts, ends[0], ends[1]))
         low, high = found.interval()
         told = (
             f"held-out loss of the full runs {percent(change)}, expected final loss"
             f" {percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         )
-        if found.mean < 0:
+        if found.mean < 0 and change <= 0:  # what was measured to be worse is not taken
             return tuned, f"against the first recipe: {told}"
         return first, f"the first recipe stands: what the stages changed has {told}"
 

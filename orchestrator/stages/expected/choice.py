@@ -29,11 +29,11 @@ from orchestrator.stages.expected.effects import (
     noise,
     steps_between,
 )
-from orchestrator.stages.expected.first_run import clue_of, full_run
+from orchestrator.stages.expected.first_run import QUARTER, FirstClue, full_run
 from orchestrator.stages.stage import Seen, Stage, cycle
 
-SHARE = 0.25  # length of a short cycle, as a share of the final run
 FULL_RUNS = 2  # values of one direction at most where each is a full run
+UNKNOWN = 0.1  # noise before any run
 RATE = 0.01  # log loss that is worth the price of one final run
 # What the clue of the first full run leaves to be tried, and its name.
 LEVEL = ("batch_size", "max_lr"), "batch size and learning rate are"
@@ -61,7 +61,7 @@ class Choice(Stage):
     field: ClassVar[str]
 
     candidates: tuple[float, ...] = ()
-    share: float = SHARE
+    share: float = QUARTER
     rate: float = RATE
     reach: int = 3  # values of one direction at most
 
@@ -105,10 +105,10 @@ class Choice(Stage):
     # --- rounds and decision
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        """The first full run, which is known, for its clue; then candidates while they pay."""
+        """The first recipe's runs for its clue, which are known; then candidates while they pay."""
         tries = _Tries(recipe, outcomes, self)
-        if tries.first is not None and tries.first_outcome is None:
-            return [tries.first]
+        if tries.first is not None and tries.first.missing:
+            return tries.first.missing
         if not tries.allowed:
             return []
         return tries.next()
@@ -120,13 +120,15 @@ class Choice(Stage):
         if not tries.estimates:
             reason = f"{self.field} {own:g} stays: {tries.why_nothing}"
             return self._decision(recipe, own, reason, evidence)
-        best, found = min(tries.estimates.items(), key=lambda item: item[1].mean)
+        # What was measured to be worse is not taken, however good it was expected to be.
+        best = min(tries.estimates, key=lambda v: (tries.seen(v)[1] > 0, tries.estimates[v].mean))
+        found, worse = tries.estimates[best], tries.seen(best)[1] > 0
         low, high = found.interval()
         gain = f"{percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         length = (
             f"cycles of {tries.share:g} of the final length" if tries.share < 1 else "full runs"
         )
-        if found.mean <= -self.rate:
+        if found.mean <= -self.rate and not worse:
             named = f"{self.field} {best:g}{self._with(recipe, best)}"
             reason = f"{named}: expected final loss {gain} against {own:g}, from {length}"
             return self._decision(recipe, best, reason, evidence)
@@ -173,21 +175,15 @@ class _Tries(Seen):
     stage: Choice
 
     @cached_property
-    def first(self) -> Run | None:
-        """The study's first full run, None where no stage made one."""
+    def first(self) -> FirstClue | None:
+        """What the study's first full run shows, None where no stage made one."""
         base = self.recipe.after("first_run")
-        return full_run(base, self.stage.facts) if base else None
-
-    @cached_property
-    def first_outcome(self) -> Outcome | None:
-        """Its outcome."""
-        return self.by_run.get(self.first) if self.first else None
+        return FirstClue(base, self.outcomes, self.stage.facts) if base else None
 
     @cached_property
     def clue(self) -> str:
         """The label of its clue, "" where there is none."""
-        known = self.first_outcome
-        return clue_of(known, self.stage.facts).label if known else ""
+        return self.first.clue.label if self.first and self.first.first else ""
 
     @property
     def tried_at_all(self) -> tuple[tuple[str, ...], str]:
@@ -263,8 +259,9 @@ class _Tries(Seen):
 
     def noise_of(self, value: float) -> float:
         """Return the noise of the difference between a trial of a value and the reference."""
-        shown = self.first_outcome or self.reference
-        own = noise(shown, self.stage.facts) if shown else 0.1
+        facts, tried = self.stage.facts, self.outcome(value)
+        shown = self.reference if tried else (self.first and self.first.first) or self.reference
+        own = noise(facts, shown, tried) if shown else UNKNOWN
         return math.hypot(own, self.bias(value).sd)
 
     @cached_property

@@ -15,15 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Facts
 
 UNIT = NormalDist()
 SEED_NOISE = 0.03  # standard deviation of the log loss between seeds
 # Two networks with the same held-out examples: their losses are off together, for the most part.
+# Where both have run, their own losses say how far.
 PAIRED = 0.5
-# Where an objective does not give the standard error of its held-out loss: the relative error is
-# this over the square root of the number of examples that make up the loss.
+# Relative error of a loss, times the square root of the number of examples that make it up.
 HELD_OUT_NOISE = 0.9
 LOST = 1.0  # log loss: a run that ended no better than chance counts as this much worse
 
@@ -151,17 +154,33 @@ def steps_between(field: str, start: float, end: float) -> float:
     return math.log2(end / start)
 
 
-def noise(reference: Outcome, facts: Facts) -> float:
-    """Return the noise, a standard deviation, of the log ratio of two held-out losses.
+def noise(facts: Facts, reference: Outcome, other: Outcome | None = None) -> float:
+    """Return the noise, a standard deviation, of the log ratio of two runs' held-out losses.
 
-    By the standard error of the held-out loss that the run measured; where it did not, by how many
-    examples make up the loss, a share of them that is the share of the chance loss that is left.
+    `other`: the second run, None before it is trained. By the losses of blocks of examples where
+    both runs measured them, since two networks fail on the same examples more or less often. Not
+    below what the number of examples says that make up the loss: a share of the held-out ones that
+    is the share of the chance loss that is left. Of a few failures no network can say how often
+    others come.
     """
-    loss = reference.held_out_loss
-    error = reference.result.measured.get("held_out_error", math.nan)
-    if math.isfinite(error) and 0 < loss < math.inf:
-        relative = error / loss
+    share = min(1.0, max(0.0, reference.held_out_loss / facts.chance_loss))
+    few = PAIRED * HELD_OUT_NOISE / math.sqrt(max(1.0, share * facts.held_out_examples))
+    one, two = (_blocks(o) for o in (reference, other or reference))
+    if other is None and one.size > 1:
+        relative = PAIRED * _error(one)
+    elif one.size == two.size > 1:
+        relative = _error(one - two)
     else:
-        share = min(1.0, max(0.0, loss / facts.chance_loss))
-        relative = HELD_OUT_NOISE / math.sqrt(max(1.0, share * facts.held_out_examples))
-    return math.hypot(math.sqrt(2) * SEED_NOISE, PAIRED * relative)
+        relative = few
+    return math.hypot(math.sqrt(2) * SEED_NOISE, max(relative, few))
+
+
+def _blocks(outcome: Outcome) -> NDArray[np.float64]:
+    """Return the losses of a run's blocks of held-out examples over their mean, if measured."""
+    blocks = np.asarray(outcome.result.measured.get("held_out_blocks", ()), float)
+    return blocks / blocks.mean() if blocks.size and blocks.mean() > 0 else blocks[:0]
+
+
+def _error(values: NDArray[np.float64]) -> float:
+    """Return the standard error of the mean."""
+    return float(values.std(ddof=1)) / math.sqrt(values.size)

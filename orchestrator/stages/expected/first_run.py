@@ -1,7 +1,9 @@
 """The first full run: the recipe of the range test, trained at full length on held-out data.
 
 It is an answer that every later stage can only improve, and the curve whose clue says where to look
-for improvements: what only long training shows, overfitting above all, no short cycle can show.
+for improvements: what only long training shows, overfitting above all, no short cycle can show. A
+second run, of a quarter of the length, shows what the curve alone hides: where it ends as low, the
+other three quarters have only fitted the training data.
 """
 
 from __future__ import annotations
@@ -9,17 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from orchestrator import clues
 from orchestrator.clues import Clue
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.stages.expected.effects import noise
 from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage, cycle, option
 
 LEARNT = 0.99  # x chance: a run that ends above it has learnt nothing
 STOP = 10.0  # x the untrained loss: a full run that goes beyond is given up
+QUARTER = 0.25  # of the final length
+# A full run that ends above this share of the loss of a run of a quarter of the length, and above
+# so much of the noise, overfits: on the tuning workloads more regularisation then helps
+# (docs/design.md).
+NO_LOWER, NOISE = 0.98, 0.5
 
 
 def full_run(recipe: Recipe, facts: Facts, replicate: int = 0, **changes: Any) -> Run:
@@ -47,16 +56,66 @@ def lowered(recipe: Recipe, factor: float) -> Recipe:
     return recipe.at_lr(round_to(recipe.max_lr * factor))
 
 
-def clue_of(outcome: Outcome, facts: Facts) -> Clue:
-    """Return the clue of a full run; overfitting counts more than an unstable stretch before it."""
-    found = clues.segments(outcome.curve, facts.start_loss)
-    over = next((clue for clue in found if clue.label == "overfitting"), None)
-    return over or clues.read(outcome.curve, facts.start_loss)
+def quarter_run(recipe: Recipe, facts: Facts) -> Run:
+    """Return a cycle of the recipe of a quarter of the final length, as the choices compare."""
+    steps = facts.steps(QUARTER, recipe.batch_size)
+    return cycle(recipe, steps, 0, "a quarter of the final length")
+
+
+@dataclass(frozen=True)
+class FirstClue(Seen):
+    """The clue of the first full run; `recipe` is the one that it trained."""
+
+    facts: Facts
+
+    @property
+    def first(self) -> Outcome | None:
+        """The outcome of the full run."""
+        return self.by_run.get(full_run(self.recipe, self.facts))
+
+    @property
+    def missing(self) -> list[Run]:
+        """The runs that it is read from and that are not there, one at a time; [] for none."""
+        if self.first is None:
+            return [full_run(self.recipe, self.facts)]
+        shorter = quarter_run(self.recipe, self.facts)
+        lost = not self.first.held_out_loss < self.facts.chance_loss
+        if lost or shorter in self.known or self.clue.label == "overfitting":
+            return []
+        return [shorter]
+
+    @cached_property
+    def clue(self) -> Clue:
+        """Overfitting if either run shows it, else the most serious clue of the full run's curve.
+
+        Overfitting counts more than an unstable stretch before it. Raises ValueError while the full
+        run is not there.
+        """
+        if self.first is None:
+            raise ValueError("the first full run is not there")
+        curve, start_loss = self.first.curve, self.facts.start_loss
+        found = clues.segments(curve, start_loss)
+        if over := next((clue for clue in found if clue.label == "overfitting"), None):
+            return over
+        shorter = self.by_run.get(quarter_run(self.recipe, self.facts))
+        if shorter is not None and shorter.state == "finished":
+            loss, quarter = self.first.held_out_loss, shorter.held_out_loss
+            unsure = NOISE * noise(self.facts, shorter, self.first)
+            if loss > NO_LOWER * quarter * math.exp(unsure):
+                reason = (
+                    f"a run of a quarter of the length ends at {quarter:.4g}, so the rest has only"
+                    " fitted the training data"
+                )
+                return Clue("overfitting", shorter.run.steps, self.first.run.steps, reason)
+        return clues.read(curve, start_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRun(Stage):
-    """Trains the recipe at full length; where that is lost, at lower learning rates."""
+    """Trains the recipe at full length; where that is lost, at lower learning rates.
+
+    Then, unless its curve shows overfitting, for a quarter of the length, for the clue.
+    """
 
     kind: ClassVar[str] = "first_run"
     gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
@@ -66,14 +125,10 @@ class FirstRun(Stage):
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """The full run, again at a lower rate while it is lost."""
-        seen = Seen(recipe, outcomes)
         for number in range(self.tries):
-            run = full_run(lowered(recipe, self.lower**number), self.facts)
-            done = seen.by_run.get(run)
-            if done is None:
-                return [run]
-            if not self._lost(done) or done.state == "failed":
-                return []
+            tried = FirstClue(lowered(recipe, self.lower**number), outcomes, self.facts)
+            if tried.first is None or not self._lost(tried.first) or tried.first.state == "failed":
+                return tried.missing
         return []
 
     def _lost(self, outcome: Outcome) -> bool:
@@ -82,15 +137,19 @@ class FirstRun(Stage):
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return what the run reached and what its curve shows."""
-        last = min(reversed(outcomes), key=self.end_loss)  # the lowest rate, if all are lost
-        evidence: dict[str, Any] = {"rows": [self._row(o) for o in outcomes]}
+        full = [o for o in outcomes if o.run.kept]
+        last = min(reversed(full), key=self.end_loss)  # the lowest rate, if all are lost
+        found = lowered(recipe, self.lower ** full.index(last))
+        clue = FirstClue(found, outcomes, self.facts).clue
+        shown = {o.run: clues.read(o.curve, self.facts.start_loss) for o in outcomes}
+        rows = [self._row(o, (shown | {last.run: clue})[o.run]) for o in outcomes]
+        evidence: dict[str, Any] = {"rows": rows}
         if not math.isfinite(self.end_loss(last)):
-            tried = ", ".join(f"{o.run.schedule.max_lr:.3g}" for o in outcomes)
+            tried = ", ".join(f"{o.run.schedule.max_lr:.3g}" for o in full)
             chance = f"the best constant prediction ({self.facts.chance_loss:.3g})"
             reason = f"no answer: no full run at max_lr {tried} was better than {chance}"
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
-        clue, guessing = clue_of(last, self.facts), self.guessing(last)
-        found = lowered(recipe, self.lower ** outcomes.index(last))
+        guessing = self.guessing(last)
         changed = {} if found == recipe else {"max_lr": found.max_lr, "min_lr": found.min_lr}
         retried = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost,"
         lower = retried if changed else ""
@@ -119,12 +178,12 @@ class FirstRun(Stage):
             return "little is left to gain, so only batch size and learning rate are tried"
         return "the stages below look for a better recipe in short cycles"
 
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
+    def _row(self, outcome: Outcome, clue: Clue) -> dict[str, Any]:
         row = {
             "max_lr": outcome.run.schedule.max_lr,
             "steps": outcome.run.steps,
             "held_out_loss": outcome.held_out_loss,
-            "clue": clue_of(outcome, self.facts).label,
+            "clue": clue.label,
         }
         if self.facts.metric:
             row[self.facts.metric] = outcome.metric
