@@ -193,7 +193,7 @@ def test_another_batch_size_is_priced_by_a_calibration_of_both() -> None:
     side_by_side = {str(recipe.batch_size): 1.0, str(large.batch_size): 1.0}
     calibrated = [*slowed, outcome(calibrate, 0.0, **side_by_side)]
     price = FinalRuns(facts, recipe.batch_size, 0, calibrated).of(large)
-    assert price == pytest.approx(0.5, rel=0.1)
+    assert price == pytest.approx(0.5, abs=0.1)
 
 
 REAL = TrainingObjective.__call__
