@@ -483,6 +483,36 @@ def test_what_was_measured_to_be_worse_is_not_taken() -> None:
     assert decision.incumbent_kept
 
 
+def test_a_run_above_chance_that_fits_its_training_data_is_an_answer() -> None:
+    """The best of the rates, with a warning: it overfits, and more regularisation is tried."""
+    stage = FirstRun(name="first_run", facts=FACTS, lower=0.25)
+    ends = {0.1: 3.0, 0.025: 2.7, 0.00625: 2.8}
+
+    def done(run: Run) -> Outcome:
+        end = ends[run.schedule.max_lr]
+        return replace(outcome(run, end), curve=first_curve("overfitting", end))
+
+    decision, outcomes = walk(stage, FIRST, lambda runs: list(map(done, runs)))
+    assert [o.run.schedule.max_lr for o in outcomes] == list(ends)
+    assert decision.answered
+    assert decision.values == {"max_lr": 0.025, "min_lr": 0.0025}
+    assert "no better than guessing" in decision.reason
+    assert "overfitting: " in decision.reason
+    lost = replace(done(full_run(FIRST, FACTS)), curve=first_curve("horizontal", 3.0))
+    assert math.isinf(stage.end_loss(lost))
+
+
+def test_a_candidate_that_has_learnt_nothing_is_lost() -> None:
+    """Even if it ends a little below chance, and the first run overfits far above it."""
+
+    def loss(run: Run) -> float:
+        return 0.995 * FACTS.chance_loss if run.weight_decay > 1e-3 else 3.0
+
+    decision, outcomes = decided(choice(WeightDecayChoice, 1e-4), loss, "overfitting")
+    assert outcomes
+    assert decision.incumbent_kept
+
+
 def test_a_study_that_changed_nothing_trains_only_its_baseline() -> None:
     """The answer's full run is there, and so is its network."""
     _, outcomes = decided(Answer(name="final", facts=FACTS), flat, recipe=RECIPE)

@@ -15,6 +15,7 @@ from orchestrator.schedules import Schedule
 
 T = TypeVar("T")
 LEAST = 1e-12
+FITTED = 0.9  # x the chance loss: a run whose train loss ends below it has learnt
 CYCLE = 20, 0.2  # reports of a cycle, and what they may cost (see `held_out_share`)
 MOST_ROUNDS = 50  # of one stage: one that asks for more does not converge
 
@@ -76,12 +77,29 @@ class Stage(ABC):
             outcome: The run's outcome.
 
         Returns:
-            The loss; inf for a run that ended no better than chance.
+            The loss; inf for a run that has learnt nothing (see `learnt`).
+        """
+        loss, least = outcome.held_out_loss, LEAST * self.facts.chance_loss
+        if not self.learnt(outcome):
+            return math.inf
+        return max(loss, least) if loss >= 0 else loss
+
+    def learnt(self, outcome: Outcome, below: float = 1.0) -> bool:
+        """Return whether a run has learnt anything.
+
+        One that fits its training data overfits, even if it ends above the chance loss: its loss
+        says how far, while that of a run that was lost says nothing.
+
+        Args:
+            outcome: The run's outcome.
+            below: The share of the chance loss that its held-out loss must be below, if it does
+                not fit its training data.
         """
         loss, chance = outcome.held_out_loss, self.facts.chance_loss
-        if not loss < chance:
-            return math.inf
-        return max(loss, LEAST * chance) if loss >= 0 else loss
+        if loss < below * chance:
+            return True
+        fits = outcome.curve.train_loss[-1:] < FITTED * chance
+        return outcome.state == "finished" and math.isfinite(loss) and bool(fits.any())
 
     def guessing(self, outcome: Outcome) -> str:
         """Return how a run is no better than the best constant prediction, "" if it is better.
@@ -90,7 +108,7 @@ class Stage(ABC):
             outcome: The run's outcome.
         """
         chance, share = self.facts.chance_loss, self.facts.chance_metric
-        if not math.isfinite(self.end_loss(outcome)):
+        if not outcome.held_out_loss < chance:
             loss = f"held-out loss {outcome.held_out_loss:.4g}"
             return f"{loss} is no better than guessing ({chance:.4g})"
         metric = outcome.metric

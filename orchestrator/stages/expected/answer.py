@@ -137,8 +137,8 @@ class Answer(Stage):
         if not math.isfinite(losses[0]) or ends[0] is None:
             return tuned, "the first recipe did not train at full length"
         change = math.log(losses[1] / losses[0])
-        clue = FirstClue(first, seen.outcomes, self.facts).clue
-        prior = WHERE_OVERFITTING if clue.label == "overfitting" else CHANGES
+        overfits = FirstClue(first, seen.outcomes, self.facts).overfits
+        prior = WHERE_OVERFITTING if overfits else CHANGES
         found = prior.updated(change, noise(self.facts, ends[0], ends[1]))
         low, high = found.interval()
         told = (

@@ -29,7 +29,7 @@ from orchestrator.stages.expected.effects import (
     noise,
     steps_between,
 )
-from orchestrator.stages.expected.first_run import QUARTER, FirstClue, full_run
+from orchestrator.stages.expected.first_run import LEARNT, QUARTER, FirstClue, full_run
 from orchestrator.stages.stage import Seen, Stage, cycle
 
 FULL_RUNS = 2  # values of one direction at most where each is a full run
@@ -109,9 +109,7 @@ class Choice(Stage):
         tries = _Tries(recipe, outcomes, self)
         if tries.first is not None and tries.first.missing:
             return tries.first.missing
-        if not tries.allowed:
-            return []
-        return tries.next()
+        return tries.next() if tries.allowed else []
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return the value with the lowest expected loss; the one that came in, unless it pays."""
@@ -120,9 +118,8 @@ class Choice(Stage):
         if not tries.estimates:
             reason = f"{self.field} {own:g} stays: {tries.why_nothing}"
             return self._decision(recipe, own, reason, evidence)
-        # What was measured to be worse is not taken, however good it was expected to be.
-        best = min(tries.estimates, key=lambda v: (tries.seen(v)[1] > 0, tries.estimates[v].mean))
-        found, worse = tries.estimates[best], tries.seen(best)[1] > 0
+        best, worse = tries.best
+        found = tries.estimates[best]
         low, high = found.interval()
         gain = f"{percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         length = (
@@ -272,7 +269,8 @@ class _Tries(Seen):
         base, found = self.stage.end_loss(self.reference), {}
         for value in (v for side in self.sides for v in side.tried):
             outcome = self.outcome(value)
-            loss = self.stage.end_loss(outcome) if outcome else math.inf
+            learnt = outcome is not None and self.stage.learnt(outcome, LEARNT)
+            loss = self.stage.end_loss(outcome) if outcome and learnt else math.inf
             change = math.log(loss / base) if math.isfinite(base) else -LOST
             if math.isfinite(base) and math.isfinite(loss):
                 change += self.stage.adjusted(self.recipe, value, self.outcomes)
@@ -300,6 +298,21 @@ class _Tries(Seen):
             estimate = self.prior.at(steps).updated(seen, noise_sd)
             found[value] = estimate if math.isfinite(change) else Estimate(LOST, 0.0)
         return found
+
+    @property
+    def best(self) -> tuple[float, bool]:
+        """The value with the lowest expected loss, and whether it was measured to be worse.
+
+        Full runs are as long as what they stand for: the lowest loss of them. What was measured to
+        be worse comes last, however good it was expected to be.
+        """
+
+        def expected(value: float) -> tuple[bool, float]:
+            change = self.seen(value)[1]
+            return change > 0, change if self.more else self.estimates[value].mean
+
+        best = min(self.estimates, key=expected)
+        return best, expected(best)[0]
 
     @property
     def tied(self) -> tuple[float, ...]:

@@ -69,20 +69,27 @@ class FirstClue(Seen):
     facts: Facts
 
     @property
+    def run(self) -> Run:
+        """The full run."""
+        return full_run(self.recipe, self.facts)
+
+    @property
     def first(self) -> Outcome | None:
-        """The outcome of the full run."""
-        return self.by_run.get(full_run(self.recipe, self.facts))
+        """Its outcome."""
+        return self.by_run.get(self.run)
 
     @property
     def missing(self) -> list[Run]:
         """The runs that it is read from and that are not there, one at a time; [] for none."""
         if self.first is None:
-            return [full_run(self.recipe, self.facts)]
+            return [self.run]
         shorter = quarter_run(self.recipe, self.facts)
-        lost = not self.first.held_out_loss < self.facts.chance_loss
-        if lost or shorter in self.known or self.clue.label == "overfitting":
-            return []
-        return [shorter]
+        return [] if shorter in self.known or self.overfits else [shorter]
+
+    @property
+    def overfits(self) -> bool:
+        """Whether it does, by the runs that are there."""
+        return self.clue.label == "overfitting"
 
     @cached_property
     def clue(self) -> Clue:
@@ -112,7 +119,7 @@ class FirstClue(Seen):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRun(Stage):
-    """Trains the recipe at full length; where that is lost, at lower learning rates.
+    """Trains the recipe at full length; where that is no better than chance, at lower rates.
 
     Then, unless its curve shows overfitting, for a quarter of the length, for the clue.
     """
@@ -124,16 +131,14 @@ class FirstRun(Stage):
     tries: int = option(3, "full runs at most", ge=1)
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
-        """The full run, again at a lower rate while it is lost."""
+        """The full run, again at a lower rate while it is no better than chance."""
         for number in range(self.tries):
             tried = FirstClue(lowered(recipe, self.lower**number), outcomes, self.facts)
-            if tried.first is None or not self._lost(tried.first) or tried.first.state == "failed":
+            if tried.first is None or tried.first.held_out_loss <= LEARNT * self.facts.chance_loss:
                 return tried.missing
+            if tried.first.state == "failed":
+                break
         return []
-
-    def _lost(self, outcome: Outcome) -> bool:
-        """Whether a run has learnt nothing to speak of."""
-        return self.end_loss(outcome) > LEARNT * self.facts.chance_loss
 
     def decide(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> Decision:
         """Return what the run reached and what its curve shows."""
@@ -151,8 +156,8 @@ class FirstRun(Stage):
             return Decision(self.name, self.kind, reason, answered=False, evidence=evidence)
         guessing = self.guessing(last)
         changed = {} if found == recipe else {"max_lr": found.max_lr, "min_lr": found.min_lr}
-        retried = f" at max_lr {found.max_lr:.3g}, after runs at higher rates were lost,"
-        lower = retried if changed else ""
+        higher = "after runs at higher rates were no better than guessing"
+        lower = f" at max_lr {found.max_lr:.3g}, {higher}" if changed else ""
         metric = f", {self.facts.metric} {last.metric:.4g}" if self.facts.metric else ""
         reason = (
             f"held-out loss {last.held_out_loss:.4g}{metric} in {self.facts.final_epochs:g}"
