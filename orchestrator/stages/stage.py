@@ -201,8 +201,7 @@ def held_out_share(examples: int, points: int, cost: float) -> tuple[int, int]:
 
 def cycle(recipe: Recipe, steps: int, replicate: int, label: str, **changes: Any) -> Run:
     """Return a complete cycle of the recipe's own schedule in `steps` steps."""
-    points, cost = CYCLE
-    points = changes.pop("points", points)
+    points, cost = changes.pop("points", CYCLE[0]), changes.pop("cost", CYCLE[1])
     schedule = schedule_of(recipe)
     return run_of(recipe, schedule, steps, replicate, label, points=points, cost=cost, **changes)
 

@@ -27,6 +27,7 @@ ROOT = FACTOR**0.5
 USUAL, USUAL_ADAPTIVE = 0.2, 0.015  # the middle of the search, if the ramp says nothing
 BROKE = 0.1  # x the rate at which a ramp broke that had learnt nothing: the highest middle
 FIRST, LONGEST = 0.2, 0.25  # final runs: no first cycle is longer, and no later one
+WATCHED = 0.05  # what the reports of a cycle may cost: only its end counts
 RAMP = 0.14  # final runs: a longer ramp is not made
 RATES = 6  # cycles of one length at most
 TELLING = ("at once", "flat")  # problems of a ramp that say why nothing is learnt
@@ -192,5 +193,6 @@ class _Cycles(Seen):
 
     def _cycle(self, lr: float, steps: int) -> Run:
         lr = round_to(lr)
-        run = cycle(self.recipe.at_lr(lr), steps, 0, f"cycle of {steps} steps to lr {lr:.3g}")
+        label = f"cycle of {steps} steps to lr {lr:.3g}"
+        run = cycle(self.recipe.at_lr(lr), steps, 0, label, cost=WATCHED)
         return replace(run, prunable=False)  # what is slow to begin looks stuck to a pruner
