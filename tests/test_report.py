@@ -109,6 +109,21 @@ def test_a_difference_within_noise_is_a_tie(
     assert against(*stats, larger) == text
 
 
+@pytest.mark.parametrize(
+    ("log_ratio", "text"),
+    [
+        (math.log(0.5), "the answer has test loss -50.0 %, noise 12 %"),
+        (math.log(1.1), "tie: test loss +10.0 %, noise 12 %"),
+    ],
+)
+def test_one_seed_is_compared_by_the_noise_that_the_study_measured(
+    log_ratio: float, text: str
+) -> None:
+    """Of the test loss, whatever the metric; two standard deviations are a tie."""
+    one, two = {"mean": 0.97, "std": None, "n": 1}, {"mean": 0.95, "std": None, "n": 1}
+    assert against(one, two, True, {"log_ratio": log_ratio, "noise": 0.12}) == text
+
+
 def test_counts_name_what_did_not_end_well() -> None:
     """Pruned and failed runs are named, finished ones only counted."""
     assert counts(["finished", "pruned", "pruned", "failed"]) == "4 runs, 2 pruned, 1 failed"

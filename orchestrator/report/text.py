@@ -73,11 +73,15 @@ def _many(count: Range) -> str:
 
 
 def against(
-    answer: Mapping[str, Any] | None, other: Mapping[str, Any] | None, larger_is_better: bool
+    answer: Mapping[str, Any] | None,
+    other: Mapping[str, Any] | None,
+    larger_is_better: bool,
+    change: Mapping[str, float] | None = None,
 ) -> str:
     """Return "better by ...", "worse by ..." or "tie": within two standard errors of the means.
 
-    Both are {mean, std, n} over seeds. With one seed the noise is not known.
+    Both are {mean, std, n} over seeds. With one seed the noise is that of `change`, the log ratio
+    of the two test losses, if the study has measured it.
     """
     a, b = (answer or {}).get("mean"), (other or {}).get("mean")
     if answer is None or other is None or a is None or b is None:
@@ -88,6 +92,10 @@ def against(
     if len(variances) < 2:
         if gain == 0:
             return "tie"
+        if change is not None:
+            ratio, unsure = change["log_ratio"], change["noise"]
+            told = f"test loss {comparison.percent(ratio)}, noise {100 * unsure:.0f} %"
+            return f"tie: {told}" if abs(ratio) <= 2 * unsure else f"the answer has {told}"
         return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}, noise not measured"
     if abs(gain) <= 2 * math.sqrt(sum(variances)):
         return "tie: within noise"
@@ -108,7 +116,7 @@ def results(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     own = final[field]
     rows = [("answer", spread(own), "")]
     for baseline in final["baselines"]:
-        verdict = against(own, baseline[field], larger)
+        verdict = against(own, baseline[field], larger, baseline.get("test_loss_change"))
         if baseline["recipe"] == summary["recipe"]:
             verdict = "the same recipe"
         rows.append((baseline["name"], spread(baseline[field]), verdict))

@@ -73,6 +73,8 @@ class Answer(Stage):
             for name in recipes
         }
         evidence = sealed.evidence(self.facts, recipes, tested, self._rows(seen, recipes, tested))
+        for baseline in evidence["baselines"]:
+            baseline["test_loss_change"] = self._change(tested["answer"], tested[baseline["name"]])
         trained = seen.by_run.get(full_run(answer, self.facts)) if evidence["model"] else None
         if trained and math.isinf(self.end_loss(trained)):
             reason = f"no answer: {self.guessing(trained)}"
@@ -171,6 +173,16 @@ class Answer(Stage):
         sizes = answer.batch_size, own.batch_size
         steps = equal_time_steps(self.facts, seen.outcomes, *sizes)
         return [replace(run, steps=steps) for run in runs]
+
+    def _change(self, own: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, float] | None:
+        """Return the log ratio of test losses, the answer's over a baseline's, and its noise."""
+        losses = [o.result.test_loss for o in (*own[:1], *other[:1])]
+        if len(losses) < 2 or not all(0 < loss < math.inf for loss in losses):
+            return None
+        return {
+            "log_ratio": math.log(losses[0] / losses[1]),
+            "noise": noise(self.facts, other[0], own[0]),
+        }
 
     def _rows(
         self,
