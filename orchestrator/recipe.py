@@ -37,6 +37,7 @@ class Facts:
         nesterov: Whether that optimiser uses Nesterov momentum.
         batch_norm: Whether it has batch norm: its weights then only count by their direction, and
             training them for longer needs no lower rate.
+        from_scratch: Whether the weights that it starts from are known to be random.
     """
 
     train_examples: int
@@ -52,6 +53,7 @@ class Facts:
     optimizer: str = ""
     nesterov: bool = False
     batch_norm: bool = False
+    from_scratch: bool = False
 
     @property
     def start_loss(self) -> float:

@@ -15,6 +15,7 @@ from orchestrator.recipe import Decision, Facts, Recipe, Run, usual_weight_decay
 from orchestrator.stages.expected import by_expected_loss
 from orchestrator.stages.expected.answer import Answer
 from orchestrator.stages.expected.choice import Choice
+from orchestrator.stages.expected.decay import by_length, decayed
 from orchestrator.stages.expected.effects import (
     EFFECTS,
     Estimate,
@@ -550,6 +551,7 @@ def search(
     ramp: Sequence[float] = (2.3,) * 10,
     facts: Facts = FACTS,
     recipe: Recipe | None = None,
+    sets_decay: bool = False,
 ) -> tuple[Decision, list[Outcome]]:
     """Walk a range test where cycles end at `loss(run)`, after a ramp with these losses."""
 
@@ -561,7 +563,7 @@ def search(
         return replace(outcome(run, 2.3), curve=curve(list(ramp), lr=rates), reason=reason)
 
     ramps = LRRange(name="lr_range", facts=facts, share=0.08, min_steps=30)
-    stage = LRSearch(name="lr_range", facts=facts, ramps=ramps)
+    stage = LRSearch(name="lr_range", facts=facts, ramps=ramps, sets_decay=sets_decay)
     decision, outcomes = walk(stage, recipe or Recipe(), lambda runs: list(map(done, runs)))
     return decision, [o for o in outcomes if o.run.kind == "train"]
 
@@ -598,6 +600,62 @@ def test_the_rate_of_adam_is_lower_for_the_longer_final_run(best: float) -> None
     decision, _ = search(loss, recipe=Recipe(optimizer="adamw"), facts=normed)
     assert decision.values["max_lr"] == pytest.approx(best, rel=0.01)
     assert "need a lower rate" not in decision.reason
+
+
+def test_the_weight_decay_of_adamw_goes_by_rate_and_length() -> None:
+    """In all lr x weight_decay is 1 over 20 epochs or more, less in proportion for fewer."""
+    recipe = Recipe(optimizer="adamw", schedule="constant").at_lr(0.002)
+    facts = replace(FACTS, final_epochs=40, from_scratch=True)
+    found = by_length(recipe, facts)
+    assert found * 0.002 * facts.steps(1, 64) == pytest.approx(1, rel=0.05)
+    assert by_length(recipe, replace(facts, final_epochs=10)) == pytest.approx(2 * found, rel=0.1)
+    assert by_length(recipe, replace(facts, final_epochs=1)) == pytest.approx(2 * found, rel=0.1)
+    assert decayed(replace(recipe, weight_decay=found), facts) == pytest.approx(1, rel=0.05)
+    tiny = by_length(recipe.at_lr(1e-6), facts)
+    assert tiny < 100  # what a config may hold
+    assert by_length(recipe.at_lr(0.5), replace(facts, train_examples=64)) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "from_scratch", "sets_decay", "is_set"),
+    [
+        ("adamw", True, True, True),
+        ("adamw", True, False, False),  # the user has set it
+        ("adamw", False, True, False),  # what a network has learnt before is not forgotten
+        ("sgd", True, True, False),
+    ],
+)
+def test_the_range_test_sets_the_weight_decay_of_adamw(
+    optimizer: str, from_scratch: bool, sets_decay: bool, is_set: bool
+) -> None:
+    """Where nobody else has, and the weights start at random."""
+    facts = replace(FACTS, from_scratch=from_scratch)
+    recipe = Recipe(optimizer=optimizer)
+    decision, _ = search(
+        lambda run: falls(run, 0.01), recipe=recipe, facts=facts, sets_decay=sets_decay
+    )
+    assert ("weight_decay" in decision.values) is is_set
+    assert ("weight_decay" in decision.reason) is is_set
+    if is_set:
+        changed = recipe.at_lr(decision.values["max_lr"])
+        assert decision.values["weight_decay"] == by_length(changed, facts)
+
+
+def test_what_overfits_with_a_weight_decay_that_acts_gets_more_of_it() -> None:
+    """With AdamW too; where its decay is too small to act, a lower learning rate instead."""
+    first = replace(FIRST, optimizer="adamw", max_lr=0.008, min_lr=8e-4, weight_decay=0.5)
+    recipe = first.with_(Decision("first_run", "first_run", ""))
+
+    def loss(run: Run) -> float:
+        return 0.5 - 0.1 * (run.weight_decay > 0.5)
+
+    decision, _ = decided(
+        choice(WeightDecayChoice, 0.1), loss, "overfitting", recipe=recipe, first=first
+    )
+    assert decision.values == {"weight_decay": 2.0}
+    kept, _ = decided(choice(LRChoice, 0.5, 2.0), loss, "overfitting", recipe=recipe, first=first)
+    assert kept.incumbent_kept
+    assert "only more regularisation is tried" in kept.reason
 
 
 def test_a_rate_is_read_between_those_that_were_tried() -> None:

@@ -16,6 +16,7 @@ from orchestrator.training.models import (
     build,
     check,
     dropout_of,
+    is_random,
     set_dropout,
 )
 
@@ -202,3 +203,19 @@ def test_dropout_of_all_modules_is_set_also_of_a_users_own() -> None:
     set_dropout(own, 0.3)
     assert [m.p for m in own.modules() if hasattr(m, "p")] == [0.3, 0.3, 0.3]
     assert dropout_of(nn.Linear(2, 2)) is None
+
+
+def made(seed: int, loaded: bool) -> nn.Module:
+    """Return a network with a new last layer; `loaded`: its other weights come from a file."""
+    torch.manual_seed(0 if loaded else seed)
+    body = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
+    torch.manual_seed(seed)
+    return nn.Sequential(body, nn.Linear(64, 10))
+
+
+def test_weights_that_do_not_depend_on_the_seed_were_loaded() -> None:
+    """Most of them decide; constant ones, as of biases and norms, say nothing."""
+    assert is_random(made(1, loaded=False), made(2, loaded=False))
+    assert not is_random(made(1, loaded=True), made(2, loaded=True))
+    norms = [nn.Sequential(nn.BatchNorm1d(500), nn.Linear(8, 2)) for _ in range(2)]
+    assert is_random(*norms)

@@ -29,6 +29,7 @@ from orchestrator.objectives import StopRun
 from orchestrator.recipe import Facts, Recipe, Run, usual_weight_decay
 from orchestrator.report.snippet import pytorch
 from orchestrator.schedules import Schedule
+from orchestrator.stages.expected.lr_search import LRSearch
 from orchestrator.stages.final import Final
 from orchestrator.stages.stage import schedule_of
 from orchestrator.stages.weight_decay import WeightDecay
@@ -379,3 +380,22 @@ def test_a_range_test_with_muon() -> None:
     assert found.answered
     assert found.outcomes[0].run.schedule.max_lr == 0.1  # as with AdamW
     assert not optimizer.state
+
+
+@pytest.mark.parametrize(("given", "sets_decay"), [(None, True), (0.02, False)])
+def test_a_weight_decay_of_the_users_own_stays(given: float | None, sets_decay: bool) -> None:
+    """Otherwise the range test of a study with AdamW sets it, by rate and length."""
+    config = Config.from_mapping(
+        {
+            "data": {"name": "digits", "train_examples": 200, "test_examples": 50},
+            "model": {"name": "mlp", "width": 0.25},
+            "optimizer": {"name": "adamw"},
+            "recipe": {"weight_decay": given},
+            "threads": 1,
+        }
+    )
+    made = build.objective(config)
+    assert made.facts.from_scratch
+    stage = build.stages(config, made.facts)[0]
+    assert isinstance(stage, LRSearch)
+    assert stage.sets_decay is sets_decay

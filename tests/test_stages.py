@@ -166,11 +166,17 @@ def test_the_lr_check_goes_on_while_each_step_is_clearly_better() -> None:
     ],
 )
 def test_the_loss_that_a_run_is_judged_by(loss: float, counts_as: float) -> None:
-    """No better than chance is lost; 0 is next to nothing, as it has no logarithm."""
+    """No better than chance is lost; 0 is next to nothing, as it has no logarithm.
+
+    A run that fits its training data has learnt, so its loss counts whatever it is.
+    """
     stage = Momentum(name="momentum", facts=FACTS)
     made = outcome(stage.propose(RECIPE, [])[0], 0.5)
-    ended = replace(made.curve, held_out_loss=np.array([*made.curve.held_out_loss[:-1], loss]))
-    assert stage.end_loss(replace(made, curve=ended)) == counts_as
+    ends = np.array([*made.curve.held_out_loss[:-1], loss])
+    lost = replace(made.curve, held_out_loss=ends, train_loss=np.full(len(ends), 2.3))
+    assert stage.end_loss(replace(made, curve=lost)) == counts_as
+    fits = replace(lost, train_loss=np.full(len(ends), 0.1))
+    assert stage.end_loss(replace(made, curve=fits)) == (2.4 if loss == 2.4 else counts_as)
 
 
 def test_when_every_candidate_is_lost_there_is_no_answer() -> None:

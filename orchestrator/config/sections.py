@@ -45,7 +45,8 @@ class RecipeConfig(Section):
     min_momentum: Fraction = 0.85
     """Momentum where the learning rate is highest, at most max_momentum."""
     weight_decay: Annotated[Real, Field(ge=0, lt=100)] | None = None
-    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data."""
+    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data, of AdamW
+    by the learning rate and the length of the training."""
     batch_size: Count = 64
     """Training examples in a step."""
     dropout: Fraction | None = None

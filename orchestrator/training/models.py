@@ -135,6 +135,23 @@ def has_batch_norm(model: nn.Module) -> bool:
     )
 
 
+def is_random(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether most weights of a network are random.
+
+    Args:
+        one: The network.
+        other: The same from another seed. What was loaded from a file is the same in both.
+    """
+    random = loaded = 0
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        if torch.equal(a, b):
+            constant = bool((a == a.flatten()[:1]).all())  # biases and the like say nothing
+            loaded += 0 if constant else a.numel()
+        else:
+            random += a.numel()
+    return random > loaded
+
+
 def is_normalised(model: nn.Module) -> bool:
     """Return whether some layer normalises: batch, layer, group or RMS norm, or one named so."""
     return any(type(m).__name__.rstrip("123d").endswith("Norm") for m in model.modules())

@@ -164,6 +164,7 @@ class TrainingObjective:
         data, task = self._setup.data, self._setup.task
         with self._at_work():
             untrained = untrained_loss(self._setup, chance, classes)
+            from_scratch = models.is_random(self._setup.network(0), self._setup.network(1))
         share = largest_share(task, data.train.y) if task.metric_name == "accuracy" else None
         return Facts(
             train_examples=len(data.train),
@@ -176,6 +177,7 @@ class TrainingObjective:
             untrained_loss=untrained,
             normalised=models.is_normalised(model),
             batch_norm=models.has_batch_norm(model),
+            from_scratch=from_scratch,
             chance_metric=share,
         )
 

@@ -35,15 +35,16 @@ CHOICES: dict[type[Stage], type[Choice]] = {
 }
 
 
-def by_expected_loss(stage: Stage, recipe: Recipe, rate: float) -> Stage:
+def by_expected_loss(stage: Stage, recipe: Recipe, rate: float, sets_decay: bool = False) -> Stage:
     """Return the stage that decides the same by expected loss, the stage itself if there is none.
 
     `recipe`: the one that the study begins with, which grids may go by. `rate`: the expected gain,
-    as a share of the loss, that is worth the price of one final run.
+    as a share of the loss, that is worth the price of one final run. `sets_decay`: whether the
+    range test may set weight_decay, since the user has not.
     """
     name, facts = stage.name, stage.facts
     if isinstance(stage, LRRange):
-        return LRSearch(name=name, facts=facts, ramps=stage)
+        return LRSearch(name=name, facts=facts, ramps=stage, sets_decay=sets_decay)
     if isinstance(stage, Final):
         return Answer(name=name, facts=facts, seeds=stage.seeds, baselines=stage.baselines)
     if isinstance(stage, BatchSize):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages.comparison import percent
+from orchestrator.stages.expected.decay import is_weak
 from orchestrator.stages.expected.effects import (
     EFFECTS,
     LOST,
@@ -38,7 +39,7 @@ RATE = 0.01  # log loss that is worth the price of one final run
 # What the clue of the first full run leaves to be tried, and its name.
 LEVEL = ("batch_size", "max_lr"), "batch size and learning rate are"
 OVERFITTING = ("weight_decay", "dropout"), "more regularisation is"
-OVERFITTING_ADAPTIVE = ("max_lr", "dropout"), "a lower learning rate is"
+OVERFITTING_WEAK = ("max_lr", "dropout"), "a lower learning rate is"  # weight decay hardly acts
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class _Tries(Seen):
         if self.clue == "horizontal":
             return LEVEL
         if self.clue == "overfitting":
-            return OVERFITTING_ADAPTIVE if self.recipe.adaptive else OVERFITTING
+            return OVERFITTING_WEAK if is_weak(self.recipe, self.stage.facts) else OVERFITTING
         return (self.stage.field,), ""
 
     @property

@@ -10,6 +10,7 @@ from typing import ClassVar
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Recipe, Run
 from orchestrator.schedules import CYCLED
+from orchestrator.stages.expected import decay
 from orchestrator.stages.expected.choice import Choice
 from orchestrator.stages.measure import measure, measured
 from orchestrator.stages.ramps import round_to
@@ -18,7 +19,6 @@ from orchestrator.stages.stage import cycle
 DECAY_STEP = 4.0  # from one weight decay to the next beyond the candidates
 LR_STEP = 4.0  # from one lower learning rate to the next where the full run overfits
 MOST_DECAY = 0.5
-MOST_DECAY_ADAPTIVE = 8.0  # decoupled: a step takes lr x weight_decay of a weight
 PER_DOUBLING = 0.1  # of the length: fall of the log loss where it was not measured
 NEAR = 2.0  # a weight decay within this factor of the recipe's is no other one
 
@@ -59,7 +59,7 @@ class WeightDecayChoice(Choice):
         if more and own > 0:  # larger steps: a full run each
             above = []
         last = above[-1] if above else own
-        most = MOST_DECAY_ADAPTIVE if recipe.adaptive else MOST_DECAY
+        most = decay.most(recipe) if recipe.adaptive else MOST_DECAY
         while last and len(above) < self.reach and last * DECAY_STEP <= most:
             last = round_to(last * DECAY_STEP, 1)
             above.append(last)

@@ -18,6 +18,7 @@ from orchestrator import clues
 from orchestrator.clues import Clue
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Facts, Recipe, Run
+from orchestrator.stages.expected.decay import is_weak
 from orchestrator.stages.expected.effects import noise
 from orchestrator.stages.ramps import round_to
 from orchestrator.stages.stage import Seen, Stage, cycle, option
@@ -171,7 +172,8 @@ class FirstRun(Stage):
         epochs = outcome.curve.progress * self.facts.final_epochs
         if clue.label == "overfitting":
             best = int(outcome.curve.held_out_loss.argmin())
-            what = "a lower learning rate" if recipe.adaptive else "more weight decay"
+            weak = is_weak(recipe, self.facts)
+            what = "a lower learning rate" if weak else "more weight decay"
             return (
                 f"{what} is tried at full length; without it the lowest held-out loss is"
                 f" {outcome.curve.held_out_loss[best]:.4g} after {epochs[best]:.3g} of"

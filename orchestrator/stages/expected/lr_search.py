@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
+from orchestrator.stages.expected.decay import by_length, is_set_by_length
 from orchestrator.stages.expected.first_run import LEARNT
 from orchestrator.stages.expected.longer import for_longer, lowest
 from orchestrator.stages.lr_range import LRRange
@@ -35,11 +36,14 @@ TELLING = ("at once", "flat")  # problems of a ramp that say why nothing is lear
 
 @dataclass(frozen=True, kw_only=True)
 class LRSearch(Stage):
-    """The exponential ramp of `ramps`, then cycles as long as it."""
+    """The exponential ramp of `ramps`, then cycles as long as it.
+
+    `sets_decay`: whether the weight decay of AdamW goes with the rate (decay.py).
+    """
 
     kind: ClassVar[str] = "lr_range"
     needs: ClassVar[tuple[str, ...]] = ()
-    gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr")
+    gives: ClassVar[tuple[str, ...]] = ("max_lr", "min_lr", "weight_decay")
 
     way_out: ClassVar[str] = (  # what the user may do where there is no answer
         "train for more epochs (stages.final.epochs), or set recipe.max_lr and leave lr_range out"
@@ -47,6 +51,7 @@ class LRSearch(Stage):
     )
 
     ramps: LRRange
+    sets_decay: bool = False
 
     def propose(self, recipe: Recipe, outcomes: Sequence[Outcome]) -> list[Run]:
         """The ramp if it is cheap, then cycles until the best rate has two neighbours."""
@@ -89,11 +94,15 @@ class LRSearch(Stage):
                     f"{share:.2g} x {peak:.3g}, {told}; {final_steps} steps need a lower rate than"
                     f" {cycles.steps}"
                 )
+        values = {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)}
+        if self.sets_decay and is_set_by_length(recipe, self.facts):
+            values["weight_decay"] = by_length(recipe.at_lr(max_lr), self.facts)
+            told += f"; weight_decay {values['weight_decay']:g} by this rate and the final length"
         return Decision(
             self.name,
             self.kind,
             f"max_lr {max_lr:.3g}: {told}",
-            {"max_lr": max_lr, "min_lr": round_to(max_lr / 10)},
+            values,
             interval=(round_to(low), round_to(high)),
             evidence=evidence,
         )
