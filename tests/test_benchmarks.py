@@ -292,6 +292,19 @@ def test_a_run_that_a_rivals_pruner_stops_is_not_trained_on(
     assert whole.curve.held_out_loss.tolist() == alone.curve.held_out_loss.tolist()
 
 
+def test_the_page_tells_what_studies_had_cost_at_their_milestones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Standard ones; lines of older versions, which do not say it, are left out."""
+    monkeypatch.syspath_prepend(str(HOME / "benchmarks/frontier"))
+    page = import_module("page")
+    line = {"effort": "standard", "cost": {"lr_range": 0.5}, "trained": 1.5, "total": 4.0}
+    lines = [line, {**line, "total": 5.0}, {**line, "effort": "thorough", "total": 30.0}]
+    found: str = page.prices([*lines, {"effort": "standard", "cost": {"lr_range": 9.0}}])
+    assert "| first recipe | 0.50 H | 0.50 H |" in found
+    assert "| whole study, with its baseline | 4.50 H | 5.00 H |" in found
+
+
 def test_ours_is_better_only_beyond_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two standard errors over seeds, and 2 %; where a rival did not train, that decides."""
     monkeypatch.syspath_prepend(str(HOME / "benchmarks/frontier"))

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 BUDGETS = (1, 2, 4, 6, 12, 24)
@@ -60,7 +60,7 @@ def ours(studies: Iterable[Mapping[str, Any]]) -> dict[str, Mine]:
         first = line.get("baselines", {}).get("range_test_only")
         if line["effort"] == "standard" and first is not None:
             losses["first"][key] = first
-            costs["first"].append(cost["first_run"])
+            costs["first"].append(line.get("trained", cost["first_run"]))
     return {name: (mean(costs[name]), found) for name, found in losses.items()}
 
 
@@ -273,7 +273,22 @@ def figure(mine: Mapping[str, Mine], others: Rivals, base: Losses, file: Path) -
     plt.close(plot)
 
 
-def text(mine: Mapping[str, Mine], others: Rivals, where: str) -> str:
+def prices(studies: Sequence[Mapping[str, Any]]) -> str:
+    """Return what standard studies had cost at their milestones, in final runs."""
+    own = [s for s in studies if s["effort"] == "standard" and "trained" in s]
+    spent = {
+        "first recipe": [s["cost"]["lr_range"] for s in own],
+        "first trained answer": [s["trained"] for s in own],
+        "whole study, with its baseline": [s["total"] for s in own],
+    }
+    rows = ["| | median | most |", "| --- | --- | --- |"]
+    rows += [f"| {n} | {median(each):.2f} H | {max(each):.2f} H |" for n, each in spent.items()]
+    return "\n".join(rows)
+
+
+def text(
+    mine: Mapping[str, Mine], others: Rivals, where: str, studies: Sequence[Mapping[str, Any]]
+) -> str:
     """Return the page."""
     base = others["untuned"][1]
     parts = [
@@ -296,6 +311,7 @@ def text(mine: Mapping[str, Mine], others: Rivals, where: str) -> str:
             " ours is lower. Level: within two standard errors, or within 2 %; with two"
             " or three seeds a standard error is itself uncertain. Where one side did not train on"
             " more seeds, that decides.",
+            prices(studies),
             "On how many workloads ours is better / level / worse:",
             counts(own, others),
         ]
@@ -316,13 +332,12 @@ def main() -> None:
     parse.add_argument("--figure", type=Path)
     parse.add_argument("--where", default="", help="machine, versions and date, for the page")
     args = parse.parse_args()
-    mine = ours(line for file in args.studies for line in lines(file))
-    others = rivals(line for file in args.rivals for line in lines(file))
-    (args.to / "frontier.md").write_text(text(mine, others, args.where))
     kept = {
         "studies": [line for file in args.studies for line in lines(file)],
         "rivals": [line for file in args.rivals for line in lines(file)],
     }
+    mine, others = ours(kept["studies"]), rivals(kept["rivals"])
+    (args.to / "frontier.md").write_text(text(mine, others, args.where, kept["studies"]))
     (args.to / "frontier.json").write_text(json.dumps(kept, indent=1) + "\n")
     if args.figure:
         figure(mine, others, others["untuned"][1], args.figure)
