@@ -23,7 +23,7 @@ from orchestrator.stages.measure import measure
 from orchestrator.study.walk import run_study
 from orchestrator.system import signals
 from orchestrator.testing import FakeSession
-from orchestrator.training.evaluate import block_losses
+from orchestrator.training.evaluate import evaluate
 from orchestrator.training.objective import TrainingObjective
 from orchestrator.training.trainer import Trainer
 
@@ -91,7 +91,7 @@ def test_options_of_another_effort_are_refused() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("effort", "most"), [("quick", 2.5), ("standard", 6.0)])
+@pytest.mark.parametrize(("effort", "most"), [("quick", 2.8), ("standard", 6.0)])
 def test_a_study_costs_no_more_final_runs_than_its_budget(
     effort: str, most: float, seed: int
 ) -> None:
@@ -152,26 +152,29 @@ def test_only_kept_runs_are_kept() -> None:
     assert session.checkpoint is None
 
 
-def test_the_losses_of_blocks_are_those_of_the_examples() -> None:
-    """Up to 64 examples are blocks of their own; more are blocks of equal size, without a rest."""
-    made = objective()
-    trainer = Trainer(made._setup, a_run())
-    part = trainer.setup.inputs.held_out
-    task = trainer.setup.task
-    trainer.model.eval()
-    scores = trainer.model(trainer.setup.inputs.normalised(part.x)).detach()
-    each = torch.nn.functional.cross_entropy(scores, part.y, reduction="none")
-    for count, size in ((64, 1), (63, 1), (99, 1)):
-        some = type(part)(*(t[:count] for t in part))
-        blocks = block_losses(trainer.model, trainer.setup.inputs, some, task=task)
-        expected = each[: count // size * size].reshape(-1, size).mean(1)
-        assert blocks == pytest.approx(expected.tolist(), rel=1e-4)
+@pytest.mark.parametrize(("count", "size"), [(64, 1), (99, 1), (200, 3), (300, 4)])
+def test_the_losses_of_blocks_are_those_of_the_examples(count: int, size: int) -> None:
+    """Blocks of equal size, 64 or more, without what is left over."""
+    setup = objective()._setup
+    network, part = setup.network(0).eval(), setup.inputs.train
+    some = type(part)(*(t[:count] for t in part))
+    blocks: list[float] = []
+    evaluate(network, setup.inputs, some, task=setup.task, blocks=blocks)
+    scores = network(setup.inputs.normalised(some.x)).detach()
+    each = torch.nn.functional.cross_entropy(scores, some.y, reduction="none")
+    assert len(each) == count
+    whole = each[: count // size * size].reshape(-1, size).mean(1)
+    assert blocks == pytest.approx(whole.tolist(), rel=1e-4)
+    assert len(blocks) >= 64
 
 
-def test_complete_cycles_measure_them() -> None:
-    """They are what decisions compare."""
+def test_complete_cycles_measure_them_and_sealed_runs_those_of_the_test_data() -> None:
+    """They are what decisions compare; a ramp has no use for them."""
     _, result = train(objective(), a_run())
     assert len(result.measured["held_out_blocks"]) >= 64
+    assert "test_blocks" not in result.measured
+    _, result = train(objective(), a_run(opens_test=True))
+    assert len(result.measured["test_blocks"]) == 50  # as many as examples
     _, result = train(objective(), a_run(kind="ramp"))
     assert result.measured == {}
 

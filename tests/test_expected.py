@@ -459,12 +459,11 @@ def test_the_answer_is_the_better_full_run(tuned: float, changed: bool) -> None:
     assert decision.evidence["test_loss"] == {"mean": 9.0, "std": None, "n": 1}
 
 
-@pytest.mark.parametrize(("clue", "changed"), [("overfitting", True), ("underfitting", False)])
-def test_a_tie_goes_to_what_overfits_less(clue: str, changed: bool) -> None:
-    """Where the first run overfits, what overfits less has helped in most studies."""
+def test_a_tie_goes_to_the_first_recipe() -> None:
+    """What the stages changed has to have a lower loss."""
     stage = Answer(name="final", facts=FACTS, baselines=False)
-    decision, _ = decided(stage, flat, clue, recipe=TUNED)
-    assert ("weight_decay" not in decision.values) is changed
+    decision, _ = decided(stage, flat, "overfitting", recipe=TUNED)
+    assert decision.values == {"weight_decay": 1e-3}
 
 
 def test_what_was_measured_to_be_worse_is_not_taken() -> None:
@@ -477,7 +476,6 @@ def test_what_was_measured_to_be_worse_is_not_taken() -> None:
     stage = Answer(name="final", facts=few, baselines=False)
     decision, _ = decided(stage, loss, "overfitting", recipe=TUNED)
     assert decision.values["weight_decay"] == 1e-3
-    assert "expected final loss -" in decision.reason
     choose = replace(choice(WeightDecayChoice, 1e-2, 1e-4), facts=few, rate=1e-6)
     decision, outcomes = decided(choose, loss, "overfitting")
     assert len(outcomes) >= 1

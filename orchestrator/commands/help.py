@@ -22,7 +22,7 @@ Commands:
 Groups, as GROUP=CHOICE:
 {groups}
 Main keys, with their defaults (the studies set some of them):
-  effort=standard          quick: about 2.5 final runs, standard: 6, thorough: 20 to 40
+  effort=standard          quick: 2.8 final runs, standard: 6, thorough: 20 to 40
   plan=null                the stages in their order: lr_range, first_run, momentum, weight_decay,
                            batch_size, lr_check, final
   stages.NAME.OPTION=...   such as stages.momentum.candidates=[0.95,0.9] stages.final.epochs=10

@@ -14,7 +14,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "plan": ("lr_range", "first_run", "weight_decay", "final"),
         "stages": {"lr_range": SHORT_RAMPS, "final": {"seeds": 1, "baselines": False}},
-        "budget": {"final_runs": 2.5},
+        "budget": {"final_runs": 2.8},
     },
     "standard": {
         "plan": WITH_FIRST_RUN,

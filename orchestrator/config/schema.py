@@ -52,7 +52,7 @@ class Config(Section):
     study_name: StudyName = "study"
     """Results go to runs/<study_name>/."""
     effort: Effort = "standard"
-    """What a study costs and how it decides: quick (2.5 final runs) and standard (6) by expected
+    """What a study costs and how it decides: quick (2.8 final runs) and standard (6) by expected
     loss, thorough (20 to 40) each setting by its significance over several seeds."""
     plan: Annotated[tuple[str, ...], Field(min_length=1)]
     """The stages, in this order: names under `stages`; null: those of `effort`."""

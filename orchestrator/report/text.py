@@ -89,17 +89,25 @@ def against(
     gain = a - b if larger_is_better else b - a
     noise = [(s.get("std"), s.get("n") or 0) for s in (answer, other)]
     variances = [std**2 / n for std, n in noise if std is not None and n > 1]
+    if len(variances) < 2 and change is not None:
+        return _by_loss(change["log_ratio"], change["noise"])
     if len(variances) < 2:
         if gain == 0:
             return "tie"
-        if change is not None:
-            ratio, unsure = change["log_ratio"], change["noise"]
-            told = f"test loss {comparison.percent(ratio)}, noise {100 * unsure:.0f} %"
-            return f"tie: {told}" if abs(ratio) <= 2 * unsure else f"the answer has {told}"
         return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}, noise not measured"
     if abs(gain) <= 2 * math.sqrt(sum(variances)):
         return "tie: within noise"
     return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}"
+
+
+def _by_loss(log_ratio: float, noise: float) -> str:
+    """Return the verdict on one test loss against another; `noise`: a standard deviation."""
+    size = abs(math.expm1(log_ratio))
+    which = "lower" if log_ratio < 0 else "higher"
+    told = f"the answer's test loss is {100 * size:.0f} % {which}, noise {100 * noise:.0f} %"
+    if abs(log_ratio) <= 2 * noise:
+        return f"tie: {told}"
+    return f"{'better' if log_ratio < 0 else 'worse'}: {told}"
 
 
 def results(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -31,11 +31,16 @@ def evaluate(
     task: Task = CLASSIFY,
     batch_statistics: bool = False,
     autocast: AbstractContextManager[object] | None = None,
+    blocks: list[float] | None = None,
 ) -> tuple[float, float]:
     """Return mean loss and metric (NaN without one) on `part`, which is from `inputs.placed`.
 
-    `batch_statistics`: see `evaluating`. Raises ValueError for a loss below 0.
+    `batch_statistics`: see `evaluating`. `blocks`: gets the mean losses of blocks of at most
+    `PIECE` examples, at least `BLOCKS` of them if there are as many examples, in the order of
+    `part`; without a rest, and without blocks of ignored labels alone. Blocks, not examples, since
+    a user's own loss may give means only. Raises ValueError for a loss below 0.
     """
+    size = min(PIECE, max(1, len(part) // BLOCKS))
     pieces = -(-len(part) // PIECE)
     total = torch.zeros(2, device=inputs.device)
     own, kept = task.own_metric, []
@@ -45,6 +50,8 @@ def evaluate(
         for x, y in inputs.pieces(part, pieces):
             scores = outputs_of(partial(inputs.normalised, x)).float()
             total[0] += task.total(scores, y)
+            if blocks is not None:
+                blocks += _means(scores, y, size, task)
             if own:
                 kept.append(scores)
             elif task.metric_name:
@@ -55,31 +62,12 @@ def evaluate(
     return loss, task.measured(torch.cat(kept), part.y.to(inputs.device)) if own else right
 
 
-@torch.no_grad()
-def block_losses(
-    model: nn.Module,
-    inputs: Inputs,
-    part: Part,
-    *,
-    task: Task = CLASSIFY,
-    autocast: AbstractContextManager[object] | None = None,
-) -> list[float]:
-    """Return the mean losses of about `BLOCKS` blocks of the examples of `part`, in their order.
-
-    At most `PIECE` examples each, without blocks of ignored labels alone. Blocks, not examples,
-    since a user's own loss may give means only. Those of two networks are of the same examples, so
-    that they say how sure the difference of the two losses is.
-    """
-    size = min(PIECE, max(1, len(part) // BLOCKS))
-    means: list[Tensor] = []
-    with autocast or nullcontext(), evaluating(model) as outputs_of:
-        for x, y in inputs.pieces(part, -(-len(part) // PIECE)):
-            scores = outputs_of(partial(inputs.normalised, x)).float()
-            for block, targets in zip(torch.split(scores, size), torch.split(y, size), strict=True):
-                if len(targets) < size and means:  # a rest is no block
-                    continue
-                means.append(task.total(block, targets) / task.count(targets))
-    return [loss for loss in torch.stack(means).tolist() if math.isfinite(loss)]
+def _means(scores: Tensor, y: Tensor, size: int, task: Task) -> list[float]:
+    """Return the mean losses of blocks of `size` examples."""
+    pairs = zip(torch.split(scores, size), torch.split(y, size), strict=True)
+    whole = [(block, targets) for block, targets in pairs if len(targets) == size]
+    means = [task.total(block, targets) / task.count(targets) for block, targets in whole]
+    return [loss for loss in torch.stack(means).tolist() if math.isfinite(loss)] if means else []
 
 
 @contextmanager

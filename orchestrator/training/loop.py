@@ -72,16 +72,16 @@ def _finite(point: Point) -> bool:
 
 
 def _result(trainer: Trainer, session: Session) -> Result:
-    tested = (math.nan, math.nan)
+    tested, test_blocks = (math.nan, math.nan), list[float]()
     if trainer.run.opens_test:
         inputs, data = trainer.setup.inputs, trainer.setup.data
-        tested = trainer.evaluate(inputs.placed(data.open_test()))
+        tested = trainer.evaluate(inputs.placed(data.open_test()), blocks=test_blocks)
         session.save_model(checkpoint.model_bytes(trainer.answer))
-    complete = trainer.run.kind == "train"
+    blocks = {"held_out_blocks": trainer.held_out_blocks, "test_blocks": test_blocks}
     return Result(
         trainer.seconds,
         trainer.step * trainer.run.batch_size,
         *tested,
-        measured={"held_out_blocks": trainer.held_out_blocks()} if complete else {},
+        measured={name: losses for name, losses in blocks.items() if losses},
         evaluation_seconds=trainer.evaluation_seconds,
     )

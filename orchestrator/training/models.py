@@ -136,11 +136,11 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def is_random(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether most weights of a network are random.
+    """Return whether most weights of a network differ between seeds, as those from a file do not.
 
     Args:
         one: The network.
-        other: The same from another seed. What was loaded from a file is the same in both.
+        other: The same network from another seed.
     """
     random = loaded = 0
     for a, b in zip(one.parameters(), other.parameters(), strict=False):

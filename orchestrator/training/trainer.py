@@ -18,7 +18,7 @@ from orchestrator.training import models, randomness
 from orchestrator.training.average import Average
 from orchestrator.training.batches import Inputs, batches
 from orchestrator.training.data.parts import Data, Part
-from orchestrator.training.evaluate import block_losses, evaluate
+from orchestrator.training.evaluate import evaluate
 from orchestrator.training.optimizer import make, set_rates
 from orchestrator.training.task import CLASSIFY, Task
 
@@ -105,6 +105,7 @@ class Trainer:
             )
         self.setup, self.run, self.step = setup, run, 0
         self.seconds = self.evaluation_seconds = 0.0
+        self.held_out_blocks: list[float] = []  # losses of blocks of examples at its end
         self.model = setup.network(run.replicate).train()
         models.set_dropout(self.model, run.dropout)
         noise = run_seed(setup.seed, run.replicate, "noise")  # of dropout
@@ -131,6 +132,7 @@ class Trainer:
             "total": self.total,
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
+            "held_out_blocks": self.held_out_blocks,
             **randomness.state_dict(self.setup.device),
         }
 
@@ -145,6 +147,7 @@ class Trainer:
         self.total = state["total"].to(self.setup.device)
         self.seconds = state["seconds"]
         self.evaluation_seconds = state.get("evaluation_seconds", 0.0)
+        self.held_out_blocks = state.get("held_out_blocks", [])
         randomness.load_state_dict(state, self.setup.device)
 
     @property
@@ -246,23 +249,16 @@ class Trainer:
             part = Part(*(t[: self.run.held_out_examples] for t in part))
         # Running batch-norm statistics lag behind: early in a run, or on a ramp, a network that
         # learns well seems to diverge with them. The end of a run is measured with them.
-        return self.evaluate(part, batch_statistics=ramp or not last)
+        blocks = None if ramp or not last else self.held_out_blocks
+        return self.evaluate(part, batch_statistics=ramp or not last, blocks=blocks)
 
-    def held_out_blocks(self) -> list[float]:
-        """Return the mean losses of blocks of all held-out examples."""
-        setup, start = self.setup, time.perf_counter()
-        blocks = block_losses(
-            self.answer,
-            setup.inputs,
-            setup.inputs.held_out,
-            task=setup.task,
-            autocast=setup.autocast(),
-        )
-        self.evaluation_seconds += time.perf_counter() - start
-        return blocks
+    def evaluate(
+        self, part: Part, *, batch_statistics: bool = False, blocks: list[float] | None = None
+    ) -> tuple[float, float]:
+        """Return mean loss and metric on `part`, which is from `inputs.placed`.
 
-    def evaluate(self, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
-        """Return mean loss and metric on `part`, which is from `inputs.placed`."""
+        `blocks`: gets the mean losses of blocks of its examples.
+        """
         start = time.perf_counter()
         loss, metric = evaluate(
             self.answer,
@@ -271,6 +267,7 @@ class Trainer:
             task=self.setup.task,
             batch_statistics=batch_statistics,
             autocast=self.setup.autocast(),
+            blocks=blocks,
         )
         self.evaluation_seconds += time.perf_counter() - start
         return max(loss, self.setup.min_loss), metric  # in this order NaN stays

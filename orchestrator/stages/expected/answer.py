@@ -17,14 +17,12 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Decision, Recipe, Run
 from orchestrator.stages import tested as sealed
 from orchestrator.stages.comparison import percent
-from orchestrator.stages.expected.effects import Estimate, noise
-from orchestrator.stages.expected.first_run import FirstClue, full_run, lowered
+from orchestrator.stages.expected.effects import Estimate, block_noise, noise
+from orchestrator.stages.expected.first_run import full_run, lowered
 from orchestrator.stages.measure import equal_time_steps, measure
 from orchestrator.stages.stage import Seen, Stage
 
-# Of the stages' changes together, on the log of the final loss (benchmarks/frontier): what makes a
-# first run overfit less has helped.
-CHANGES, WHERE_OVERFITTING = Estimate(0.0, 0.15), Estimate(-0.2, 0.15)
+CHANGES = Estimate(0.0, 0.15)  # of the stages together, on the log of the final loss
 LOWER, TRIES = 0.25, 3  # as `lower` and `tries` of the first run
 
 
@@ -47,14 +45,13 @@ class Answer(Stage):
         """Full runs that are missing, then the sealed ones."""
         seen = Seen(recipe, outcomes)
         held_out = [full_run(r, self.facts) for r in self._trained(seen)]
-        missing = [run for run in dict.fromkeys(held_out) if run not in seen.known]
-        if missing := missing or self._clue_runs(seen):
+        if missing := [run for run in dict.fromkeys(held_out) if run not in seen.known]:
             return missing
         if all(math.isinf(self.end_loss(o)) for o in outcomes if o.run in held_out):
             return []  # nothing to test
         answer, _ = self._answer(seen)
         recipes = self._tested(recipe, answer)
-        sizes = {recipes[name].batch_size for name in recipes}
+        sizes = {tested.batch_size for tested in recipes.values()}
         calibrate = measure("calibrate", answer, sorted(sizes))
         if len(sizes) > 1 and calibrate not in seen.known:
             return [calibrate]
@@ -102,13 +99,6 @@ class Answer(Stage):
             return rivals
         return [r for r in rivals if r in self.only] or rivals[:1]
 
-    def _clue_runs(self, seen: Seen) -> list[Run]:
-        """Return what the first recipe's clue is read from and is not there, if it is needed."""
-        first = seen.recipe.after("first_run")
-        if first is None or first == seen.recipe or self.only is not None:
-            return []
-        return FirstClue(first, seen.outcomes, self.facts).missing
-
     def _trained(self, seen: Seen) -> list[Recipe]:
         """Return the rivals, and lower learning rates where all of them were lost."""
         recipes = self.rivals(seen.recipe)
@@ -139,15 +129,13 @@ class Answer(Stage):
         if not math.isfinite(losses[0]) or ends[0] is None:
             return tuned, "the first recipe did not train at full length"
         change = math.log(losses[1] / losses[0])
-        overfits = FirstClue(first, seen.outcomes, self.facts).overfits
-        prior = WHERE_OVERFITTING if overfits else CHANGES
-        found = prior.updated(change, noise(self.facts, ends[0], ends[1]))
+        found = CHANGES.updated(change, noise(self.facts, ends[0], ends[1]))
         low, high = found.interval()
         told = (
             f"held-out loss of the full runs {percent(change)}, expected final loss"
             f" {percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         )
-        if found.mean < 0 and change <= 0:  # what was measured to be worse is not taken
+        if change < 0:
             return tuned, f"against the first recipe: {told}"
         return first, f"the first recipe stands: what the stages changed has {told}"
 
@@ -175,14 +163,16 @@ class Answer(Stage):
         return [replace(run, steps=steps) for run in runs]
 
     def _change(self, own: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, float] | None:
-        """Return the log ratio of test losses, the answer's over a baseline's, and its noise."""
-        losses = [o.result.test_loss for o in (*own[:1], *other[:1])]
-        if len(losses) < 2 or not all(0 < loss < math.inf for loss in losses):
+        """Return the log ratio of test losses, the answer's over a baseline's, and its noise.
+
+        None for several seeds, whose spread says more, and for a loss that is not above 0.
+        """
+        losses = [o.result.test_loss for o in (*own, *other)]
+        if len(losses) != 2 or not all(0 < loss < math.inf for loss in losses):
             return None
-        return {
-            "log_ratio": math.log(losses[0] / losses[1]),
-            "noise": noise(self.facts, other[0], own[0]),
-        }
+        unsure = block_noise(own[0], other[0], "test_blocks")
+        change = {"log_ratio": math.log(losses[0] / losses[1]), "noise": unsure}
+        return change if math.isfinite(unsure) else None
 
     def _rows(
         self,

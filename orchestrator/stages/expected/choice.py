@@ -119,8 +119,8 @@ class Choice(Stage):
         if not tries.estimates:
             reason = f"{self.field} {own:g} stays: {tries.why_nothing}"
             return self._decision(recipe, own, reason, evidence)
-        best, worse = tries.best
-        found = tries.estimates[best]
+        best = tries.best
+        found, worse = tries.estimates[best], tries.seen(best)[1] > 0
         low, high = found.interval()
         gain = f"{percent(found.mean)} (80 %: {percent(low)} to {percent(high)})"
         length = (
@@ -131,6 +131,8 @@ class Choice(Stage):
             reason = f"{named}: expected final loss {gain} against {own:g}, from {length}"
             return self._decision(recipe, best, reason, evidence)
         tie = "a tie with" if low < 0 else "no other value is better, nearest is"
+        if worse and found.mean < 0:
+            tie = "no other value had a lower held-out loss, nearest is"
         reason = (
             f"{self.field} {own:g} stays: {tie} {best:g}, expected final loss {gain}, from {length}"
         )
@@ -181,7 +183,7 @@ class _Tries(Seen):
     @cached_property
     def clue(self) -> str:
         """The label of its clue, "" where there is none."""
-        return self.first.clue.label if self.first and self.first.first else ""
+        return self.first.clue.label if self.first and self.first.outcome else ""
 
     @property
     def tried_at_all(self) -> tuple[tuple[str, ...], str]:
@@ -257,9 +259,8 @@ class _Tries(Seen):
 
     def noise_of(self, value: float) -> float:
         """Return the noise of the difference between a trial of a value and the reference."""
-        facts, tried = self.stage.facts, self.outcome(value)
-        shown = self.reference if tried else (self.first and self.first.first) or self.reference
-        own = noise(facts, shown, tried) if shown else UNKNOWN
+        shown = self.reference or (self.first and self.first.outcome)
+        own = noise(self.stage.facts, shown, self.outcome(value)) if shown else UNKNOWN
         return math.hypot(own, self.bias(value).sd)
 
     @cached_property
@@ -301,19 +302,14 @@ class _Tries(Seen):
         return found
 
     @property
-    def best(self) -> tuple[float, bool]:
-        """The value with the lowest expected loss, and whether it was measured to be worse.
+    def best(self) -> float:
+        """The value with the lowest expected loss, of full runs with the lowest held-out loss.
 
-        Full runs are as long as what they stand for: the lowest loss of them. What was measured to
-        be worse comes last, however good it was expected to be.
+        What was measured to be worse comes last, however good it was expected to be.
         """
-
-        def expected(value: float) -> tuple[bool, float]:
-            change = self.seen(value)[1]
-            return change > 0, change if self.more else self.estimates[value].mean
-
-        best = min(self.estimates, key=expected)
-        return best, expected(best)[0]
+        changes = {v: self.seen(v)[1] for v in self.estimates}
+        better = [v for v, change in changes.items() if change <= 0] or list(changes)
+        return min(better, key=lambda v: changes[v] if self.more else self.estimates[v].mean)
 
     @property
     def tied(self) -> tuple[float, ...]:

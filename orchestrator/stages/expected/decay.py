@@ -14,10 +14,10 @@ from statistics import fmean
 from orchestrator.recipe import DECOUPLED, Facts, Recipe
 from orchestrator.stages.stage import schedule_of
 
-# Sum of lr x weight_decay over so many epochs, or over all of a longer run: a weight that gets no
+# Sum of lr x weight_decay over a run, or over so many epochs if it is shorter: a weight without
 # updates falls to 1/e.
 DECAYED, EPOCHS = 1.0, 20.0
-WEAK = 0.1  # times `DECAYED`: less hardly acts
+WEAK = 0.03  # sum of lr x weight_decay: less hardly acts
 MOST_OF_A_STEP, MOST = 0.05, 50.0  # limits of lr x weight_decay and of weight_decay
 POINTS = 200  # of the schedule, for its mean
 

@@ -22,10 +22,8 @@ from orchestrator.curve import Outcome
 from orchestrator.recipe import Facts
 
 UNIT = NormalDist()
-SEED_NOISE = 0.03  # standard deviation of the log loss between seeds
-# Two networks with the same held-out examples: their losses are off together, for the most part.
-# Where both have run, their own losses say how far.
-PAIRED = 0.5
+SEEDS = math.sqrt(2) * 0.03  # noise of a log ratio by the seeds of the two runs
+PAIRED = 0.5  # of one network's error: two with the same examples are off together, mostly
 # Relative error of a loss, times the square root of the number of examples that make it up.
 HELD_OUT_NOISE = 0.9
 LOST = 1.0  # log loss: a run that ended no better than chance counts as this much worse
@@ -158,29 +156,31 @@ def noise(facts: Facts, reference: Outcome, other: Outcome | None = None) -> flo
     """Return the noise, a standard deviation, of the log ratio of two runs' held-out losses.
 
     `other`: the second run, None before it is trained. By the losses of blocks of examples where
-    both runs measured them, since two networks fail on the same examples more or less often. Not
-    below what the number of examples says that make up the loss: a share of the held-out ones that
-    is the share of the chance loss that is left. Of a few failures no network can say how often
-    others come.
+    both runs measured them. Where a loss comes from few failures its blocks say too little, so the
+    noise is at least what the number of examples says that would make up the loss at chance.
     """
-    share = min(1.0, max(0.0, reference.held_out_loss / facts.chance_loss))
+    losses = [o.held_out_loss for o in (reference, other or reference)]
+    share = min(1.0, max(0.0, min(losses) / facts.chance_loss))
     few = PAIRED * HELD_OUT_NOISE / math.sqrt(max(1.0, share * facts.held_out_examples))
-    one, two = (_blocks(o) for o in (reference, other or reference))
-    if other is None and one.size > 1:
-        relative = PAIRED * _error(one)
-    elif one.size == two.size > 1:
-        relative = _error(one - two)
-    else:
-        relative = few
-    return math.hypot(math.sqrt(2) * SEED_NOISE, max(relative, few))
+    least = math.hypot(SEEDS, few)
+    found = block_noise(reference, other)
+    return max(found, least) if math.isfinite(found) else least
 
 
-def _blocks(outcome: Outcome) -> NDArray[np.float64]:
-    """Return the losses of a run's blocks of held-out examples over their mean, if measured."""
-    blocks = np.asarray(outcome.result.measured.get("held_out_blocks", ()), float)
+def block_noise(one: Outcome, other: Outcome | None, which: str = "held_out_blocks") -> float:
+    """Return the noise of the log ratio of two runs' losses by those of blocks, NaN without them.
+
+    Two networks that fail on the same examples differ surely; before the second one is trained
+    half of the first one's error counts.
+    """
+    a, b = (_blocks(outcome, which) for outcome in (one, other or one))
+    if not a.size == b.size > 1:
+        return math.nan
+    values = PAIRED * a if other is None else a - b
+    return math.hypot(SEEDS, float(values.std(ddof=1)) / math.sqrt(values.size))
+
+
+def _blocks(outcome: Outcome, which: str) -> NDArray[np.float64]:
+    """Return the losses of a run's blocks of examples over their mean, empty if not measured."""
+    blocks = np.asarray(outcome.result.measured.get(which, ()), float)
     return blocks / blocks.mean() if blocks.size and blocks.mean() > 0 else blocks[:0]
-
-
-def _error(values: NDArray[np.float64]) -> float:
-    """Return the standard error of the mean."""
-    return float(values.std(ddof=1)) / math.sqrt(values.size)

@@ -29,7 +29,7 @@ QUARTER = 0.25  # of the final length
 # A full run that ends above this share of the loss of a run of a quarter of the length, and above
 # so much of the noise, overfits: on the tuning workloads more regularisation then helps
 # (docs/design.md).
-NO_LOWER, NOISE = 0.98, 0.5
+NO_LOWER, UNSURE = 0.98, 0.5
 
 
 def full_run(recipe: Recipe, facts: Facts, replicate: int = 0, **changes: Any) -> Run:
@@ -75,14 +75,14 @@ class FirstClue(Seen):
         return full_run(self.recipe, self.facts)
 
     @property
-    def first(self) -> Outcome | None:
-        """Its outcome."""
+    def outcome(self) -> Outcome | None:
+        """Its outcome, None before it is trained."""
         return self.by_run.get(self.run)
 
     @property
     def missing(self) -> list[Run]:
         """The runs that it is read from and that are not there, one at a time; [] for none."""
-        if self.first is None:
+        if self.outcome is None:
             return [self.run]
         shorter = quarter_run(self.recipe, self.facts)
         return [] if shorter in self.known or self.overfits else [shorter]
@@ -99,22 +99,22 @@ class FirstClue(Seen):
         Overfitting counts more than an unstable stretch before it. Raises ValueError while the full
         run is not there.
         """
-        if self.first is None:
+        if self.outcome is None:
             raise ValueError("the first full run is not there")
-        curve, start_loss = self.first.curve, self.facts.start_loss
+        curve, start_loss = self.outcome.curve, self.facts.start_loss
         found = clues.segments(curve, start_loss)
         if over := next((clue for clue in found if clue.label == "overfitting"), None):
             return over
         shorter = self.by_run.get(quarter_run(self.recipe, self.facts))
         if shorter is not None and shorter.state == "finished":
-            loss, quarter = self.first.held_out_loss, shorter.held_out_loss
-            unsure = NOISE * noise(self.facts, shorter, self.first)
+            loss, quarter = self.outcome.held_out_loss, shorter.held_out_loss
+            unsure = UNSURE * noise(self.facts, shorter, self.outcome)
             if loss > NO_LOWER * quarter * math.exp(unsure):
                 reason = (
                     f"a run of a quarter of the length ends at {quarter:.4g}, so the rest has only"
                     " fitted the training data"
                 )
-                return Clue("overfitting", shorter.run.steps, self.first.run.steps, reason)
+                return Clue("overfitting", shorter.run.steps, self.outcome.run.steps, reason)
         return clues.read(curve, start_loss)
 
 
@@ -135,9 +135,10 @@ class FirstRun(Stage):
         """The full run, again at a lower rate while it is no better than chance."""
         for number in range(self.tries):
             tried = FirstClue(lowered(recipe, self.lower**number), outcomes, self.facts)
-            if tried.first is None or tried.first.held_out_loss <= LEARNT * self.facts.chance_loss:
+            done, enough = tried.outcome, LEARNT * self.facts.chance_loss
+            if done is None or done.held_out_loss <= enough:
                 return tried.missing
-            if tried.first.state == "failed":
+            if done.state == "failed":
                 break
         return []
 
@@ -147,8 +148,10 @@ class FirstRun(Stage):
         last = min(reversed(full), key=self.end_loss)  # the lowest rate, if all are lost
         found = lowered(recipe, self.lower ** full.index(last))
         clue = FirstClue(found, outcomes, self.facts).clue
-        shown = {o.run: clues.read(o.curve, self.facts.start_loss) for o in outcomes}
-        rows = [self._row(o, (shown | {last.run: clue})[o.run]) for o in outcomes]
+        start_loss = self.facts.start_loss
+        rows = [
+            self._row(o, clue if o is last else clues.read(o.curve, start_loss)) for o in outcomes
+        ]
         evidence: dict[str, Any] = {"rows": rows}
         if not math.isfinite(self.end_loss(last)):
             tried = ", ".join(f"{o.run.schedule.max_lr:.3g}" for o in full)
@@ -163,7 +166,7 @@ class FirstRun(Stage):
         reason = (
             f"held-out loss {last.held_out_loss:.4g}{metric} in {self.facts.final_epochs:g}"
             f" epochs{lower}{f'; {guessing}' if guessing else ''}; {clue.label}: {clue.reason};"
-            f" {self._advice(recipe, clue, last)}"
+            f" {self._advice(found, clue, last)}"
         )
         return Decision(self.name, self.kind, reason, changed, evidence=evidence)
 
@@ -174,6 +177,8 @@ class FirstRun(Stage):
             best = int(outcome.curve.held_out_loss.argmin())
             weak = is_weak(recipe, self.facts)
             what = "a lower learning rate" if weak else "more weight decay"
+            if best == len(epochs) - 1:
+                return f"{what} is tried at full length"
             return (
                 f"{what} is tried at full length; without it the lowest held-out loss is"
                 f" {outcome.curve.held_out_loss[best]:.4g} after {epochs[best]:.3g} of"
