@@ -45,8 +45,8 @@ class RecipeConfig(Section):
     min_momentum: Fraction = 0.85
     """Momentum where the learning rate is highest, at most max_momentum."""
     weight_decay: Annotated[Real, Field(ge=0, lt=100)] | None = None
-    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data, of AdamW
-    by the learning rate and the length of the training."""
+    """Coefficient of the L2 penalty, constant over the run; null: by the size of the data, and for
+    AdamW on random weights set by the range test of quick and standard."""
     batch_size: Count = 64
     """Training examples in a step."""
     dropout: Fraction | None = None
