@@ -168,6 +168,18 @@ def test_the_losses_of_blocks_are_those_of_the_examples(count: int, size: int) -
     assert len(blocks) >= 64
 
 
+def test_blocks_of_large_data_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number does not grow with the data; the mean stays."""
+    monkeypatch.setattr("orchestrator.training.evaluate.PIECE", 2)
+    setup = objective()._setup
+    network, part = setup.network(0).eval(), setup.inputs.train
+    some = type(part)(*(t[:256] for t in part))
+    blocks: list[float] = []
+    loss, _ = evaluate(network, setup.inputs, some, task=setup.task, blocks=blocks)
+    assert len(blocks) == 64
+    assert sum(blocks) / 64 == pytest.approx(loss, rel=1e-4)
+
+
 def test_complete_cycles_measure_them_and_sealed_runs_those_of_the_test_data() -> None:
     """They are what decisions compare; a ramp has no use for them."""
     _, result = train(objective(), a_run())

@@ -35,10 +35,10 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return mean loss and metric (NaN without one) on `part`, which is from `inputs.placed`.
 
-    `batch_statistics`: see `evaluating`. `blocks`: gets the mean losses of blocks of at most
-    `PIECE` examples, at least `BLOCKS` of them if there are as many examples, in the order of
-    `part`; without a rest, and without blocks of ignored labels alone. Blocks, not examples, since
-    a user's own loss may give means only. Raises ValueError for a loss below 0.
+    `batch_statistics`: see `evaluating`. `blocks`: gets the mean losses of blocks of examples, of
+    `BLOCKS` to twice as many if there are as many examples, in the order of `part`; without a rest,
+    and without blocks of ignored labels alone. Blocks, not examples, since a user's own loss may
+    give means only. Raises ValueError for a loss below 0.
     """
     size = min(PIECE, max(1, len(part) // BLOCKS))
     pieces = -(-len(part) // PIECE)
@@ -56,6 +56,8 @@ def evaluate(
                 kept.append(scores)
             elif task.metric_name:
                 total[1] += task.hits(scores, y)
+    while blocks and len(blocks) >= 2 * BLOCKS:  # no block is larger than a piece
+        blocks[:] = [(a + b) / 2 for a, b in zip(blocks[::2], blocks[1::2], strict=False)]
     loss, right = (value / int(task.count(part.y)) for value in total.tolist())
     if loss < 0:
         raise ValueError(f"loss {task.name} is {loss:.3g}: it must not be negative")
