@@ -237,13 +237,14 @@ def test_workers_of_a_cluster_that_cannot_start_end_the_study_and_say_why(
 
 
 class Impatient(Nobody):
-    """Presses Ctrl-C at the sixth point."""
+    """Presses Ctrl-C a second after the sixth point: no worker is between two lines then."""
 
     points = 0
 
     def point(self, run: Run, key: str, point: Point) -> None:
         self.points += 1
         if self.points == 6:
+            time.sleep(1)
             raise KeyboardInterrupt
 
 

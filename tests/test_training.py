@@ -436,9 +436,9 @@ def test_only_the_end_of_a_run_is_measured_with_running_statistics(
     used: list[bool] = []
     measure = Trainer.evaluate
 
-    def spy(self: Trainer, part: Part, *, batch_statistics: bool = False) -> tuple[float, float]:
-        used.append(batch_statistics)
-        return measure(self, part, batch_statistics=batch_statistics)
+    def spy(self: Trainer, part: Part, **options: Any) -> tuple[float, float]:
+        used.append(options["batch_statistics"])
+        return measure(self, part, **options)
 
     monkeypatch.setattr(Trainer, "evaluate", spy)
     train(objective(), a_run(points=3))
