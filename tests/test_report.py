@@ -112,8 +112,8 @@ def test_a_difference_within_noise_is_a_tie(
 @pytest.mark.parametrize(
     ("log_ratio", "text"),
     [
-        (math.log(0.5), "better: the answer's test loss is 50 % lower, noise 12 %"),
-        (math.log(1.1), "tie: the answer's test loss is 10 % higher, noise 12 %"),
+        (math.log(0.5), "better: test loss 50 % lower, noise 12 %"),
+        (math.log(1.1), "tie: test loss 10 % higher, noise 12 %"),
     ],
 )
 def test_one_seed_is_compared_by_the_noise_that_the_study_measured(

@@ -104,7 +104,7 @@ def _by_loss(log_ratio: float, noise: float) -> str:
     """Return the verdict on one test loss against another; `noise`: a standard deviation."""
     size = abs(math.expm1(log_ratio))
     which = "lower" if log_ratio < 0 else "higher"
-    told = f"the answer's test loss is {100 * size:.0f} % {which}, noise {100 * noise:.0f} %"
+    told = f"test loss {100 * size:.0f} % {which}, noise {100 * noise:.0f} %"
     if abs(log_ratio) <= 2 * noise:
         return f"tie: {told}"
     return f"{'better' if log_ratio < 0 else 'worse'}: {told}"

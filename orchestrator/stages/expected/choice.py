@@ -131,7 +131,7 @@ class Choice(Stage):
             reason = f"{named}: expected final loss {gain} against {own:g}, from {length}"
             return self._decision(recipe, best, reason, evidence)
         tie = "a tie with" if low < 0 else "no other value is better, nearest is"
-        if worse and found.mean < 0:
+        if worse and high < 0:
             tie = "no other value had a lower held-out loss, nearest is"
         reason = (
             f"{self.field} {own:g} stays: {tie} {best:g}, expected final loss {gain}, from {length}"
