@@ -2,7 +2,9 @@
 
 The method and its defaults are tuned on `TUNING`; `JUDGING` only judges, and was named before the
 first study ran on it. (`digits_conv`, `cifar_resnet`, `signals` and `signals_x3` judged at first;
-faults of the range test were found on them, so they tune now, and four others took their place.)
+faults of the range test were found on them, so they tune now, and four others took their place.
+`digits_bn_adam` showed that a first version of AdamW's weight decay was too large for short
+trainings. The size was then set on other networks, but of this one rule it is no judge.)
 `regime`: what a final run of the untuned recipe shows.
 """
 
