@@ -62,10 +62,8 @@ def stages(config: Config, facts: Facts) -> list[Stage]:
         try:
             stage = choices.build(config.stages[name], name=name, facts=facts)
             if config.effort != "thorough":
-                own_decay = config.recipe.weight_decay is not None
-                stage = by_expected_loss(
-                    stage, recipe(config, facts), config.rate, sets_decay=not own_decay
-                )
+                sets_decay = config.recipe.weight_decay is None
+                stage = by_expected_loss(stage, recipe(config, facts), config.rate, sets_decay)
             made.append(stage)
         except ValueError as error:  # a stage that these facts leave nothing to do
             lines.append(f"stages.{name}: {error}")

@@ -77,6 +77,12 @@ class FinalRuns:
                 found[o.run.batch_size].append(o.result.seconds / o.result.examples)
         return {size: median(each) for size, each in found.items()}
 
+    @cached_property
+    def _calibrations(self) -> list[dict[int, float]]:
+        """Seconds of a step by batch size, of each calibration, the latest first."""
+        found = (measured([o], "calibrate", "seconds_per_step") for o in reversed(self.outcomes))
+        return [seconds for seconds in found if seconds]
+
     def _slowness(self, batch_size: int) -> float:
         """Return the seconds of an example with a batch size, over those with the unit's.
 
@@ -85,11 +91,10 @@ class FinalRuns:
         """
         if batch_size == self.batch_size:
             return 1.0
-        for outcome in reversed(self.outcomes):
-            seconds = measured([outcome], "calibrate", "seconds_per_step")
+        for seconds in self._calibrations:
             if {batch_size, self.batch_size} <= seconds.keys():
                 per_step = seconds[batch_size] / seconds[self.batch_size]
-                return float(per_step * self.batch_size / batch_size)
+                return per_step * self.batch_size / batch_size
         own, other = self._seconds.get(self.batch_size), self._seconds.get(batch_size)
         return other / own if own and other else 1.0
 

@@ -89,9 +89,9 @@ def against(
     gain = a - b if larger_is_better else b - a
     noise = [(s.get("std"), s.get("n") or 0) for s in (answer, other)]
     variances = [std**2 / n for std, n in noise if std is not None and n > 1]
-    if len(variances) < 2 and change is not None:
-        return _by_loss(change["log_ratio"], change["noise"])
     if len(variances) < 2:
+        if change is not None:
+            return _by_loss(change["log_ratio"], change["noise"])
         if gain == 0:
             return "tie"
         return f"{'better' if gain > 0 else 'worse'} by {number(abs(gain), 2)}, noise not measured"

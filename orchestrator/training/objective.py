@@ -164,9 +164,10 @@ class TrainingObjective:
         data, task = self._setup.data, self._setup.task
         with self._at_work():
             untrained = untrained_loss(self._setup, chance, classes)
-            networks = map(self._setup.network, range(2))
             # Only AdamW's weight decay goes by it: a large network is not made twice for nothing.
-            from_scratch = self._setup.optimizer.name == "adamw" and models.is_random(*networks)
+            from_scratch = self._setup.optimizer.name == "adamw" and models.is_random(
+                self._setup.network(0), self._setup.network(1)
+            )
         share = largest_share(task, data.train.y) if task.metric_name == "accuracy" else None
         return Facts(
             train_examples=len(data.train),

@@ -271,8 +271,9 @@ class _Tries(Seen):
         base, found = self.stage.end_loss(self.reference), {}
         for value in (v for side in self.sides for v in side.tried):
             outcome = self.outcome(value)
-            learnt = outcome is not None and self.stage.learnt(outcome, LEARNT)
-            loss = self.stage.end_loss(outcome) if outcome and learnt else math.inf
+            loss = math.inf
+            if outcome and self.stage.learnt(outcome, LEARNT):
+                loss = self.stage.end_loss(outcome)
             change = math.log(loss / base) if math.isfinite(base) else -LOST
             if math.isfinite(base) and math.isfinite(loss):
                 change += self.stage.adjusted(self.recipe, value, self.outcomes)
